@@ -1,0 +1,73 @@
+//! Checks `redirect.toml` and the SDK key, and puts both where the crate includes them.
+
+#![allow(dead_code, unreachable_pub)] // The settings module is the crate's; the build needs a part of it.
+
+#[path = "src/settings.rs"]
+mod settings;
+
+use settings::{FIELDS, SDK_KEY_VARIABLE, SdkKey, Settings};
+use std::collections::BTreeMap;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
+
+type Error = Box<dyn std::error::Error>;
+
+fn main() {
+    println!("cargo::rerun-if-changed=redirect.toml");
+    println!("cargo::rerun-if-changed=src/settings.rs");
+    println!("cargo::rerun-if-env-changed={SDK_KEY_VARIABLE}");
+    if let Err(error) = compile_in() {
+        println!("cargo::error={error}");
+        std::process::exit(1);
+    }
+}
+
+fn compile_in() -> Result<(), Error> {
+    let fields = fields(&fs::read_to_string("redirect.toml").map_err(|error| format!("redirect.toml: {error}"))?)?;
+    Settings::read(|field| fields.get(field).cloned(), |_| None)?;
+    let key = SdkKey::parse(&env::var(SDK_KEY_VARIABLE).unwrap_or_default())?;
+
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let lines: String = fields.iter().map(|(field, value)| format!("{field}={value}\n")).collect();
+    fs::write(out.join("settings.txt"), lines)?;
+    write_private(&out.join("sdk-key.txt"), key.as_ref().map_or("", SdkKey::reveal))?;
+    Ok(())
+}
+
+/// The fields of the file as text. A field that the settings do not have is refused here, as is a table or list.
+fn fields(file: &str) -> Result<BTreeMap<String, String>, Error> {
+    let table: toml::Table = file.parse().map_err(|error| format!("redirect.toml: {error}"))?;
+    table
+        .into_iter()
+        .map(|(field, value)| {
+            if !FIELDS.contains(&field.as_str()) {
+                return Err(
+                    format!("redirect.toml: {field} is no setting; expected one of {}", FIELDS.join(", ")).into()
+                );
+            }
+            let text = match value {
+                toml::Value::String(text) if !text.contains('\n') => text,
+                toml::Value::Integer(number) => number.to_string(),
+                toml::Value::Boolean(truth) => truth.to_string(),
+                other => {
+                    return Err(format!(
+                        "redirect.toml: {field} is of type {}; expected text, a number or a truth value",
+                        other.type_str()
+                    )
+                    .into());
+                }
+            };
+            Ok((field, text))
+        })
+        .collect()
+}
+
+/// Readable by the owner alone: the file holds the SDK key.
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    if path.exists() {
+        fs::remove_file(path)?;
+    }
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    io::Write::write_all(&mut file, text.as_bytes())
+}

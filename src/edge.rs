@@ -1,0 +1,248 @@
+//! The edge function: an event comes in, an answer goes out, and what can wait is done after that.
+
+use crate::cloudfront::{Answer, Event, NotCloudFront, Redirect, ViewerRequest};
+use crate::flags::{Clock, Evaluation, Flags};
+use crate::logs::{self, DecisionLine, RestsOn};
+use crate::redirect::{self, Verdict, Visit};
+use crate::settings::{Log, Settings};
+use futures_util::FutureExt;
+use lambda_runtime::tower::{Layer, Service};
+use lambda_runtime::{BoxFuture, Diagnostic, Error, LambdaEvent, LambdaInvocation};
+use parking_lot::Mutex;
+use serde_json::value::{RawValue, to_raw_value};
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+/// The edge function of one execution environment.
+pub struct Edge {
+    settings: Arc<Settings>,
+    clock: Clock,
+    flags: Flags,
+    /// The line of the decision that was just made; written when the response is out.
+    line: Mutex<Option<DecisionLine>>,
+    is_cold: AtomicBool,
+}
+
+impl Edge {
+    /// A function that answers with these flags.
+    pub fn new(settings: Arc<Settings>, clock: Clock, flags: Flags) -> Self {
+        Self { settings, clock, flags, line: Mutex::default(), is_cold: AtomicBool::new(true) }
+    }
+
+    /// The flags it answers with.
+    pub fn flags(&self) -> &Flags {
+        &self.flags
+    }
+
+    /// Answers an event.
+    ///
+    /// # Errors
+    /// Only for what is no CloudFront event at all: every viewer gets an answer.
+    pub async fn handle(&self, event: LambdaEvent<Box<RawValue>>) -> Result<Box<RawValue>, Diagnostic> {
+        let started = Instant::now();
+        let mut line = DecisionLine {
+            level: "info",
+            request_id: event.context.request_id,
+            cold_start: self.is_cold.swap(false, Ordering::Relaxed),
+            ..DecisionLine::default()
+        };
+        let answer = self.answer(&event.payload, &mut line).await;
+        line.duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        *self.line.lock() = Some(line);
+        answer
+    }
+
+    async fn answer(&self, payload: &RawValue, line: &mut DecisionLine) -> Result<Box<RawValue>, Diagnostic> {
+        let answer = match Event::parse(payload) {
+            Ok(Event::ViewerRequest(request)) => {
+                let decision = AssertUnwindSafe(self.decide(&request, line)).catch_unwind();
+                or_current_site(decision.await, request.raw, line)
+            }
+            Ok(Event::Other(raw)) => {
+                line.level = "warn";
+                line.message = "not a viewer request: attach the function to the viewer-request event".to_owned();
+                line.outcome = "pass-through";
+                Answer::PassThrough(raw)
+            }
+            Err(error) => return Err(refused(&error, line)),
+        };
+        // An answer consists of text and of JSON that was read before.
+        to_raw_value(&answer).map_err(|error| Diagnostic::from(Box::new(error) as Error))
+    }
+
+    /// `None` passes the request through.
+    async fn decide(&self, request: &ViewerRequest<'_>, line: &mut DecisionLine) -> Option<Redirect> {
+        if let Some(id) = &request.request_id {
+            id.as_ref().clone_into(&mut line.request_id);
+        }
+        if self.settings.log_client_ip {
+            line.client_ip = request.client_ip.as_deref().map(str::to_owned);
+        }
+        let Some(uri) = request.uri.as_deref() else {
+            problem(line, "the request has no uri");
+            return Some(redirect::current_site());
+        };
+        let visit = Visit::new(request.method.as_deref(), Some(uri), request.querystring.as_deref());
+        if !visit.needs_verdict() {
+            return visit.answer(Verdict::NoData);
+        }
+        match usable(request.client_ip.as_ref()) {
+            None => {
+                problem(line, "the request has no usable client IP");
+                visit.answer(Verdict::Current)
+            }
+            Some(client_ip) => {
+                self.flags.on_arrival().await;
+                let evaluation = self.flags.evaluate(client_ip);
+                self.tell(&evaluation, line);
+                visit.answer(evaluation.verdict)
+            }
+        }
+    }
+
+    fn tell(&self, evaluation: &Evaluation, line: &mut DecisionLine) {
+        line.variation = Some(evaluation.verdict == Verdict::Beta);
+        line.rests_on = Some(RestsOn::from(evaluation));
+        if let Some(kind) = evaluation.error_kind {
+            let flag = &self.settings.flag_key;
+            let what = match kind {
+                "FLAG_NOT_FOUND" => format!("the flag {flag:?} does not exist in this environment"),
+                "WRONG_TYPE" => format!("the flag {flag:?} is not a boolean flag"),
+                "MALFORMED_FLAG" => format!("the flag {flag:?} cannot be evaluated"),
+                "CLIENT_NOT_READY" => "there is no flag data".to_owned(),
+                _ => format!("the flag {flag:?} was not evaluated"),
+            };
+            problem(line, &what);
+        } else if evaluation.data == "older" {
+            problem(line, "the flag data is older than max_staleness_seconds allows");
+        } else if evaluation.data == "bundled" && evaluation.source != "bundled" {
+            problem(line, "the flag data is that of the package");
+        }
+    }
+
+    /// What waits until the viewer has his answer.
+    async fn after_response(&self) {
+        if let Some(line) = self.line.lock().take()
+            && (self.settings.log == Log::All || line.level != "info")
+        {
+            logs::line(&line);
+        }
+        self.flags.between_invocations().await;
+    }
+}
+
+/// The client IP if it is an address, as CloudFront spells it.
+fn usable<'a>(client_ip: Option<&'a Cow<'_, str>>) -> Option<&'a str> {
+    client_ip.map(Cow::as_ref).filter(|ip| ip.parse::<IpAddr>().is_ok())
+}
+
+fn problem(line: &mut DecisionLine, what: &str) {
+    line.level = "warn";
+    what.clone_into(&mut line.message);
+}
+
+/// The answer to a decision, also to one that panicked, and its line.
+fn or_current_site<'a>(
+    decision: std::thread::Result<Option<Redirect>>,
+    raw: &'a RawValue,
+    line: &mut DecisionLine,
+) -> Answer<'a> {
+    let redirect = decision.unwrap_or_else(|_| {
+        problem(line, "the decision panicked");
+        Some(redirect::current_site())
+    });
+    let what = match &redirect {
+        None => Cow::Borrowed("pass-through"),
+        Some(Redirect { status, location }) => {
+            // Path and query are the viewer's own business.
+            let beta = location.strip_prefix(redirect::BETA).is_some_and(|rest| rest.starts_with('/'));
+            Cow::Owned(format!("{status} to {}", if beta { redirect::BETA } else { redirect::CURRENT }))
+        }
+    };
+    line.message = if line.message.is_empty() { what.into_owned() } else { format!("{what}: {}", line.message) };
+    line.outcome = if redirect.is_some() { "redirect" } else { "pass-through" };
+    line.status = redirect.as_ref().map(|redirect| redirect.status);
+    redirect.map_or(Answer::PassThrough(raw), Answer::Redirect)
+}
+
+fn refused(error: &NotCloudFront, line: &mut DecisionLine) -> Diagnostic {
+    line.level = "error";
+    line.message = error.to_string();
+    line.outcome = "error";
+    Diagnostic { error_type: "NotCloudFront".to_owned(), error_message: line.message.clone() }
+}
+
+/// Runs [`Edge::after_response`] when the response is out and before the next event is asked for: only until then is
+/// the environment certain not to be frozen.
+/// <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-custom.html>
+pub struct BetweenInvocations(pub Arc<Edge>);
+
+impl<S> Layer<S> for BetweenInvocations {
+    type Service = BetweenInvocationsService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        BetweenInvocationsService { inner, edge: self.0.clone() }
+    }
+}
+
+/// The service of [`BetweenInvocations`].
+pub struct BetweenInvocationsService<S> {
+    inner: S,
+    edge: Arc<Edge>,
+}
+
+impl<S> Service<LambdaInvocation> for BetweenInvocationsService<S>
+where
+    S: Service<LambdaInvocation, Response = (), Error = Error>,
+    S::Future: Send + 'static,
+{
+    type Response = ();
+    type Error = Error;
+    type Future = BoxFuture<'static, Result<(), Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, invocation: LambdaInvocation) -> Self::Future {
+        let edge = self.edge.clone();
+        edge.clock.invocation(invocation.context.deadline);
+        let response = self.inner.call(invocation);
+        Box::pin(async move {
+            let outcome = response.await;
+            edge.after_response().await;
+            outcome
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_sends_the_viewer_to_the_current_site() {
+        let raw = RawValue::from_string("{}".to_owned()).unwrap();
+        let mut line = DecisionLine::default();
+        let decision = AssertUnwindSafe(async { panic!("a fault of ours") }).catch_unwind().await;
+        let Answer::Redirect(redirect) = or_current_site(decision, &raw, &mut line) else { panic!("passed through") };
+        assert_eq!((redirect.status, redirect.location.as_str()), (302, "/site/index.html"));
+        assert_eq!(line.message, "302 to /site: the decision panicked");
+        assert_eq!(line.level, "warn");
+    }
+
+    #[test]
+    fn only_an_address_is_a_usable_client_ip() {
+        for (text, expected) in
+            [("192.0.2.1", true), ("2001:db8::1", true), ("2001:DB8:0::1", true), ("", false), ("localhost", false)]
+        {
+            assert_eq!(usable(Some(&Cow::Borrowed(text))).is_some(), expected, "{text}");
+        }
+        assert_eq!(usable(None), None);
+    }
+}

@@ -1,0 +1,224 @@
+//! The evaluation events that the SDK sends: which, when, and what becomes of them.
+
+use super::freshness::{Backoff, Clock, Moment};
+use crate::settings::Events;
+use crate::transport::Transport;
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use launchdarkly_sdk_transport::{HttpTransport, ResponseFuture};
+use launchdarkly_server_sdk::EventProcessorBuilder;
+use parking_lot::Mutex;
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How many events the SDK keeps; more are dropped.
+const CAPACITY: usize = 1_000;
+
+/// How many evaluations make a flush due before its time. An evaluation makes at most three events (index, feature,
+/// debug), so what is kept is sent before any is dropped.
+const FULL: u32 = 300;
+
+/// The SDK's own timer would fire when a frozen environment thaws, on a viewer's time. It never does within the life
+/// of an environment, which is hours.
+const NEVER: Duration = Duration::from_secs(86_400 * 365);
+
+/// The SDK's event processor for the setting, or `None` for no events.
+pub(super) fn processor(setting: Events, sender: &EventSender) -> Option<EventProcessorBuilder<EventSender>> {
+    let mut builder = EventProcessorBuilder::new();
+    builder.capacity(CAPACITY).flush_interval(NEVER).transport(sender.clone());
+    match setting {
+        Events::Off => return None,
+        Events::Full => {}
+        Events::Summary => {
+            builder.omit_anonymous_contexts(true);
+        }
+    }
+    Some(builder)
+}
+
+/// The transport of the SDK's event sender. It knows whether events arrived, which `flush_blocking` does not tell.
+#[derive(Clone)]
+pub(super) struct EventSender {
+    transport: Transport,
+    problem: Arc<Mutex<Option<Problem>>>,
+}
+
+/// Why events were not delivered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    pub(super) text: String,
+    /// The SDK key was refused.
+    pub(super) refused: bool,
+}
+
+impl EventSender {
+    pub(super) fn new(transport: Transport) -> Self {
+        Self { transport, problem: Arc::default() }
+    }
+
+    /// What went wrong since this was last asked.
+    pub(super) fn take_problem(&self) -> Option<Problem> {
+        self.problem.lock().take()
+    }
+}
+
+impl HttpTransport for EventSender {
+    fn request(&self, request: Request<Option<Bytes>>) -> ResponseFuture {
+        let uri = request.uri().to_string();
+        let problem = self.problem.clone();
+        let response = self.transport.request(request);
+        Box::pin(async move {
+            let mut response = response.await;
+            *problem.lock() = match &mut response {
+                Ok(response) if response.status().is_success() => None,
+                Ok(response) => {
+                    let status = response.status();
+                    // After any other 4xx than 400, 408 and 429 the SDK sends no event ever again. But a batch that
+                    // was too large says nothing of the next one, and a key may be accepted again.
+                    if status.is_client_error() {
+                        *response.status_mut() = StatusCode::BAD_REQUEST;
+                    }
+                    let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+                    Some(Problem { text: format!("{uri} answered HTTP {}", status.as_u16()), refused })
+                }
+                Err(error) => {
+                    Some(Problem { text: format!("{uri} was not reached: {}", error.inner()), refused: false })
+                }
+            };
+            response
+        })
+    }
+}
+
+/// When the SDK's events are to be flushed.
+#[derive(Debug)]
+pub(super) struct Flushing {
+    clock: Clock,
+    after: Duration,
+    /// When the oldest evaluation that may not have been sent was made, and how many there are.
+    waiting: Option<(Moment, u32)>,
+    backoff: Backoff,
+}
+
+impl Flushing {
+    pub(super) fn new(clock: Clock, after: Duration) -> Self {
+        let backoff = Backoff::new(clock.clone());
+        Self { clock, after, waiting: None, backoff }
+    }
+
+    pub(super) fn evaluated(&mut self) {
+        let (since, count) = self.waiting.unwrap_or_else(|| (self.clock.now(), 0));
+        self.waiting = Some((since, count.saturating_add(1)));
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.backoff.allows()
+            && self.waiting.is_some_and(|(since, count)| count >= FULL || self.clock.since(since) >= self.after)
+    }
+
+    pub(super) fn anything_waits(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    pub(super) fn delivered(&mut self) {
+        self.waiting = None;
+        self.backoff.succeeded();
+    }
+
+    /// The SDK drops what it could not deliver, so there is nothing to send again; but the next flush comes later.
+    pub(super) fn failed(&mut self, wait: Option<Duration>) {
+        self.waiting = None;
+        self.backoff.failed(wait);
+    }
+}
+
+/// A flag whose evaluations are counted but never reported one by one: feature and debug events carry the whole
+/// context, and so the viewer's address, also for anonymous contexts.
+///
+/// Tracking is asked for in four places: by the flag, by its fallthrough, by a rule, and by an experiment, which
+/// the SDK leaves alone for variations that are `untracked`; bucketing stays the same.
+/// <https://launchdarkly.com/docs/sdk/features/events>
+pub(super) fn without_tracking(json: &str) -> String {
+    fn untracked(holder: &mut Value) {
+        if let Some(Value::Array(variations)) = holder.pointer_mut("/rollout/variations") {
+            for variation in variations.iter_mut().filter_map(Value::as_object_mut) {
+                variation.insert("untracked".to_owned(), Value::Bool(true));
+            }
+        }
+    }
+    // A JSON that was checked on arrival is an object.
+    let Ok(Value::Object(mut flag)) = serde_json::from_str(json) else { return json.to_owned() };
+    flag.insert("trackEvents".to_owned(), Value::Bool(false));
+    flag.insert("trackEventsFallthrough".to_owned(), Value::Bool(false));
+    flag.remove("debugEventsUntilDate");
+    if let Some(fallthrough) = flag.get_mut("fallthrough") {
+        untracked(fallthrough);
+    }
+    if let Some(Value::Array(rules)) = flag.get_mut("rules") {
+        for rule in rules {
+            untracked(rule);
+            if let Value::Object(rule) = rule {
+                rule.insert("trackEvents".to_owned(), Value::Bool(false));
+            }
+        }
+    }
+    Value::Object(flag).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn tracking_is_switched_off_in_all_its_places_and_nothing_else_changes() {
+        let rollout = json!({"kind": "experiment", "seed": 61, "variations": [
+            {"variation": 0, "weight": 10, "untracked": false}, {"variation": 1, "weight": 99_990},
+        ]});
+        let flag = json!({
+            "key": "a", "version": 4, "on": true, "salt": "s", "variations": [true, false], "targets": [],
+            "prerequisites": [{"key": "b", "variation": 0}], "offVariation": 1, "x-unknown": {"kept": true},
+            "trackEvents": true, "trackEventsFallthrough": true, "debugEventsUntilDate": 99_999_999_999_999_u64,
+            "fallthrough": {"rollout": rollout},
+            "rules": [{"id": "r", "trackEvents": true, "rollout": rollout, "clauses": []}, {"variation": 1, "clauses": []}],
+        });
+        let untracked = json!({"kind": "experiment", "seed": 61, "variations": [
+            {"variation": 0, "weight": 10, "untracked": true}, {"variation": 1, "weight": 99_990, "untracked": true},
+        ]});
+        let mut expected = flag.clone();
+        expected["trackEvents"] = json!(false);
+        expected["trackEventsFallthrough"] = json!(false);
+        expected.as_object_mut().unwrap().remove("debugEventsUntilDate");
+        expected["fallthrough"]["rollout"] = untracked.clone();
+        expected["rules"][0]["trackEvents"] = json!(false);
+        expected["rules"][0]["rollout"] = untracked;
+        expected["rules"][1]["trackEvents"] = json!(false);
+        let changed: Value = serde_json::from_str(&without_tracking(&flag.to_string())).unwrap();
+        assert_eq!(changed, expected);
+    }
+
+    #[test]
+    fn a_flush_is_due_when_the_oldest_event_has_waited_or_there_are_many() {
+        let clock = Clock::default();
+        clock.invocation(1_000_000);
+        let mut flushing = Flushing::new(clock.clone(), Duration::from_secs(30));
+        assert!(!flushing.is_due());
+        flushing.evaluated();
+        clock.invocation(1_020_000);
+        flushing.evaluated();
+        assert!(!flushing.is_due());
+        clock.invocation(1_030_000);
+        assert!(flushing.is_due());
+        flushing.delivered();
+        assert!(!flushing.is_due());
+        for _ in 0..FULL {
+            flushing.evaluated();
+        }
+        assert!(flushing.is_due());
+        flushing.failed(None);
+        flushing.evaluated();
+        clock.invocation(1_060_000);
+        assert!(flushing.is_due(), "a minute later it is tried again");
+    }
+}

@@ -1,0 +1,284 @@
+//! The life of the LaunchDarkly client: what it evaluates from, and when its events are sent.
+
+mod events;
+mod freshness;
+mod refresh;
+mod snapshot;
+
+pub use freshness::{Backoff, Clock, Moment};
+pub use snapshot::{Item, Items, Origin, Snapshot};
+
+use crate::redirect::Verdict;
+use crate::settings::{DEADLINE_RESERVE, Events, SdkKey, Settings, Updates};
+use crate::sources::{Bundled, FlagSource, LaunchDarkly, Package};
+use crate::transport::Transport;
+use events::{EventSender, Flushing, processor};
+use launchdarkly_sdk_transport::HyperTransport;
+use launchdarkly_server_sdk::{
+    Client, ConfigBuilder, Context, ContextBuilder, EvalError, NullEventProcessorBuilder, PersistentDataStoreBuilder,
+    PollingDataSourceBuilder, Reason, ServiceEndpointsBuilder, StreamingDataSourceBuilder,
+};
+use parking_lot::Mutex;
+use refresh::{Refresher, WAIT_AFTER_REFUSAL};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Why the client did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// LaunchDarkly's SDK did not take its configuration.
+    #[error("the LaunchDarkly client did not start: {0}")]
+    Client(String),
+    /// No HTTP transport could be made.
+    #[error("no HTTP transport: {0}")]
+    Transport(#[from] std::io::Error),
+}
+
+/// The flags of an environment, for one execution environment of the function.
+pub struct Flags {
+    settings: Arc<Settings>,
+    clock: Clock,
+    client: Client,
+    snapshot: Snapshot,
+    /// `None` where the SDK itself keeps its data fresh.
+    refresher: Option<Refresher>,
+    events: EventSender,
+    flushing: Mutex<Flushing>,
+    events_told: Mutex<Option<String>>,
+}
+
+/// An evaluation, and what it rests on.
+#[derive(Debug)]
+pub struct Evaluation {
+    /// Which site.
+    pub verdict: Verdict,
+    /// The evaluation reason, as LaunchDarkly names it.
+    pub reason: &'static str,
+    /// The kind of error, when that is the reason.
+    pub error_kind: Option<&'static str>,
+    /// Which data: `fresh`, `older`, `bundled`, `default`, or `sdk` when the SDK keeps it.
+    pub data: &'static str,
+    /// How old the data is.
+    pub data_age: Option<Duration>,
+    /// Where it came from.
+    pub source: &'static str,
+    /// The version of the flag.
+    pub flag_version: Option<u64>,
+}
+
+impl Flags {
+    /// Starts the client and fetches its first data, within `init_budget_ms`. Without a key it is in offline mode:
+    /// the data of the repository, no events.
+    ///
+    /// # Errors
+    /// [`StartError`]. LaunchDarkly being out of reach is no error.
+    pub async fn start(settings: Arc<Settings>, key: Option<&SdkKey>, clock: Clock) -> Result<Self, StartError> {
+        let time_out = settings.init_budget.max(settings.between_budget).max(Duration::from_millis(1));
+        let transport = Transport::new(clock.clone(), time_out);
+        let events = EventSender::new(transport.clone());
+        let snapshot = Snapshot::default();
+
+        let own_updates = key.is_some() && settings.updates != Updates::BetweenInvocations;
+        let refresher = (!own_updates).then(|| {
+            let source: Box<dyn FlagSource> = match key {
+                Some(key) => {
+                    Box::new(LaunchDarkly::new(transport, &settings.launchdarkly_base_uri, key, settings.fetch))
+                }
+                None => Box::new(Bundled),
+            };
+            let package = Package::of_this_function();
+            Refresher::new(settings.clone(), clock.clone(), source, package, snapshot.clone())
+        });
+        let client = client(&settings, key, &snapshot, &events)?;
+        client.start_with_default_executor();
+        match &refresher {
+            Some(refresher) => refresher.start().await,
+            None => {
+                if client.wait_for_initialization(settings.init_budget).await != Some(true) {
+                    log::error!("LaunchDarkly did not give flag data within {:?}", settings.init_budget);
+                }
+            }
+        }
+
+        let flushing = Mutex::new(Flushing::new(clock.clone(), settings.flush_after));
+        let events_told = Mutex::default();
+        Ok(Self { settings, clock, client, snapshot, refresher, events, flushing, events_told })
+    }
+
+    /// Where the flag data comes from, for the log.
+    pub fn source(&self) -> &'static str {
+        match (&self.refresher, self.settings.updates) {
+            (Some(refresher), _) => refresher.source().name(),
+            (None, Updates::Polling) => "polling",
+            (None, _) => "streaming",
+        }
+    }
+
+    /// Before a decision: fresh data if what is there is too old, for no longer than `viewer_budget_ms`.
+    pub async fn on_arrival(&self) {
+        if let Some(refresher) = &self.refresher {
+            refresher.on_arrival().await;
+        }
+    }
+
+    /// After a response: fetches data and sends events if they are due, within `between_budget_ms` and well before
+    /// the invocation's deadline.
+    pub async fn between_invocations(&self) {
+        let until_deadline = self.clock.remaining().map(|remaining| remaining.saturating_sub(DEADLINE_RESERVE));
+        let budget = self.settings.between_budget.min(until_deadline.unwrap_or(Duration::MAX));
+        let refresh = async {
+            if let Some(refresher) = &self.refresher {
+                refresher.between_invocations(budget).await;
+            }
+        };
+        let flush = async {
+            if !budget.is_zero() && self.flushing.lock().is_due() {
+                self.flush(budget).await;
+            }
+        };
+        tokio::join!(refresh, flush);
+    }
+
+    /// Sends what events there are, when the environment is shut down.
+    pub async fn flush_all(&self, budget: Duration) {
+        if self.flushing.lock().anything_waits() {
+            self.flush(budget).await;
+        }
+    }
+
+    /// The SDK's `flush_blocking` says yes also when nothing was delivered, and waits for ever for a time of zero; its
+    /// `close` may hang and is never called.
+    async fn flush(&self, budget: Duration) {
+        self.events.take_problem();
+        let in_time = self.client.flush_blocking(budget).await;
+        let problem = match (self.events.take_problem(), in_time) {
+            (Some(problem), _) => Some((problem.text, problem.refused)),
+            (None, false) => Some((format!("no answer within {budget:?}"), false)),
+            (None, true) => None,
+        };
+        let mut told = self.events_told.lock();
+        match problem {
+            None => {
+                self.flushing.lock().delivered();
+                if told.take().is_some() {
+                    log::warn!("events are delivered again");
+                }
+            }
+            Some((text, refused)) => {
+                self.flushing.lock().failed(refused.then_some(WAIT_AFTER_REFUSAL));
+                if told.as_ref() != Some(&text) {
+                    log::error!("events were not delivered: {text}");
+                    *told = Some(text);
+                }
+            }
+        }
+    }
+
+    /// Evaluates the flag for a viewer, from what is in memory.
+    pub fn evaluate(&self, client_ip: &str) -> Evaluation {
+        let origin = self.snapshot.origin();
+        let data_age = self.snapshot.age(&self.clock);
+        let data = match (origin, &self.refresher) {
+            (_, None) => "sdk",
+            (None, _) => "default",
+            (Some(Origin::Package(_)), _) => "bundled",
+            (Some(Origin::Source(_)), Some(refresher)) if !refresher.source().changes() => "bundled",
+            (Some(Origin::Source(_)), _) if data_age > Some(self.settings.max_staleness) => "older",
+            (Some(Origin::Source(_)), _) => "fresh",
+        };
+        let (verdict, reason, error_kind) = if data == "default" {
+            (Verdict::NoData, "ERROR", Some("CLIENT_NOT_READY"))
+        } else {
+            self.variation(client_ip)
+        };
+        Evaluation {
+            verdict,
+            reason,
+            error_kind,
+            data,
+            data_age,
+            source: self.source(),
+            flag_version: self.snapshot.flag_version(&self.settings.flag_key),
+        }
+    }
+
+    fn variation(&self, client_ip: &str) -> (Verdict, &'static str, Option<&'static str>) {
+        let Ok(context) = context(client_ip, self.settings.events) else {
+            return (Verdict::NoData, "ERROR", Some("USER_NOT_SPECIFIED"));
+        };
+        let detail = self.client.bool_variation_detail(&context, &self.settings.flag_key, false);
+        if self.settings.events != Events::Off {
+            self.flushing.lock().evaluated();
+        }
+        let verdict = if detail.value == Some(true) { Verdict::Beta } else { Verdict::Current };
+        match detail.reason {
+            Reason::Off => (verdict, "OFF", None),
+            Reason::TargetMatch => (verdict, "TARGET_MATCH", None),
+            Reason::RuleMatch { .. } => (verdict, "RULE_MATCH", None),
+            Reason::PrerequisiteFailed { .. } => (verdict, "PREREQUISITE_FAILED", None),
+            Reason::Fallthrough { .. } => (verdict, "FALLTHROUGH", None),
+            Reason::Error { error } => (Verdict::NoData, "ERROR", Some(error_name(error))),
+        }
+    }
+}
+
+/// As LaunchDarkly's evaluation reasons name it.
+fn error_name(error: EvalError) -> &'static str {
+    match error {
+        EvalError::ClientNotReady => "CLIENT_NOT_READY",
+        EvalError::FlagNotFound => "FLAG_NOT_FOUND",
+        EvalError::MalformedFlag => "MALFORMED_FLAG",
+        EvalError::WrongType => "WRONG_TYPE",
+        EvalError::Exception => "EXCEPTION",
+    }
+}
+
+/// The viewer's context: kind `user`, keyed by his address exactly as CloudFront gives it, since two spellings of one
+/// address would be two contexts. Anonymous where no address may leave AWS, as the SDK leaves such contexts out.
+fn context(client_ip: &str, events: Events) -> Result<Context, String> {
+    let mut builder = ContextBuilder::new(client_ip);
+    if events == Events::Summary {
+        builder.anonymous(true);
+    }
+    builder.build()
+}
+
+fn client(
+    settings: &Settings,
+    key: Option<&SdkKey>,
+    snapshot: &Snapshot,
+    events: &EventSender,
+) -> Result<Client, StartError> {
+    let mut endpoints = ServiceEndpointsBuilder::new();
+    endpoints
+        .polling_base_url(&settings.launchdarkly_base_uri)
+        .streaming_base_url(&settings.launchdarkly_stream_uri)
+        .events_base_url(&settings.launchdarkly_events_uri);
+    let config = ConfigBuilder::new(key.map_or("offline", SdkKey::reveal)).service_endpoints(&endpoints);
+    let config = match processor(settings.events, events).filter(|_| key.is_some()) {
+        Some(processor) => config.event_processor(&processor),
+        None => config.event_processor(&NullEventProcessorBuilder::new()),
+    };
+    let connect = Duration::from_secs(3);
+    let config = match settings.updates {
+        Updates::Streaming if key.is_some() => {
+            // LaunchDarkly sends a heartbeat every 3 minutes; without a read time-out a dead stream is never noticed.
+            let read = Duration::from_secs(300);
+            let transport = HyperTransport::builder().connect_timeout(connect).read_timeout(read).build_https()?;
+            config.data_source(StreamingDataSourceBuilder::new().transport(transport))
+        }
+        Updates::Polling if key.is_some() => {
+            let read = Duration::from_secs(10);
+            let transport = HyperTransport::builder().connect_timeout(connect).read_timeout(read).build_https()?;
+            config.data_source(PollingDataSourceBuilder::new().transport(transport))
+        }
+        _ => {
+            // Any cache of the SDK's would hide a refresh.
+            let mut store = PersistentDataStoreBuilder::new(Arc::new(snapshot.clone()));
+            store.no_caching();
+            config.daemon_mode(true).data_store(&store)
+        }
+    };
+    let config = config.build().map_err(|error| StartError::Client(error.to_string()))?;
+    Client::build(config).map_err(|error| StartError::Client(error.to_string()))
+}

@@ -1,0 +1,24 @@
+//! Decides, for every viewer request that reaches CloudFront, which version of a site the viewer gets.
+//!
+//! The way of a request, and the modules it passes:
+//!
+//! 1. [`edge`] takes the event from Lambda and reads it with [`cloudfront`];
+//! 2. [`redirect`] sorts the request: does its answer depend on the viewer?
+//! 3. [`flags`] makes sure that its snapshot is fresh enough and lets LaunchDarkly's SDK evaluate the flag from it;
+//! 4. [`redirect`] makes the answer, and [`edge`] gives it to Lambda;
+//! 5. when it is out, [`edge`] writes the log line ([`logs`]) and lets [`flags`] fetch new data from a source
+//!    ([`sources`]) and send its events, if either is due.
+//!
+//! [`settings`] and [`start`] bring a process that far; [`transport`] is the way out of it.
+
+pub mod cloudfront;
+pub mod edge;
+pub mod flags;
+pub mod logs;
+pub mod redirect;
+pub mod settings;
+pub mod sources;
+#[cfg(feature = "standins")]
+pub mod standins;
+pub mod start;
+pub mod transport;

@@ -1,0 +1,307 @@
+//! The settings of the function: `redirect.toml`, compiled in, and the environment, which wins where there is one.
+//!
+//! `build.rs` includes this module to check `redirect.toml` when the function is built; the function uses it to
+//! read what was compiled in. A setting is read and checked in one place, [`Settings::read`], wherever it came from.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// What Lambda keeps for itself at the end of an invocation: nothing of ours runs in the last 500 ms.
+pub const DEADLINE_RESERVE: Duration = Duration::from_millis(500);
+
+/// The environment variable that holds the SDK key, when the function is built or started.
+pub const SDK_KEY_VARIABLE: &str = "LAUNCHDARKLY_SDK_KEY";
+
+/// The fields of `redirect.toml`, each of which must be there.
+pub const FIELDS: [&str; 17] = [
+    "flag_key",
+    "launchdarkly_base_uri",
+    "launchdarkly_stream_uri",
+    "launchdarkly_events_uri",
+    "fetch",
+    "updates",
+    "refresh_after_seconds",
+    "max_staleness_seconds",
+    "bundled_max_age_hours",
+    "viewer_budget_ms",
+    "init_budget_ms",
+    "between_budget_ms",
+    "function_timeout_seconds",
+    "events",
+    "flush_after_seconds",
+    "log",
+    "log_client_ip",
+];
+
+/// How the flag data is kept fresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Updates {
+    /// Fetched after a response, while no viewer waits; nothing goes on in a frozen environment.
+    BetweenInvocations,
+    /// The SDK's own streaming connection.
+    Streaming,
+    /// The SDK's own polling, every 30 seconds.
+    Polling,
+}
+
+/// How much is fetched from LaunchDarkly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fetch {
+    /// The flag and what it names, each by an endpoint of its own.
+    Items,
+    /// The whole environment, from `/sdk/latest-all`.
+    Environment,
+}
+
+/// What LaunchDarkly is told of the evaluations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Events {
+    /// What the SDK sends by itself: contexts, which hold the viewers' addresses, and counts.
+    Full,
+    /// Counts only; no viewer's address leaves AWS.
+    Summary,
+    /// Nothing.
+    Off,
+}
+
+/// What the log holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Log {
+    /// One line per decision.
+    All,
+    /// Only what went wrong.
+    Problems,
+}
+
+/// The checked settings. `redirect.toml` documents each field.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Settings {
+    pub flag_key: String,
+    pub launchdarkly_base_uri: String,
+    pub launchdarkly_stream_uri: String,
+    pub launchdarkly_events_uri: String,
+    pub fetch: Fetch,
+    pub updates: Updates,
+    pub refresh_after: Duration,
+    pub max_staleness: Duration,
+    pub bundled_max_age: Duration,
+    pub viewer_budget: Duration,
+    pub init_budget: Duration,
+    pub between_budget: Duration,
+    pub function_timeout: Duration,
+    pub events: Events,
+    pub flush_after: Duration,
+    pub log: Log,
+    pub log_client_ip: bool,
+}
+
+/// A setting that cannot be used: which one, where it stands, its value, and what would be right.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}: {name} {fault}; expected {expected}")]
+pub struct SettingError {
+    name: String,
+    place: Place,
+    fault: String,
+    expected: String,
+}
+
+/// Where a setting was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// `redirect.toml`, or what was compiled in from it.
+    File,
+    /// An environment variable.
+    Environment,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Place::File => "redirect.toml",
+            Place::Environment => "environment",
+        })
+    }
+}
+
+/// The name of the environment variable that wins over a field of `redirect.toml`.
+pub fn variable(field: &str) -> String {
+    let name = field.to_uppercase();
+    if name.starts_with("LAUNCHDARKLY_") { name } else { format!("REDIRECT_{name}") }
+}
+
+/// A value as it was given, before it is checked.
+struct Given<'a> {
+    field: &'a str,
+    place: Place,
+    value: String,
+}
+
+impl Given<'_> {
+    fn refuse(&self, expected: impl Into<String>) -> SettingError {
+        SettingError {
+            name: match self.place {
+                Place::File => self.field.to_owned(),
+                Place::Environment => variable(self.field),
+            },
+            place: self.place,
+            fault: format!("is {:?}", self.value),
+            expected: expected.into(),
+        }
+    }
+
+    fn number(&self, unit: &str, range: RangeInclusive<u64>) -> Result<u64, SettingError> {
+        self.value
+            .parse()
+            .ok()
+            .filter(|number| range.contains(number))
+            .ok_or_else(|| self.refuse(format!("a whole number of {unit} from {} to {}", range.start(), range.end())))
+    }
+
+    fn one_of<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, SettingError> {
+        choices.iter().find(|(name, _)| *name == self.value).map(|(_, choice)| *choice).ok_or_else(|| {
+            let names: Vec<_> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
+            self.refuse(format!("one of {}", names.join(", ")))
+        })
+    }
+
+    fn uri(&self) -> Result<String, SettingError> {
+        let uri = self.value.trim_end_matches('/');
+        let host = uri.strip_prefix("https://").or_else(|| uri.strip_prefix("http://"));
+        match host {
+            Some(host) if !host.is_empty() && host.chars().all(|c| c.is_ascii_graphic() && !"?#@\"<>".contains(c)) => {
+                Ok(uri.to_owned())
+            }
+            _ => Err(self.refuse("an address such as https://sdk.launchdarkly.com, without query or user")),
+        }
+    }
+
+    /// LaunchDarkly's rule for keys: letters, digits, `.`, `_` and `-`.
+    fn key(self) -> Result<String, SettingError> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let right = !self.value.is_empty() && self.value.len() <= 256 && self.value.chars().all(fits);
+        let dots = self.value.chars().all(|c| c == '.');
+        if right && !dots {
+            return Ok(self.value);
+        }
+        Err(self.refuse("a LaunchDarkly flag key: letters, digits, '.', '_' and '-'"))
+    }
+}
+
+impl Settings {
+    /// Reads and checks every setting. `file` and `environment` give the text of a field, if they have it.
+    ///
+    /// # Errors
+    /// The first setting that is missing or wrong, or the budgets together, when they leave the function's time-out
+    /// no room.
+    pub fn read(
+        file: impl Fn(&str) -> Option<String>,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, SettingError> {
+        let given = |field: &'static str| match environment(&variable(field)) {
+            Some(value) => Ok(Given { field, place: Place::Environment, value }),
+            None => match file(field) {
+                Some(value) => Ok(Given { field, place: Place::File, value }),
+                None => Err(SettingError {
+                    name: field.to_owned(),
+                    place: Place::File,
+                    fault: "is missing".to_owned(),
+                    expected: "every field of the file that comes with redirect".to_owned(),
+                }),
+            },
+        };
+        let seconds = |field, range| given(field)?.number("seconds", range).map(Duration::from_secs);
+        let millis = |field, range| given(field)?.number("milliseconds", range).map(Duration::from_millis);
+
+        let settings = Self {
+            flag_key: given("flag_key")?.key()?,
+            launchdarkly_base_uri: given("launchdarkly_base_uri")?.uri()?,
+            launchdarkly_stream_uri: given("launchdarkly_stream_uri")?.uri()?,
+            launchdarkly_events_uri: given("launchdarkly_events_uri")?.uri()?,
+            fetch: given("fetch")?.one_of(&[("items", Fetch::Items), ("environment", Fetch::Environment)])?,
+            updates: given("updates")?.one_of(&[
+                ("between-invocations", Updates::BetweenInvocations),
+                ("streaming", Updates::Streaming),
+                ("polling", Updates::Polling),
+            ])?,
+            refresh_after: seconds("refresh_after_seconds", 0..=3_600)?,
+            max_staleness: seconds("max_staleness_seconds", 0..=86_400)?,
+            bundled_max_age: given("bundled_max_age_hours")?
+                .number("hours", 0..=8_760)
+                .map(|hours| Duration::from_secs(hours * 3_600))?,
+            viewer_budget: millis("viewer_budget_ms", 0..=5_000)?,
+            init_budget: millis("init_budget_ms", 0..=9_000)?,
+            between_budget: millis("between_budget_ms", 0..=10_000)?,
+            function_timeout: seconds("function_timeout_seconds", 1..=30)?,
+            events: given("events")?.one_of(&[
+                ("full", Events::Full),
+                ("summary", Events::Summary),
+                ("off", Events::Off),
+            ])?,
+            flush_after: seconds("flush_after_seconds", 0..=3_600)?,
+            log: given("log")?.one_of(&[("all", Log::All), ("problems", Log::Problems)])?,
+            log_client_ip: given("log_client_ip")?.one_of(&[("true", true), ("false", false)])?,
+        };
+        settings.fit_time_out(given("function_timeout_seconds")?)?;
+        Ok(settings)
+    }
+
+    /// A cold start that Lambda repeats inside an invocation counts against the function's time-out, so it is the
+    /// longer of the two waits that must fit, with what follows it.
+    fn fit_time_out(&self, time_out: Given<'_>) -> Result<(), SettingError> {
+        let needed = self.viewer_budget.max(self.init_budget) + self.between_budget + DEADLINE_RESERVE;
+        if needed <= self.function_timeout {
+            return Ok(());
+        }
+        Err(time_out.refuse(format!(
+            "at least {needed:?}: the longer of viewer_budget_ms ({:?}) and init_budget_ms ({:?}), between_budget_ms \
+             ({:?}) and a reserve of {DEADLINE_RESERVE:?}",
+            self.viewer_budget, self.init_budget, self.between_budget
+        )))
+    }
+}
+
+/// A LaunchDarkly SDK key. It has no `Display`, and its `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SdkKey(String);
+
+impl SdkKey {
+    /// Checks a key; nothing or white space alone is no key.
+    ///
+    /// # Errors
+    /// A text that cannot be an SDK key. The error never holds the text.
+    pub fn parse(text: &str) -> Result<Option<Self>, SettingError> {
+        let text = text.trim();
+        let refuse = |fault: &str| {
+            Err(SettingError {
+                name: SDK_KEY_VARIABLE.to_owned(),
+                place: Place::Environment,
+                fault: format!("{fault} (its value is not shown)"),
+                expected: "the SDK key of a LaunchDarkly environment, which starts with \"sdk-\"".to_owned(),
+            })
+        };
+        if text.is_empty() {
+            Ok(None)
+        } else if !text.chars().all(|c| c.is_ascii_graphic()) {
+            refuse("has characters that no key has")
+        } else if text.starts_with("mob-") {
+            refuse("is a mobile key")
+        } else if text.starts_with("api-") {
+            refuse("is an API access token")
+        } else {
+            Ok(Some(Self(text.to_owned())))
+        }
+    }
+
+    /// The key itself, for an `Authorization` header and nothing else.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SdkKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SdkKey(not shown)")
+    }
+}

@@ -1,0 +1,120 @@
+//! Flag data that came with the program: for the offline mode, and in the package for when nothing better is there.
+
+use super::{Fetched, FlagSource, SourceError, Whole, collect};
+use crate::flags::Items;
+use chrono::{DateTime, FixedOffset};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use once_cell::sync::OnceCell;
+use serde::Deserialize;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+/// The flag data of the repository: `rebrand`, on, 50/50.
+pub struct Bundled;
+
+const OFFLINE_FLAGS: &str = include_str!("offline-flags.json");
+
+impl FlagSource for Bundled {
+    fn name(&self) -> &'static str {
+        "bundled"
+    }
+
+    fn changes(&self) -> bool {
+        false
+    }
+
+    fn fetch<'a>(
+        &'a self,
+        flag_key: &'a str,
+        _known: Option<&'a Items>,
+    ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+        Box::pin(async move {
+            let items =
+                collect(&Whole::parse(OFFLINE_FLAGS, "src/sources/offline-flags.json")?, flag_key, None).await?;
+            Ok(Fetched { items, time_to_live: None })
+        })
+    }
+}
+
+/// The flag data in the package: `flags.json`, fetched when it was made.
+pub struct Package {
+    path: Option<PathBuf>,
+    /// Read when it is first needed, which most environments never see. A failed read is tried again.
+    contents: OnceCell<Option<(Items, SystemTime)>>,
+}
+
+impl Package {
+    /// The file in the folder where Lambda unpacks the package.
+    pub fn of_this_function() -> Self {
+        let root = std::env::var_os("LAMBDA_TASK_ROOT");
+        Self { path: root.map(|root| PathBuf::from(root).join("flags.json")), contents: OnceCell::new() }
+    }
+
+    /// The data and when it was fetched; `None` when the package has none.
+    ///
+    /// # Errors
+    /// A file that is there but cannot be read.
+    pub fn read(&self, flag_key: &str) -> Result<Option<&(Items, SystemTime)>, SourceError> {
+        let contents = self.contents.get_or_try_init(|| {
+            let Some(path) = &self.path else { return Ok(None) };
+            let what = path.display().to_string();
+            match std::fs::read_to_string(path) {
+                Ok(json) => parse(&json, &what, flag_key).map(Some),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(SourceError::Malformed { what, why: error.to_string() }),
+            }
+        })?;
+        Ok(contents.as_ref())
+    }
+}
+
+fn parse(json: &str, what: &str, flag_key: &str) -> Result<(Items, SystemTime), SourceError> {
+    #[derive(Deserialize)]
+    struct Dated<'a> {
+        fetched_at: &'a str,
+    }
+    let malformed = |why: String| SourceError::Malformed { what: what.to_owned(), why };
+    let Dated { fetched_at } = serde_json::from_str(json).map_err(|error| malformed(error.to_string()))?;
+    let fetched_at: DateTime<FixedOffset> = DateTime::parse_from_rfc3339(fetched_at)
+        .map_err(|error| malformed(format!("fetched_at is {fetched_at:?}: {error}")))?;
+    let whole = Whole::parse(json, what)?;
+    // Reading what is at hand never waits.
+    let items = collect(&whole, flag_key, None).now_or_never().unwrap_or_else(|| Ok(Items::default()))?;
+    Ok((items, fetched_at.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::ItemKind;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn the_offline_flag_is_there() {
+        let fetched = Bundled.fetch("rebrand", None).await.unwrap();
+        assert!(fetched.items.get(ItemKind::Flag, "rebrand").is_some());
+    }
+
+    #[test]
+    fn packaged_data_has_its_date() {
+        let json = OFFLINE_FLAGS.replacen('{', r#"{"fetched_at":"2026-01-02T03:04:05Z","#, 1);
+        let (items, fetched_at) = parse(&json, "flags.json", "rebrand").unwrap();
+        assert!(items.get(ItemKind::Flag, "rebrand").is_some());
+        assert_eq!(fetched_at, SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045));
+    }
+
+    #[track_caller]
+    fn check_refused(json: &str, expected: &str) {
+        let error = parse(json, "flags.json", "rebrand").unwrap_err().to_string();
+        assert!(error.contains("flags.json") && error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_says_why() {
+        check_refused("{}", "fetched_at");
+        check_refused(r#"{"fetched_at":"yesterday","flags":{}}"#, "yesterday");
+        check_refused(r#"{"fetched_at":"2026-01-02T03:04:05Z"}"#, "flags");
+        check_refused("not json", "expected");
+    }
+}

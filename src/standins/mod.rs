@@ -1,0 +1,14 @@
+//! Stand-ins for what cannot run on a developer's machine: [`RuntimeApi`] for Lambda's Runtime API, [`LaunchDarkly`]
+//! for LaunchDarkly's service. They speak the real protocols, with faults on demand, and start the function as a
+//! process of its own ([`Function`]).
+//!
+//! For tests, benches and the preview; no part of the edge binary.
+
+mod function;
+mod launchdarkly;
+mod runtime_api;
+mod serve;
+
+pub use function::{Function, lambda_environment};
+pub use launchdarkly::{Data, Fault, LaunchDarkly, Seen};
+pub use runtime_api::{Outcome, RuntimeApi};

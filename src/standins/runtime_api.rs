@@ -1,0 +1,161 @@
+//! Lambda's [Runtime API](https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html), for one function at a time.
+
+use super::serve::{Body, Server, full, response};
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// What a function made of an event.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The answer's JSON, or that of the error.
+    pub body: Bytes,
+    /// Whether the function reported an error.
+    pub is_error: bool,
+    /// From handing out the event to the answer.
+    pub took: Duration,
+}
+
+/// A running Runtime API.
+pub struct RuntimeApi {
+    server: Server,
+    state: Arc<State>,
+    events: mpsc::UnboundedSender<Event>,
+}
+
+struct Event {
+    id: String,
+    body: Bytes,
+    deadline_ms: u64,
+}
+
+struct State {
+    queue: tokio::sync::Mutex<mpsc::UnboundedReceiver<Event>>,
+    waiting: Mutex<HashMap<String, (oneshot::Sender<Outcome>, Option<Instant>)>>,
+    polls: watch::Sender<u64>,
+    user_agents: Mutex<Vec<String>>,
+    init_error: watch::Sender<Option<String>>,
+}
+
+impl RuntimeApi {
+    /// Starts it on a free port.
+    ///
+    /// # Errors
+    /// No port could be bound.
+    pub async fn start() -> io::Result<Self> {
+        let (events, queue) = mpsc::unbounded_channel();
+        let state = Arc::new(State {
+            queue: tokio::sync::Mutex::new(queue),
+            waiting: Mutex::default(),
+            polls: watch::Sender::new(0),
+            user_agents: Mutex::default(),
+            init_error: watch::Sender::new(None),
+        });
+        let shared = state.clone();
+        let server = Server::start(move |request| answer(shared.clone(), request)).await?;
+        Ok(Self { server, state, events })
+    }
+
+    /// For `AWS_LAMBDA_RUNTIME_API`.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// Hands an event to the function and waits for its answer; `None` when the function ends without one.
+    pub async fn invoke(&self, event: impl Into<Bytes>) -> Option<Outcome> {
+        self.invoke_with_deadline(event, SystemTime::now() + Duration::from_secs(5)).await
+    }
+
+    /// The same with a deadline of its own.
+    pub async fn invoke_with_deadline(&self, event: impl Into<Bytes>, deadline: SystemTime) -> Option<Outcome> {
+        let id = format!("{:032x}", unique());
+        let (sender, receiver) = oneshot::channel();
+        self.state.waiting.lock().insert(id.clone(), (sender, None));
+        let deadline_ms = deadline.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+        let deadline_ms = u64::try_from(deadline_ms).unwrap_or(u64::MAX);
+        self.events.send(Event { id, body: event.into(), deadline_ms }).ok()?;
+        receiver.await.ok()
+    }
+
+    /// How often the function has asked for an event.
+    pub fn polls(&self) -> u64 {
+        *self.state.polls.borrow()
+    }
+
+    /// Waits until the function has asked for events so often.
+    pub async fn polled(&self, times: u64) {
+        // The sender lives as long as this.
+        let _ = self.state.polls.subscribe().wait_for(|polls| *polls >= times).await;
+    }
+
+    /// The user agents that asked for events.
+    pub fn user_agents(&self) -> Vec<String> {
+        self.state.user_agents.lock().clone()
+    }
+
+    /// Waits for an init error and gives its JSON.
+    pub async fn init_error(&self) -> String {
+        let mut errors = self.state.init_error.subscribe();
+        let error = errors.wait_for(Option::is_some).await;
+        error.ok().and_then(|error| error.clone()).unwrap_or_default()
+    }
+}
+
+fn unique() -> u64 {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body> {
+    let path = request.uri().path().trim_start_matches('/').to_owned();
+    let parts: Vec<&str> = path.split('/').collect();
+    match (request.method(), parts.as_slice()) {
+        (&Method::GET, [_, "runtime", "invocation", "next"]) => {
+            let agent = request.headers().get("user-agent").and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+            state.user_agents.lock().push(agent.to_owned());
+            next(&state).await
+        }
+        (&Method::POST, [_, "runtime", "invocation", id, kind @ ("response" | "error")]) => {
+            let is_error = *kind == "error";
+            let id = (*id).to_owned();
+            let Ok(body) = request.into_body().collect().await else { return response(400, "{}") };
+            if let Some((sender, started)) = state.waiting.lock().remove(&id) {
+                let took = started.map(|started| started.elapsed()).unwrap_or_default();
+                let _ = sender.send(Outcome { body: body.to_bytes(), is_error, took });
+            }
+            response(202, r#"{"status":"OK"}"#)
+        }
+        (&Method::POST, [_, "runtime", "init", "error"]) => {
+            let Ok(body) = request.into_body().collect().await else { return response(400, "{}") };
+            let text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+            state.init_error.send_replace(Some(text));
+            response(202, r#"{"status":"OK"}"#)
+        }
+        _ => response(404, "{}"),
+    }
+}
+
+async fn next(state: &State) -> Response<Body> {
+    state.polls.send_modify(|polls| *polls += 1);
+    let Some(event) = state.queue.lock().await.recv().await else { return response(500, "{}") };
+    if let Some((_, started)) = state.waiting.lock().get_mut(&event.id) {
+        *started = Some(Instant::now());
+    }
+    Response::builder()
+        .header("content-type", "application/json")
+        .header("lambda-runtime-aws-request-id", &event.id)
+        .header("lambda-runtime-deadline-ms", event.deadline_ms)
+        .header("lambda-runtime-invoked-function-arn", "arn:aws:lambda:us-east-1:000000000000:function:redirect:1")
+        .header("lambda-runtime-trace-id", "Root=1-00000000-000000000000000000000000;Sampled=0")
+        .body(full(event.body))
+        .unwrap_or_else(|_| response(500, "{}"))
+}

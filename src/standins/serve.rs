@@ -1,0 +1,90 @@
+//! An HTTP/1.1 server on a free port of the loopback address, whose connections can be cut.
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::task::{AbortHandle, JoinHandle};
+
+/// A body that may fail half-way.
+pub(super) type Body = BoxBody<Bytes, io::Error>;
+
+/// A running server; it ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Server {
+    address: SocketAddr,
+    accepting: JoinHandle<()>,
+    connections: Arc<Mutex<Vec<AbortHandle>>>,
+}
+
+impl Server {
+    pub(super) async fn start<H, F>(handler: H) -> io::Result<Self>
+    where
+        H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let connections: Arc<Mutex<Vec<AbortHandle>>> = Arc::default();
+        let opened = connections.clone();
+        let accepting = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let _ = stream.set_nodelay(true);
+                let handler = handler.clone();
+                let connection = tokio::spawn(async move {
+                    let service = service_fn(move |request| {
+                        let response = handler(request);
+                        async move { Ok::<_, Infallible>(response.await) }
+                    });
+                    // The peer ends a connection as it likes; a test that cares sees it by other means.
+                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                });
+                let mut opened = opened.lock();
+                opened.retain(|connection| !connection.is_finished());
+                opened.push(connection.abort_handle());
+            }
+        });
+        Ok(Self { address, accepting, connections })
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Closes every connection, without a word.
+    pub(super) fn drop_connections(&self) {
+        for connection in self.connections.lock().drain(..) {
+            connection.abort();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.drop_connections();
+    }
+}
+
+/// A whole body.
+pub(super) fn full(text: impl Into<Bytes>) -> Body {
+    Full::new(text.into()).map_err(|never| match never {}).boxed()
+}
+
+/// A response with a JSON body.
+pub(super) fn response(status: u16, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(full(body));
+    *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
+    response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/json"));
+    response
+}

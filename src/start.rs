@@ -1,0 +1,81 @@
+//! From a started process to a function that takes events; and what is said when that fails.
+
+use crate::edge::Edge;
+use crate::flags::{Clock, Flags};
+use crate::logs;
+use crate::settings::{SDK_KEY_VARIABLE, SdkKey, Settings};
+use lambda_runtime::Error;
+use lambda_runtime_api_client::Client;
+use lambda_runtime_api_client::body::Body;
+use std::env;
+use std::sync::Arc;
+
+/// What `build.rs` compiled in: `redirect.toml`, a field a line, and the SDK key.
+const SETTINGS: &str = include_str!(concat!(env!("OUT_DIR"), "/settings.txt"));
+const SDK_KEY: &str = include_str!(concat!(env!("OUT_DIR"), "/sdk-key.txt"));
+
+/// Reads the settings and starts the flags.
+///
+/// # Errors
+/// A wrong setting in the environment, or a client that does not start.
+pub async fn edge() -> Result<Arc<Edge>, Error> {
+    let compiled_in = |field: &str| {
+        let line = SETTINGS.lines().find_map(|line| line.split_once('=').filter(|(name, _)| *name == field));
+        line.map(|(_, value)| value.to_owned())
+    };
+    let settings = Arc::new(Settings::read(compiled_in, |variable| env::var(variable).ok())?);
+    let key = SdkKey::parse(&env::var(SDK_KEY_VARIABLE).unwrap_or_else(|_| SDK_KEY.to_owned()))?;
+    if key.is_none() {
+        logs::message(
+            "info",
+            "offline mode: no SDK key, so the flag data is that of the repository and no events are sent",
+        );
+    }
+    let clock = Clock::default();
+    let flags = Flags::start(settings.clone(), key.as_ref(), clock.clone()).await?;
+    Ok(Arc::new(Edge::new(settings, clock, flags)))
+}
+
+/// Sends the last events when Lambda shuts the environment down. Lambda gives 500 ms for that, and only where an
+/// extension is registered, which no one has shown to work at the edge: there, nothing registers.
+/// <https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html#runtimes-lifecycle-shutdown>
+#[cfg(feature = "regional")]
+pub async fn flush_at_shutdown(edge: Arc<Edge>) {
+    let budget = std::time::Duration::from_millis(400);
+    lambda_runtime::spawn_graceful_shutdown_handler(move || async move { edge.flags().flush_all(budget).await }).await;
+}
+
+/// Makes the standard streams blocking again, as a runtime that this process replaced may have left them: a log line
+/// that a slow reader does not take at once would be lost.
+pub fn block_on_standard_streams() {
+    for stream in 0..=2 {
+        // SAFETY: fcntl on a descriptor number touches no memory; for a closed one it returns an error.
+        unsafe {
+            let flags = libc::fcntl(stream, libc::F_GETFL);
+            if flags != -1 {
+                libc::fcntl(stream, libc::F_SETFL, flags & !libc::O_NONBLOCK);
+            }
+        }
+    }
+}
+
+/// Tells Lambda why the function did not start, so that its log says so.
+/// <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html#runtimes-api-initerror>
+pub async fn report(error: &Error) {
+    logs::message("error", &format!("the function did not start: {error}"));
+    if env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
+        return;
+    }
+    let body = serde_json::json!({ "errorType": "StartError", "errorMessage": error.to_string() });
+    let request = http::Request::post("/2018-06-01/runtime/init/error")
+        .header("lambda-runtime-function-error-type", "Runtime.StartError")
+        .body(Body::from(body.to_string()));
+    let sent = match (Client::builder().build(), request) {
+        (Ok(client), Ok(request)) => client.call(request).await.map(drop),
+        (Err(error), _) => Err(error.into()),
+        (_, Err(error)) => Err(Error::from(error)),
+    };
+    if let Err(error) = sent {
+        logs::message("error", &format!("nor could Lambda be told: {error}"));
+    }
+}

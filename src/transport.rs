@@ -1,0 +1,127 @@
+//! The one HTTP transport for flag data and events: the SDK's own, with the time-outs that it lacks.
+
+use crate::flags::{Clock, Moment};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::Request;
+use launchdarkly_sdk_transport::{HttpTransport, HyperTransport, ResponseFuture, TransportError};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A connection that was idle for longer may be dead without anyone having been told: the environment was frozen.
+const LONGEST_IDLE: Duration = Duration::from_secs(10);
+
+/// An HTTP client with connect and total time-outs. Connections are reused within [`LONGEST_IDLE`].
+///
+/// Used by the source of the flag data and, through [`HttpTransport`], by the SDK's event sender.
+#[derive(Clone)]
+pub struct Transport(Arc<Inner>);
+
+struct Inner {
+    clock: Clock,
+    time_out: Duration,
+    pool: Mutex<Option<Pool>>,
+}
+
+struct Pool {
+    client: Https,
+    last_used: Moment,
+}
+
+type Https = Box<dyn Fn(Request<Option<Bytes>>) -> ResponseFuture + Send + Sync>;
+
+/// A response that was read to its end.
+#[derive(Debug)]
+pub struct Response {
+    /// Status and headers.
+    pub head: http::response::Parts,
+    /// The body as it was sent.
+    pub body: Vec<u8>,
+}
+
+/// Why there is no response.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum RequestError {
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    #[error("the connection failed: {0}")]
+    Failed(String),
+    #[error("the answer has more than {0} bytes")]
+    TooLarge(usize),
+}
+
+impl Transport {
+    /// A transport whose requests take at most `time_out` from first to last byte.
+    pub fn new(clock: Clock, time_out: Duration) -> Self {
+        Self(Arc::new(Inner { clock, time_out, pool: Mutex::new(None) }))
+    }
+
+    /// Sends a request and reads the whole response, of which at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`RequestError`]; an HTTP error status is a response, not an error.
+    pub async fn exchange(&self, request: Request<Option<Bytes>>, limit: usize) -> Result<Response, RequestError> {
+        let time_out = self.0.time_out;
+        let exchange = async {
+            let (head, mut chunks) = self.send(request).await.map_err(failed)?.into_parts();
+            let mut body = Vec::new();
+            while let Some(chunk) = chunks.next().await {
+                let chunk = chunk.map_err(failed)?;
+                if body.len() + chunk.len() > limit {
+                    return Err(RequestError::TooLarge(limit));
+                }
+                body.extend_from_slice(&chunk);
+            }
+            Ok(Response { head, body })
+        };
+        tokio::time::timeout(time_out, exchange).await.unwrap_or(Err(RequestError::TimedOut(time_out)))
+    }
+
+    /// The pool is a new one when the last was not used for long, by the clock that sees a freeze: hyper's own idle
+    /// time-out goes by one that may stand still meanwhile.
+    fn send(&self, request: Request<Option<Bytes>>) -> ResponseFuture {
+        let inner = &self.0;
+        let mut pool = inner.pool.lock();
+        if pool.as_ref().is_some_and(|pool| inner.clock.since(pool.last_used) > LONGEST_IDLE) {
+            *pool = None;
+        }
+        let pool = match &mut *pool {
+            Some(pool) => pool,
+            empty => match HyperTransport::builder().connect_timeout(inner.time_out).build_https() {
+                Ok(transport) => empty.insert(Pool {
+                    client: Box::new(move |request| transport.request(request)),
+                    last_used: inner.clock.now(),
+                }),
+                Err(error) => return Box::pin(async { Err(TransportError::new(error)) }),
+            },
+        };
+        pool.last_used = inner.clock.now();
+        (pool.client)(request)
+    }
+}
+
+/// The whole chain of causes: hyper's outermost error says only that something failed.
+fn failed(error: TransportError) -> RequestError {
+    let mut text = error.inner().to_string();
+    let mut cause = error.inner().source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    RequestError::Failed(text)
+}
+
+/// For the SDK's event sender, which has no time-out of its own and ignores the bodies of responses.
+impl HttpTransport for Transport {
+    fn request(&self, request: Request<Option<Bytes>>) -> ResponseFuture {
+        let time_out = self.0.time_out;
+        let response = self.send(request);
+        Box::pin(async move {
+            tokio::time::timeout(time_out, response)
+                .await
+                .unwrap_or_else(|_| Err(TransportError::new(RequestError::TimedOut(time_out))))
+        })
+    }
+}
