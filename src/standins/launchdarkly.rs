@@ -268,9 +268,9 @@ async fn failing(fault: Fault, body: Vec<u8>, good: Response<Body>) -> Response<
             answer.headers_mut().insert("content-type", HeaderValue::from_static(content_type));
         }
         Fault::Huge(size) => {
-            const CHUNK: usize = 1 << 16;
-            let chunks =
-                stream::iter(0..size.div_ceil(CHUNK)).map(|_| Ok(Frame::data(Bytes::from_static(&[b' '; CHUNK]))));
+            const CHUNK: usize = 1 << 14;
+            static SPACES: [u8; CHUNK] = [b' '; CHUNK];
+            let chunks = stream::iter(0..size.div_ceil(CHUNK)).map(|_| Ok(Frame::data(Bytes::from_static(&SPACES))));
             answer = response(200, "");
             *answer.body_mut() = BodyExt::boxed(StreamBody::new(chunks));
         }
