@@ -212,8 +212,8 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body>
     let mut hasher = DefaultHasher::new();
     body.hash(&mut hasher);
     let etag = format!("\"{:016x}\"", hasher.finish());
-    let mut answer =
-        if if_none_match.as_ref() == Some(&etag) { response(304, "") } else { response(200, body.clone()) };
+    let unchanged = fault == Fault::None && if_none_match.as_ref() == Some(&etag);
+    let mut answer = if unchanged { response(304, "") } else { response(200, body.clone()) };
     let headers = answer.headers_mut();
     if let Ok(etag) = HeaderValue::from_str(&etag) {
         headers.insert("etag", etag);
