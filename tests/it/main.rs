@@ -1,6 +1,13 @@
 //! The real binary against stand-ins for Lambda and LaunchDarkly, which speak the real protocols.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
 
 mod bucketing;
 mod decision;
