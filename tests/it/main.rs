@@ -14,4 +14,5 @@ mod decision;
 mod events;
 mod faults;
 mod setup;
+mod soak;
 mod start;
