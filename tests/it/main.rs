@@ -10,6 +10,7 @@
 )]
 
 mod bucketing;
+mod carrier;
 mod decision;
 mod events;
 mod faults;
