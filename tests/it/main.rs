@@ -14,6 +14,7 @@ mod carrier;
 mod decision;
 mod events;
 mod faults;
+mod logs;
 mod setup;
 mod soak;
 mod start;
