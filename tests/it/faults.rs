@@ -242,6 +242,19 @@ async fn frozen_for_ten_minutes_the_next_decision_uses_the_new_value() {
 }
 
 #[tokio::test]
+async fn a_connection_is_used_again_unless_it_was_idle_for_more_than_ten_seconds() {
+    let settings = [("REDIRECT_REFRESH_AFTER_SECONDS", "0"), ("REDIRECT_EVENTS", "off")];
+    let mut world = World::new(launchdarkly(flag(1, true)).await, &settings).await;
+    let start = SystemTime::now();
+    // Seconds by Lambda's deadlines, and the connections made until then: one is made at the start.
+    for (second, connections) in [(0, 1), (5, 1), (14, 1), (25, 2), (30, 2), (630, 3)] {
+        world.send_at(&event("/a", "192.0.2.1"), start + Duration::from_secs(second)).await;
+        assert_eq!(world.launchdarkly.connections(), connections, "second {second}");
+    }
+    assert_eq!(world.launchdarkly.count("GET"), 8, "one at the start, one after each visit, one before the last");
+}
+
+#[tokio::test]
 async fn ten_minutes_that_only_the_deadline_shows_make_data_stale() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
     check(&world.visit("/a", "192.0.2.1").await, "before", "302 /site/beta/a", "fresh");
