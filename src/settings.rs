@@ -243,13 +243,13 @@ impl Settings {
             log: given("log")?.one_of(&[("all", Log::All), ("problems", Log::Problems)])?,
             log_client_ip: given("log_client_ip")?.one_of(&[("true", true), ("false", false)])?,
         };
-        settings.fit_time_out(given("function_timeout_seconds")?)?;
+        settings.fit_time_out(&given("function_timeout_seconds")?)?;
         Ok(settings)
     }
 
     /// A cold start that Lambda repeats inside an invocation counts against the function's time-out, so it is the
     /// longer of the two waits that must fit, with what follows it.
-    fn fit_time_out(&self, time_out: Given<'_>) -> Result<(), SettingError> {
+    fn fit_time_out(&self, time_out: &Given<'_>) -> Result<(), SettingError> {
         let needed = self.viewer_budget.max(self.init_budget) + self.between_budget + DEADLINE_RESERVE;
         if needed <= self.function_timeout {
             return Ok(());

@@ -260,7 +260,7 @@ mod tests {
         serde_json::json!({
             "key": key, "version": 3, "on": true, "targets": [], "salt": "s", "variations": [true, false],
             "fallthrough": {"variation": 0}, "offVariation": 1, "prerequisites": prerequisites,
-            "rules": [{"variation": 0, "clauses": [{"attribute": "key", "op": "segmentMatch", "values": segments}]}],
+            "rules": [{"variation": 0, "trackEvents": false, "clauses": [{"attribute": "key", "op": "segmentMatch", "values": segments}]}],
         })
         .to_string()
     }

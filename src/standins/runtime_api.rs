@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -37,10 +38,17 @@ struct Event {
     deadline_ms: u64,
 }
 
+/// Who waits for an invocation's answer, and since when the function has the event.
+struct Waiting {
+    sender: oneshot::Sender<Outcome>,
+    handed_out: Option<Instant>,
+}
+
 struct State {
     queue: tokio::sync::Mutex<mpsc::UnboundedReceiver<Event>>,
-    waiting: Mutex<HashMap<String, (oneshot::Sender<Outcome>, Option<Instant>)>>,
+    waiting: Mutex<HashMap<String, Waiting>>,
     polls: watch::Sender<u64>,
+    invocations: AtomicU64,
     user_agents: Mutex<Vec<String>>,
     init_error: watch::Sender<Option<String>>,
 }
@@ -56,6 +64,7 @@ impl RuntimeApi {
             queue: tokio::sync::Mutex::new(queue),
             waiting: Mutex::default(),
             polls: watch::Sender::new(0),
+            invocations: AtomicU64::new(0),
             user_agents: Mutex::default(),
             init_error: watch::Sender::new(None),
         });
@@ -78,7 +87,7 @@ impl RuntimeApi {
     pub async fn invoke_with_deadline(&self, event: impl Into<Bytes>, deadline: SystemTime) -> Option<Outcome> {
         let id = format!("{:032x}", unique());
         let (sender, receiver) = oneshot::channel();
-        self.state.waiting.lock().insert(id.clone(), (sender, None));
+        self.state.waiting.lock().insert(id.clone(), Waiting { sender, handed_out: None });
         let deadline_ms = deadline.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
         let deadline_ms = u64::try_from(deadline_ms).unwrap_or(u64::MAX);
         self.events.send(Event { id, body: event.into(), deadline_ms }).ok()?;
@@ -88,6 +97,11 @@ impl RuntimeApi {
     /// How often the function has asked for an event.
     pub fn polls(&self) -> u64 {
         *self.state.polls.borrow()
+    }
+
+    /// How many events it was given.
+    pub fn invocations(&self) -> u64 {
+        self.state.invocations.load(Ordering::Relaxed)
     }
 
     /// Waits until the function has asked for events so often.
@@ -110,7 +124,6 @@ impl RuntimeApi {
 }
 
 fn unique() -> u64 {
-    use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
@@ -128,9 +141,9 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body>
             let is_error = *kind == "error";
             let id = (*id).to_owned();
             let Ok(body) = request.into_body().collect().await else { return response(400, "{}") };
-            if let Some((sender, started)) = state.waiting.lock().remove(&id) {
-                let took = started.map(|started| started.elapsed()).unwrap_or_default();
-                let _ = sender.send(Outcome { body: body.to_bytes(), is_error, took });
+            if let Some(waiting) = state.waiting.lock().remove(&id) {
+                let took = waiting.handed_out.map(|moment| moment.elapsed()).unwrap_or_default();
+                let _ = waiting.sender.send(Outcome { body: body.to_bytes(), is_error, took });
             }
             response(202, r#"{"status":"OK"}"#)
         }
@@ -147,8 +160,9 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body>
 async fn next(state: &State) -> Response<Body> {
     state.polls.send_modify(|polls| *polls += 1);
     let Some(event) = state.queue.lock().await.recv().await else { return response(500, "{}") };
-    if let Some((_, started)) = state.waiting.lock().get_mut(&event.id) {
-        *started = Some(Instant::now());
+    state.invocations.fetch_add(1, Ordering::Relaxed);
+    if let Some(waiting) = state.waiting.lock().get_mut(&event.id) {
+        waiting.handed_out = Some(Instant::now());
     }
     Response::builder()
         .header("content-type", "application/json")
