@@ -241,7 +241,7 @@ async fn set_fault(State(control): State<Arc<Control>>, Json(SetFault { fault })
 }
 
 async fn freeze(State(control): State<Arc<Control>>) -> StatusCode {
-    control.environment.freeze_long();
+    control.environment.freeze_long().await;
     // No server keeps an idle connection for so long.
     if let Origin::StandIn(launchdarkly) = &control.launchdarkly {
         launchdarkly.drop_connections();
@@ -250,7 +250,7 @@ async fn freeze(State(control): State<Arc<Control>>) -> StatusCode {
 }
 
 async fn kill(State(control): State<Arc<Control>>) -> StatusCode {
-    control.environment.kill();
+    control.environment.kill().await;
     StatusCode::NO_CONTENT
 }
 

@@ -74,8 +74,8 @@ pub(super) struct Environment {
 
 enum Job {
     Invoke(Vec<u8>, oneshot::Sender<Invocation>),
-    FreezeLong,
-    Kill,
+    FreezeLong(oneshot::Sender<()>),
+    Kill(oneshot::Sender<()>),
 }
 
 impl Environment {
@@ -97,13 +97,20 @@ impl Environment {
     }
 
     /// Freezes it now, and lets ten minutes pass for the function: it sees the time by its next deadline.
-    pub(super) fn freeze_long(&self) {
-        let _ = self.jobs.send(Job::FreezeLong);
+    pub(super) async fn freeze_long(&self) {
+        self.order(Job::FreezeLong).await;
     }
 
-    /// Kills the process.
-    pub(super) fn kill(&self) {
-        let _ = self.jobs.send(Job::Kill);
+    /// Kills the process, when it is done with what it has.
+    pub(super) async fn kill(&self) {
+        self.order(Job::Kill).await;
+    }
+
+    async fn order(&self, job: impl FnOnce(oneshot::Sender<()>) -> Job) {
+        let (sender, done) = oneshot::channel();
+        let _ = self.jobs.send(job(sender));
+        // It is not done only when the preview ends.
+        let _ = done.await;
     }
 
     pub(super) fn status(&self) -> Status {
@@ -131,14 +138,18 @@ impl Worker {
         while let Some(job) = queue.recv().await {
             match job {
                 Job::Invoke(event, answer) => self.invoke(event, answer).await,
-                Job::FreezeLong => {
+                Job::FreezeLong(done) => {
                     self.time_passed += LONG_FREEZE;
                     if let Some(running) = &self.running {
                         running.function.freeze();
                         self.show("frozen");
                     }
+                    let _ = done.send(());
                 }
-                Job::Kill => self.kill().await,
+                Job::Kill(done) => {
+                    self.kill().await;
+                    let _ = done.send(());
+                }
             }
         }
     }

@@ -42,6 +42,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 
 const TEMPLATE: &str = "cloudformation/edge.yaml";
 const SITE: &str = "site";
@@ -56,6 +57,9 @@ const LIVELY: [(&str, &str); 4] = [
 
 /// How long a request to a real LaunchDarkly may take.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the preview waits for the function to be gone, when it ends.
+const LONGEST_FAREWELL: Duration = Duration::from_secs(1);
 
 /// How the preview is to run.
 #[derive(Clone, Copy, Debug)]
@@ -134,7 +138,7 @@ pub async fn run(options: Options) -> Result<(), PreviewError> {
         }
     }
 
-    let cloudfront = Arc::new(CloudFront { distribution, environment, origin: PathBuf::from(SITE), journal });
+    let cloudfront = Arc::new(CloudFront { distribution, environment: environment.clone(), origin: PathBuf::from(SITE), journal });
     let site = Router::new().fallback(viewer_request).with_state(cloudfront);
     let app = control::routes(control).fallback_service(site);
     println!("The site:     http://{address}/");
@@ -146,10 +150,11 @@ pub async fn run(options: Options) -> Result<(), PreviewError> {
     let server = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>());
     tokio::select! {
         outcome = server => outcome?,
-        // The runtime ends after this, and the function's process with it.
         _ = interrupted.recv() => {}
         _ = terminated.recv() => {}
     }
+    // What is busy for longer is killed when it is dropped.
+    let _ = timeout(LONGEST_FAREWELL, environment.kill()).await;
     Ok(())
 }
 
