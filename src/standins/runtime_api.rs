@@ -2,7 +2,7 @@
 
 use super::serve::{Body, Server, full, response};
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
@@ -51,6 +51,7 @@ struct State {
     invocations: AtomicU64,
     user_agents: Mutex<Vec<String>>,
     init_error: watch::Sender<Option<String>>,
+    extensions: watch::Sender<u64>,
 }
 
 impl RuntimeApi {
@@ -67,6 +68,7 @@ impl RuntimeApi {
             invocations: AtomicU64::new(0),
             user_agents: Mutex::default(),
             init_error: watch::Sender::new(None),
+            extensions: watch::Sender::new(0),
         });
         let shared = state.clone();
         let server = Server::start(move |request| answer(shared.clone(), request)).await?;
@@ -115,6 +117,11 @@ impl RuntimeApi {
         self.state.user_agents.lock().clone()
     }
 
+    /// How many extensions were registered.
+    pub fn extensions(&self) -> u64 {
+        *self.state.extensions.borrow()
+    }
+
     /// Waits for an init error and gives its JSON.
     pub async fn init_error(&self) -> String {
         let mut errors = self.state.init_error.subscribe();
@@ -153,6 +160,15 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body>
             state.init_error.send_replace(Some(text));
             response(202, r#"{"status":"OK"}"#)
         }
+        (&Method::POST, [_, "extension", "register"]) => {
+            state.extensions.send_modify(|count| *count += 1);
+            let mut answer =
+                response(200, r#"{"functionName":"redirect","functionVersion":"1","handler":"bootstrap"}"#);
+            answer.headers_mut().insert("lambda-extension-identifier", HeaderValue::from_static("1"));
+            answer
+        }
+        // No event ever comes for an extension that asked for none.
+        (&Method::GET, [_, "extension", "event", "next"]) => std::future::pending().await,
         _ => response(404, "{}"),
     }
 }

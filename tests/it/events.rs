@@ -1,7 +1,7 @@
 //! The events that LaunchDarkly gets of the evaluations.
 
-use crate::setup::{World, event, flag, launchdarkly};
-use redirect::standins::Fault;
+use crate::setup::{World, event, flag, launchdarkly, start_program};
+use redirect::standins::{Fault, RuntimeApi};
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime};
 
@@ -177,4 +177,25 @@ async fn an_events_server_that_is_down_is_no_affair_of_the_viewers() {
     let messages = world.messages();
     let ours: Vec<_> = messages.iter().filter(|line| line.contains("events were not delivered")).collect();
     assert!(!ours.is_empty() && ours.len() <= 2, "{messages:?}");
+}
+
+#[tokio::test]
+async fn a_regional_function_sends_its_last_events_when_it_is_shut_down() {
+    let launchdarkly = launchdarkly(flag(3, true)).await;
+    let lambda = RuntimeApi::start().await.unwrap();
+    let function = start_program(env!("CARGO_BIN_EXE_regional"), &lambda, &launchdarkly.uri(), &[]);
+    let mut world = World { lambda, launchdarkly, function };
+    world.visit("/a", "192.0.2.1").await;
+    assert_eq!(world.lambda.extensions(), 1);
+    assert_eq!(world.launchdarkly.count("POST"), 0);
+    world.function.terminate();
+    assert!(world.function.ended().await.unwrap().success());
+    assert_eq!(counted(&world.launchdarkly.events()), 1);
+}
+
+#[tokio::test]
+async fn the_edge_function_registers_nothing() {
+    let mut world = World::new(launchdarkly(flag(3, true)).await, &[]).await;
+    world.visit("/a", "192.0.2.1").await;
+    assert_eq!(world.lambda.extensions(), 0);
 }

@@ -63,8 +63,8 @@ impl World {
         self.lambda.polled(self.lambda.invocations() + 1).await;
         let count = |log: &[String]| decisions(log) > before;
         let log = self.function.log_when(count).await;
-        let line = log.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let line = line.filter(|line| line.get("outcome").is_some()).next_back().unwrap();
+        let line = log.iter().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let line = line.into_iter().find(|line| line.get("outcome").is_some()).unwrap();
         Answered {
             json: serde_json::from_slice(&outcome.body).unwrap(),
             is_error: outcome.is_error,
@@ -84,8 +84,12 @@ fn decisions(log: &[String]) -> usize {
     log.iter().filter(|line| line.contains("\"outcome\"")).count()
 }
 
-/// Starts the binary that this test run built.
+/// Starts the edge function that this test run built.
 pub fn start(lambda: &RuntimeApi, launchdarkly: &str, settings: &[(&str, &str)]) -> Function {
+    start_program(env!("CARGO_BIN_EXE_redirect"), lambda, launchdarkly, settings)
+}
+
+pub fn start_program(program: &str, lambda: &RuntimeApi, launchdarkly: &str, settings: &[(&str, &str)]) -> Function {
     let mut environment = vec![
         ("LAUNCHDARKLY_SDK_KEY", KEY),
         ("LAUNCHDARKLY_BASE_URI", launchdarkly),
@@ -93,7 +97,7 @@ pub fn start(lambda: &RuntimeApi, launchdarkly: &str, settings: &[(&str, &str)])
         ("LAUNCHDARKLY_EVENTS_URI", launchdarkly),
     ];
     environment.extend_from_slice(settings);
-    Function::start(env!("CARGO_BIN_EXE_redirect"), lambda, environment).unwrap()
+    Function::start(program, lambda, environment).unwrap()
 }
 
 /// An environment with the flag `rebrand`, and that is all.
