@@ -246,18 +246,18 @@ fn known<T: DeserializeOwned>(place: &str, mut value: Value) -> Result<T, Templa
 
 fn script(template: &Template<'_>, name: &str) -> Result<Script, TemplateError> {
     let properties = template.properties(name)?;
-    if properties["FunctionConfig"]["Runtime"] != "cloudfront-js-2.0" {
+    let text = |pointer| properties.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    if text("/FunctionConfig/Runtime") != "cloudfront-js-2.0" {
         return Err(TemplateError(format!("{name}: the preview knows the runtime cloudfront-js-2.0 only")));
     }
-    let code = properties["FunctionCode"].as_str().unwrap_or_default();
-    Script::new(name, code).map_err(|error| TemplateError(error.to_string()))
+    Script::new(name, text("/FunctionCode")).map_err(|error| TemplateError(error.to_string()))
 }
 
 fn function_timeout(template: &Template<'_>) -> Result<Duration, TemplateError> {
     let [name] = template.resources("AWS::Lambda::Function").try_into().map_err(|names: Vec<_>| {
         TemplateError(format!("there are {} Lambda functions; the preview runs one", names.len()))
     })?;
-    let seconds = template.properties(&name)?["Timeout"].as_u64();
+    let seconds = template.properties(&name)?.get("Timeout").and_then(Value::as_u64);
     seconds.map(Duration::from_secs).ok_or_else(|| TemplateError(format!("{name}: Timeout is no number of seconds")))
 }
 
@@ -350,9 +350,17 @@ mod tests {
 
     #[test]
     fn what_the_preview_does_not_know_is_an_error() {
-        check_refused("- PathPattern: /site/\n", "- RealtimeLogConfigArn: x\n            PathPattern: /site/\n", "RealtimeLogConfigArn");
+        check_refused(
+            "- PathPattern: /site/\n",
+            "- RealtimeLogConfigArn: x\n            PathPattern: /site/\n",
+            "RealtimeLogConfigArn",
+        );
         check_refused("EventType: viewer-request", "EventType: origin-request", "functions on origin-request");
-        check_refused("{EventType: viewer-request, L", "{EventType: viewer-request, IncludeBody: true, L", "IncludeBody");
+        check_refused(
+            "{EventType: viewer-request, L",
+            "{EventType: viewer-request, IncludeBody: true, L",
+            "IncludeBody",
+        );
         check_refused("Enabled: true", "Enabled: true\n        OriginGroups: {}", "OriginGroups");
         check_refused("TargetOriginId: site", "TargetOriginId: other", "there is no origin \"other\"");
         check_refused("LambdaFunctionARN: !Ref FunctionVersion", "LambdaFunctionARN: !Ref Function", "one function");

@@ -84,7 +84,12 @@ impl CloudFront {
         let invocation = self.environment.invoke(viewer.lambda_event(&request).to_string().into_bytes()).await;
         let answer = match &invocation.answer {
             Ok(body) => rules::enforce(body, &request).map_err(|breach| {
-                refused(StatusCode::BAD_GATEWAY, "LambdaValidationError from cloudfront", "function", breach.to_string())
+                refused(
+                    StatusCode::BAD_GATEWAY,
+                    "LambdaValidationError from cloudfront",
+                    "function",
+                    breach.to_string(),
+                )
             }),
             Err(failure) => Err(refused(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -103,12 +108,7 @@ impl CloudFront {
         Answered { cold: invocation.cold, ..answer }
     }
 
-    async fn run_script(
-        &self,
-        script: &Script,
-        viewer: &Viewer,
-        headers: &[(&'static str, &'static str)],
-    ) -> Answered {
+    async fn run_script(&self, script: &Script, viewer: &Viewer, headers: &[(&'static str, &'static str)]) -> Answered {
         let answer = match script.run(&viewer.script_event(), &viewer.query) {
             Ok(answer) => answer,
             Err(error) => {
@@ -134,10 +134,10 @@ impl CloudFront {
         headers: &[(&'static str, &'static str)],
         by: &'static str,
     ) -> Answered {
-        let mut response = self.object(viewer, uri).await;
+        let mut response = self.object(&viewer.method, uri, &viewer.headers).await;
         let status = response.status();
         if let Some(page) = self.distribution.error_page(status.as_u16()) {
-            response = self.object(viewer, &page.response_page_path).await;
+            response = self.object("GET", &page.response_page_path, &HeaderMap::new()).await;
             if response.status() == StatusCode::OK {
                 *response.status_mut() = StatusCode::from_u16(page.response_code).unwrap_or(status);
             }
@@ -150,7 +150,7 @@ impl CloudFront {
     }
 
     /// An object of the private bucket: no directory index, and 403 for what is missing, as CloudFront may not list it.
-    async fn object(&self, viewer: &Viewer, uri: &str) -> Response<Body> {
+    async fn object(&self, method: &str, uri: &str, headers: &HeaderMap) -> Response<Body> {
         let missing = || {
             let mut response = Response::new(Body::from(S3_ACCESS_DENIED));
             *response.status_mut() = StatusCode::FORBIDDEN;
@@ -158,9 +158,9 @@ impl CloudFront {
             response
         };
         let Some(key) = uri.strip_prefix(BUCKET_PREFIX) else { return missing() };
-        let mut request = Request::builder().method(viewer.method.as_str()).uri(format!("/{key}"));
-        if let Some(headers) = request.headers_mut() {
-            headers.clone_from(&viewer.headers);
+        let mut request = Request::builder().method(method).uri(format!("/{key}"));
+        if let Some(own) = request.headers_mut() {
+            own.clone_from(headers);
         }
         let Ok(request) = request.body(Body::empty()) else { return missing() };
         let folder = ServeDir::new(&self.origin).append_index_html_on_directories(false);
@@ -175,8 +175,7 @@ impl CloudFront {
     }
 }
 
-const S3_ACCESS_DENIED: &str =
-    "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
+const S3_ACCESS_DENIED: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
 
 fn answered(mut response: Response<Body>, cache: &'static str, by: &'static str) -> Answered {
     response.headers_mut().insert("x-cache", HeaderValue::from_static(cache));

@@ -206,7 +206,7 @@ struct VisitAs {
 
 async fn visit_as(Json(VisitAs { address }): Json<VisitAs>) -> Response {
     if address.parse::<IpAddr>().is_err() {
-        return refusal(format!("{address:?} is no IP address: write it as 192.0.2.1 or 2001:db8::1"));
+        return refusal(&format!("{address:?} is no IP address: write it as 192.0.2.1 or 2001:db8::1"));
     }
     let cookie = format!("{VIEWER_COOKIE}={address}; Path=/; SameSite=Strict");
     (StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response()
@@ -220,7 +220,7 @@ async fn visit_as_self() -> Response {
 async fn set_flag(State(control): State<Arc<Control>>, Json(wanted): Json<Wanted>) -> Response {
     let Origin::StandIn(launchdarkly) = &control.launchdarkly else { return read_only() };
     if let Err(error) = wanted.check() {
-        return refusal(error.to_string());
+        return refusal(&error.to_string());
     }
     control.set_flag(launchdarkly, &wanted);
     StatusCode::NO_CONTENT.into_response()
@@ -255,9 +255,9 @@ async fn kill(State(control): State<Arc<Control>>) -> StatusCode {
 }
 
 fn read_only() -> Response {
-    refusal("the LaunchDarkly environment is a real one and only read: change the flag in LaunchDarkly".to_owned())
+    refusal("the LaunchDarkly environment is a real one and only read: change the flag in LaunchDarkly")
 }
 
-fn refusal(error: String) -> Response {
+fn refusal(error: &str) -> Response {
     (StatusCode::UNPROCESSABLE_ENTITY, Json(json!({ "error": error }))).into_response()
 }

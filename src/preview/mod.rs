@@ -1,9 +1,9 @@
 //! CloudFront on this machine: the real function binary behind the cache behaviours of `cloudformation/edge.yaml`, the
 //! sites of `site/`, a LaunchDarkly stand-in, and a page to play with all of it.
 //!
-//! The way of a request: [`cloudfront`] finds the behaviour ([`behaviors`], read by [`template`]), makes the event
-//! ([`viewer`]), lets [`environment`] or [`script`] answer it, enforces Lambda@Edge's [`rules`], and serves from the
-//! origin. [`journal`] tells the control page ([`control`]), which sets the [`flag`] and draws the [`population`].
+//! The way of a request: `cloudfront` finds the behaviour (`behaviors`, read by `template`), makes the event
+//! (`viewer`), lets `environment` or `script` answer it, enforces Lambda@Edge's `rules`, and serves from the
+//! origin. `journal` tells the control page (`control`), which sets the `flag` and draws the `population`.
 
 mod behaviors;
 mod cloudfront;
@@ -35,7 +35,7 @@ use flag::Wanted;
 use journal::Journal;
 use parking_lot::Mutex;
 use std::env;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -138,14 +138,15 @@ pub async fn run(options: Options) -> Result<(), PreviewError> {
         }
     }
 
-    let cloudfront = Arc::new(CloudFront { distribution, environment: environment.clone(), origin: PathBuf::from(SITE), journal });
+    let cloudfront =
+        Arc::new(CloudFront { distribution, environment: environment.clone(), origin: PathBuf::from(SITE), journal });
     let site = Router::new().fallback(viewer_request).with_state(cloudfront);
     let app = control::routes(control).fallback_service(site);
-    println!("The site:     http://{address}/");
-    println!("Control page: http://{address}/__preview");
-    println!("Ctrl-C ends both.");
+    say(&format!(
+        "The site:     http://{address}/\nControl page: http://{address}/__preview\nCtrl-C ends the preview."
+    ));
     if options.open && webbrowser::open(&format!("http://{address}/__preview")).is_err() {
-        println!("No browser could be opened: open the control page yourself.");
+        say("No browser could be opened: open the control page yourself.");
     }
     let server = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>());
     tokio::select! {
@@ -156,6 +157,11 @@ pub async fn run(options: Options) -> Result<(), PreviewError> {
     // What is busy for longer is killed when it is dropped.
     let _ = timeout(LONGEST_FAREWELL, environment.kill()).await;
     Ok(())
+}
+
+/// Whoever started the preview may not listen.
+fn say(text: &str) {
+    let _ = writeln!(io::stdout(), "{text}");
 }
 
 /// Everything that is not the control page's.

@@ -1,7 +1,7 @@
 //! A thousand viewers, whom LaunchDarkly's own evaluation tells which site they see: the crate that its SDK uses.
 
 use super::flag::Shown;
-use crate::flags::Items;
+use crate::flags::{Item, Items};
 use crate::sources::ItemKind;
 use launchdarkly_server_sdk_evaluation::{ContextBuilder, Flag, FlagValue, Segment, Store, evaluate};
 use serde::Serialize;
@@ -76,7 +76,7 @@ impl Population {
 
     /// Asks for everyone anew.
     pub(super) fn ask(&mut self, items: &Items, flag_key: &str) -> Result<(), PopulationError> {
-        let json = items.get(ItemKind::Flag, flag_key).map(|item| item.json());
+        let json = items.get(ItemKind::Flag, flag_key).map(Item::json);
         let json = json.ok_or_else(|| PopulationError::NoFlag(flag_key.to_owned()))?;
         let malformed = |error: serde_json::Error| PopulationError::Malformed(flag_key.to_owned(), error.to_string());
         let flag: Flag = serde_json::from_str(json).map_err(malformed)?;
@@ -122,10 +122,8 @@ impl Population {
     /// Whether the share goes on in the direction it went, and nothing else changes.
     fn goes_on(&self, flag: &Shown) -> bool {
         let same = Shown { version: flag.version, new_site_percent: flag.new_site_percent, ..self.flag.clone() };
-        let (so_far, step) = (
-            self.drag.to_percent - self.drag.from_percent,
-            flag.new_site_percent - self.flag.new_site_percent,
-        );
+        let (so_far, step) =
+            (self.drag.to_percent - self.drag.from_percent, flag.new_site_percent - self.flag.new_site_percent);
         same == *flag && so_far * step >= 0.0
     }
 
@@ -155,7 +153,6 @@ impl Store for Environment<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flags::Item;
     use serde_json::{Value, json};
 
     fn ask(population: &mut Population, percent: u32, on: bool) {

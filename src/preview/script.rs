@@ -44,26 +44,26 @@ impl Script {
     /// Runs the handler on an event.
     pub(super) fn run(&self, event: &Value, query: &str) -> Result<Value, ScriptError> {
         let result: String = self.with_handler(|call| call.call((event.to_string(), query)))?;
-        serde_json::from_str(&result).map_err(|error| self.failed(error))
+        serde_json::from_str(&result).map_err(|error| self.failed(&error))
     }
 
     /// In an engine of its own, as CloudFront runs it: nothing stays from one call to the next.
     fn with_handler<T>(&self, run: impl FnOnce(Function<'_>) -> rquickjs::Result<T>) -> Result<T, ScriptError> {
-        let runtime = Runtime::new().map_err(|error| self.failed(error))?;
+        let runtime = Runtime::new().map_err(|error| self.failed(&error))?;
         let started = Instant::now();
         runtime.set_interrupt_handler(Some(Box::new(move || started.elapsed() > LONGEST)));
-        let context = Context::full(&runtime).map_err(|error| self.failed(error))?;
+        let context = Context::full(&runtime).map_err(|error| self.failed(&error))?;
         context.with(|engine| {
             let called = || {
                 engine.eval::<(), _>(self.code.as_str())?;
                 engine.globals().get::<_, Function<'_>>("handler")?;
                 run(engine.eval(CALL)?)
             };
-            called().catch(&engine).map_err(|error| self.failed(error))
+            called().catch(&engine).map_err(|error| self.failed(&error))
         })
     }
 
-    fn failed(&self, why: impl ToString) -> ScriptError {
+    fn failed(&self, why: &impl ToString) -> ScriptError {
         ScriptError { name: self.name.clone(), why: why.to_string().trim().to_owned() }
     }
 }
@@ -75,7 +75,8 @@ mod tests {
 
     #[test]
     fn a_handler_changes_the_request() {
-        let code = "function handler(event) { var r = event.request; r.uri += 'index.html?' + r.rawQueryString(); return r; }";
+        let code =
+            "function handler(event) { var r = event.request; r.uri += 'index.html?' + r.rawQueryString(); return r; }";
         let request = Script::new("Index", code).unwrap().run(&json!({"request": {"uri": "/a/"}}), "b=c").unwrap();
         assert_eq!(request, json!({"uri": "/a/index.html?b=c"}));
     }
@@ -93,6 +94,6 @@ mod tests {
         check_refused("function other() {}", "function");
         check_refused("function handler(event) { return event.response.uri; }", "cannot read property");
         check_refused("function handler() { while (true) {} }", "interrupted");
-        check_refused("function handler() {}", "String");
+        check_refused("function handler() {}", "undefined");
     }
 }
