@@ -127,13 +127,14 @@ impl Population {
         same == *flag && so_far * step >= 0.0
     }
 
-    pub(super) fn picture(&self) -> Picture {
-        Picture {
+    /// `None` before the flag is known.
+    pub(super) fn picture(&self) -> Option<Picture> {
+        (!self.sees_new_site.is_empty()).then(|| Picture {
             sees: self.sees_new_site.iter().map(|new| if *new { '1' } else { '0' }).collect(),
             new: self.sees_new_site.iter().filter(|new| **new).count(),
             last_change: self.last_change.clone(),
             drag: self.drag.clone(),
-        }
+        })
     }
 }
 
@@ -172,12 +173,13 @@ mod tests {
     fn a_rising_share_moves_each_viewer_once_and_none_back() {
         let mut population = Population::new();
         assert_eq!(population.addresses().len(), 1_000);
+        assert!(population.picture().is_none(), "before the flag is known");
         ask(&mut population, 0, true);
         for percent in 1..=100 {
             ask(&mut population, percent, true);
-            assert_eq!(population.picture().last_change.to_current, 0, "{percent} %");
+            assert_eq!(population.picture().unwrap().last_change.to_current, 0, "{percent} %");
         }
-        let picture = population.picture();
+        let picture = population.picture().unwrap();
         assert_eq!(picture.drag, Drag { from_percent: 0.0, to_percent: 100.0, moved: 1_000, moved_again: 0 });
         assert_eq!((picture.new, picture.sees.len()), (1_000, 1_000));
     }
@@ -186,15 +188,15 @@ mod tests {
     fn a_new_direction_begins_a_new_drag() {
         let mut population = Population::new();
         ask(&mut population, 50, true);
-        let half = population.picture();
+        let half = population.picture().unwrap();
         assert!((430..570).contains(&half.new), "{}", half.new);
         ask(&mut population, 70, true);
         ask(&mut population, 50, true);
-        let back = population.picture();
+        let back = population.picture().unwrap();
         assert_eq!(back.sees, half.sees, "the same share is the same viewers");
         assert_eq!((back.drag.from_percent, back.drag.moved_again), (70.0, 0));
         ask(&mut population, 50, false);
-        let off = population.picture();
+        let off = population.picture().unwrap();
         assert_eq!((off.new, off.last_change.to_current), (0, half.new));
     }
 

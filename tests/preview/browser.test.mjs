@@ -32,6 +32,7 @@ before(async () => {
   browser = await chromium.launchPersistentContext(profile, {
     executablePath: execFileSync("sh", ["-c", "command -v chromium"], { encoding: "utf8" }).trim(),
     viewport: { width: 1360, height: 900 },
+    reducedMotion: "reduce",
     // Nothing but this machine is asked, and a container's root may have no sandbox.
     args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
       "--disable-component-update", "--disable-sync"],
@@ -148,7 +149,7 @@ test("a first visit lands on one of the sites, with its pictures", async () => {
 
 test("the slider to 100 % and back moves the visitor within the freshness window", async () => {
   await drag("End", 100);
-  assert.equal(await control.locator("#count-new").textContent(), "1,000");
+  await control.locator("#count-new").filter({ hasText: "1,000" }).waitFor();
   await visitUntilFresh("/");
   assert.ok(isNew(), where());
   await picturesAreLoaded();

@@ -10,7 +10,6 @@ const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 let state;
 let addresses = [];
 let own = "";
-let visitor = "";
 // What is to be set next; the flag as it was last told, until someone wants something else.
 let wanted;
 let isSetting = false;
@@ -60,6 +59,11 @@ function visitAgain() {
 
 function showFlag() {
   const { flag, population } = state;
+  if (!population) {
+    byId("percent").textContent = "?";
+    byId("percent-text").textContent = "the flag is not known yet";
+    return;
+  }
   if (!isSetting) {
     const percent = Math.round(flag.new_site_percent);
     wanted = { on: flag.on, new_site_percent: percent, targets: flag.targets };
@@ -89,7 +93,9 @@ function showShare(percent, isOn) {
 
 // What the last change did, in words.
 function movement(flag, { drag, last_change: change }) {
-  if (!flag.on) return `Switched off: everyone sees the current site. ${plural(change.to_current, "visitor")} went back to it.`;
+  if (!flag.on) {
+    return `Switched off: everyone sees the current site.${change.to_current ? ` ${plural(change.to_current, "visitor")} went back to it.` : ""}`;
+  }
   const [from, to] = [Math.round(drag.from_percent), Math.round(drag.to_percent)];
   if (from !== to) {
     const site = to > from ? "to the new site" : "back to the current site";
@@ -104,13 +110,12 @@ function movement(flag, { drag, last_change: change }) {
   return "Drag the slider: visitors move over, and nobody flips back and forth.";
 }
 
+// Who moved lights up.
 function showDots(sees) {
-  const dots = byId("dots").children;
-  for (let index = 0; index < COUNT; index += 1) {
-    const dot = dots[index];
+  if (sees === seen) return;
+  for (const [index, dot] of [...byId("dots").children].entries()) {
     dot.classList.toggle("new", sees[index] === "1");
     dot.classList.toggle("moved", seen !== "" && seen[index] !== sees[index]);
-    dot.classList.toggle("you", addresses[index] === visitor);
   }
   seen = sees;
 }
@@ -170,9 +175,10 @@ function plural(count, word) {
 }
 
 function setVisitor(address) {
-  visitor = address;
   byId("address").value = address;
-  if (state) showDots(state.population.sees);
+  for (const [index, dot] of [...byId("dots").children].entries()) {
+    dot.classList.toggle("you", addresses[index] === address);
+  }
 }
 
 function showVisit() {
@@ -214,7 +220,8 @@ function requestRow({ at_ms: at, viewer, method, address, served, decision }) {
   const flag = element("td");
   if (typeof decision?.variation === "boolean") flag.append(mark(decision.variation), decision.variation ? "new" : "current");
 
-  const reason = element("td", {}, decision?.reason ?? (served.by === "function" ? "not asked" : "no function"));
+  const without = { function: "not asked", script: "CloudFront Function", nothing: "no function" };
+  const reason = element("td", {}, decision?.reason ?? without[served.by]);
   if (decision?.error_kind) reason.append(element("small", {}, decision.error_kind));
 
   const data = element("td");
@@ -267,7 +274,7 @@ byId("visit-form").addEventListener("submit", (event) => {
 });
 for (const button of document.querySelectorAll("[data-pick]")) {
   button.addEventListener("click", () => {
-    const fitting = addresses.filter((_, index) => state.population.sees[index] === button.dataset.pick);
+    const fitting = addresses.filter((_, index) => seen[index] === button.dataset.pick);
     if (fitting.length) visitAs(fitting[Math.floor(Math.random() * fitting.length)]);
     else byId("error").textContent = `None of the ${number.format(COUNT)} visitors sees that site now.`;
   });
@@ -286,7 +293,7 @@ const dotAt = ({ target }) => [...byId("dots").children].indexOf(target);
 byId("dots").addEventListener("pointerover", (event) => {
   const index = dotAt(event);
   const site = seen[index] === "1" ? "new" : "current";
-  byId("hint").textContent = index < 0 ? hint : `${addresses[index]} sees the ${site} site. Click to visit as that address.`;
+  byId("hint").textContent = index < 0 || !seen ? hint : `${addresses[index]} sees the ${site} site. Click to visit as that address.`;
 });
 byId("dots").addEventListener("pointerleave", () => { byId("hint").textContent = hint; });
 byId("dots").addEventListener("click", (event) => {
@@ -295,6 +302,7 @@ byId("dots").addEventListener("click", (event) => {
 });
 
 byId("dots").append(...Array.from({ length: COUNT }, () => document.createElement("i")));
+let visitor;
 [addresses, { address: visitor, own }] = await Promise.all(
   ["viewers", "viewer"].map(async (path) => (await fetch(`/__preview/${path}`)).json()),
 );
