@@ -4,6 +4,8 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 
 export PATH := justfile_directory() / ".tools/bin" + ":" + env("PATH")
 export PYTHONDONTWRITEBYTECODE := "1"
+# The tests wait for processes and time-outs more than they compute.
+export RUST_TEST_THREADS := "8"
 
 # Every optional part at once, so that nothing is compiled twice.
 all := "--all-features --all-targets"

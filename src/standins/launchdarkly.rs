@@ -150,6 +150,11 @@ impl LaunchDarkly {
         self.server.drop_connections();
     }
 
+    /// How many connections were made to it so far.
+    pub fn connections(&self) -> usize {
+        self.server.accepted()
+    }
+
     /// The requests so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.state.seen.borrow().clone()

@@ -65,10 +65,17 @@ fn check_names(error: &str, expected: &[&str]) {
     }
 }
 
+async fn init_error_of(lambda: &RuntimeApi, mut function: Function) -> String {
+    tokio::select! {
+        biased;
+        error = lambda.init_error() => error,
+        status = function.ended() => panic!("no init error, but {status:?}: {:?}", function.log()),
+    }
+}
+
 async fn init_error(root: &Path) -> String {
     let lambda = RuntimeApi::start().await.unwrap();
-    let _function = managed_python(&lambda, root, &[]);
-    let error = lambda.init_error().await;
+    let error = init_error_of(&lambda, managed_python(&lambda, root, &[])).await;
     assert_eq!(lambda.polls(), 0, "an event was asked for");
     error
 }
@@ -103,8 +110,8 @@ async fn a_binary_that_fails_to_start_tells_lambda_itself() {
     let root = task_root("carrier-start");
     fs::copy(env!("CARGO_BIN_EXE_redirect"), root.join("redirect")).unwrap();
     let lambda = RuntimeApi::start().await.unwrap();
-    let _function = managed_python(&lambda, &root, &[("REDIRECT_LOG", "loud")]);
-    check_names(&lambda.init_error().await, &["StartError", "REDIRECT_LOG is \\\"loud\\\""]);
+    let function = managed_python(&lambda, &root, &[("REDIRECT_LOG", "loud")]);
+    check_names(&init_error_of(&lambda, function).await, &["StartError", "REDIRECT_LOG is \\\"loud\\\""]);
     assert_eq!(lambda.polls(), 0);
 }
 
