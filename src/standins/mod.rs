@@ -9,6 +9,6 @@ mod launchdarkly;
 mod runtime_api;
 mod serve;
 
-pub use function::{Function, lambda_environment};
+pub use function::{Following, Function, lambda_environment};
 pub use launchdarkly::{Data, Fault, LaunchDarkly, Seen};
 pub use runtime_api::{Outcome, RuntimeApi};
