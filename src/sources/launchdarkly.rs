@@ -77,13 +77,13 @@ impl LaunchDarkly {
         }
         let json = text(&uri, response)?;
         let items = collect(&Whole::parse(&json, &uri)?, flag_key, None).await?;
-        Ok(Fetched { items, time_to_live: None })
+        Ok(Fetched { items, time_to_live: None, synced: None })
     }
 
     async fn items(&self, flag_key: &str, known: Option<&Items>) -> Result<Fetched, SourceError> {
         let reader = ByItem { source: self, time_to_live: Mutex::new(None) };
         let items = collect(&reader, flag_key, known).await?;
-        Ok(Fetched { items, time_to_live: reader.time_to_live.into_inner() })
+        Ok(Fetched { items, time_to_live: reader.time_to_live.into_inner(), synced: None })
     }
 }
 

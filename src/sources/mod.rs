@@ -2,9 +2,13 @@
 
 mod bundled;
 mod launchdarkly;
+#[cfg(any(feature = "dynamodb", feature = "redis"))]
+mod store;
 
 pub use bundled::{Bundled, Package};
 pub use launchdarkly::LaunchDarkly;
+#[cfg(any(feature = "dynamodb", feature = "redis"))]
+pub use store::StoreSource;
 
 use crate::flags::{Item, Items};
 use futures_util::future::BoxFuture;
@@ -13,7 +17,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::{Borrow, Cow};
 use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// A place that has flag data.
 pub trait FlagSource: Send + Sync {
@@ -38,6 +42,8 @@ pub struct Fetched {
     pub items: Items,
     /// How long the source may serve the same data again, when it says so (LaunchDarkly's TTL setting).
     pub time_to_live: Option<Duration>,
+    /// When flag-sync last succeeded, where the source is a store that it fills.
+    pub synced: Option<SystemTime>,
 }
 
 /// Why a source gave no data.
@@ -57,6 +63,9 @@ pub enum SourceError {
     Status { uri: String, status: u16 },
     #[error("{what} cannot be read: {why}")]
     Malformed { what: String, why: String },
+    #[cfg(any(feature = "dynamodb", feature = "redis"))]
+    #[error(transparent)]
+    Store(#[from] crate::stores::StoreError),
     #[error("the flag data names itself in a circle: {0}")]
     Circle(String),
     #[error("the flag names more than {0} other flags and segments")]
@@ -80,10 +89,18 @@ impl ItemKind {
             Self::Segment => "segments",
         }
     }
+
+    /// As a sentence names one.
+    pub fn singular(self) -> &'static str {
+        match self {
+            Self::Flag => "flag",
+            Self::Segment => "segment",
+        }
+    }
 }
 
 /// An item that a flag needs.
-type Wanted = (ItemKind, String);
+pub type Wanted = (ItemKind, String);
 
 /// What a reader says of a wanted item.
 enum Read {
@@ -126,7 +143,7 @@ async fn collect(reader: &impl Reader, flag_key: &str, known: Option<&Items>) ->
                 Read::Found { json, etag } => match Item::new(*kind, json, etag) {
                     Ok(item) => Some(item),
                     Err(why) => {
-                        let what = format!("the {} {key:?}", if *kind == ItemKind::Flag { "flag" } else { "segment" });
+                        let what = format!("the {} {key:?}", kind.singular());
                         let error = SourceError::Malformed { what, why };
                         if *kind == ItemKind::Flag && key == flag_key {
                             return Err(error);
