@@ -1,0 +1,8 @@
+//! The flag stores and flag-sync, against a real Redis, a DynamoDB emulator and LaunchDarkly's own SDKs.
+//!
+//! DynamoDB is stood in for by dynalite: like the real one, and unlike moto's server, it looks at a condition and writes
+//! in one step, which is what these tests are about.
+
+mod contract;
+mod memory;
+mod servers;
