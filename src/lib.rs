@@ -26,4 +26,6 @@ pub mod standins;
 pub mod start;
 #[cfg(any(feature = "dynamodb", feature = "redis"))]
 pub mod stores;
+#[cfg(feature = "sync")]
+pub mod sync;
 pub mod transport;

@@ -253,6 +253,17 @@ impl<'a> Whole<'a> {
     }
 }
 
+#[cfg(feature = "sync")]
+impl Whole<'_> {
+    fn to_stored(&self) -> crate::stores::Everything {
+        use crate::stores::{Everything, Stored};
+        let stored = |items: &HashMap<Key<'_>, &RawValue>| {
+            items.iter().map(|(Key(key), json)| (key.to_string(), Stored::parse(json.get().to_owned()))).collect()
+        };
+        Everything { flags: stored(&self.flags), segments: stored(&self.segments) }
+    }
+}
+
 impl Reader for Whole<'_> {
     async fn read(&self, wanted: &[Wanted], _known: Option<&Items>) -> Result<Vec<Read>, SourceError> {
         let read = |(kind, key): &Wanted| {

@@ -145,7 +145,9 @@ async fn pass_on(state: Arc<ProxyState>, request: Request<Incoming>) -> Response
     let mut left_over = None;
     match fault {
         None => {}
-        Some(DynamoDbFault::Throttle) => return aws_error("ProvisionedThroughputExceededException", "too many requests"),
+        Some(DynamoDbFault::Throttle) => {
+            return aws_error("ProvisionedThroughputExceededException", "too many requests");
+        }
         Some(DynamoDbFault::Refuse) => return aws_error("AccessDeniedException", "no policy allows it"),
         Some(DynamoDbFault::Hang) => return std::future::pending().await,
         Some(DynamoDbFault::Hold) => state.release.notified().await,

@@ -3,7 +3,9 @@
 use crate::memory::Memory;
 use crate::servers;
 use redirect::sources::ItemKind::{self, Flag, Segment};
-use redirect::stores::{Condition, DynamoDb, DynamoDbDataStore, Everything, Redis, RedisDataStore, State, Store, Stored};
+use redirect::stores::{
+    Condition, DynamoDb, DynamoDbDataStore, Everything, Redis, RedisDataStore, State, Store, Stored,
+};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -87,9 +89,8 @@ async fn a_tombstone_holds_older_versions_off(store: impl Store) {
 }
 
 async fn a_write_can_depend_on_what_was_seen(store: impl Store) {
-    let put = async |version, seen| {
-        store.put(Segment, "s", &item("s", version), Condition::Unchanged(seen)).await.unwrap()
-    };
+    let put =
+        async |version, seen| store.put(Segment, "s", &item("s", version), Condition::Unchanged(seen)).await.unwrap();
     assert!(!put(9, Some(8)).await, "nothing is there");
     assert!(put(5, None).await);
     assert!(!put(6, None).await, "something is there");
@@ -221,9 +222,8 @@ async fn an_item_just_small_enough_for_dynamodb_is_taken() {
     let rest = 100 + "namespacefeatureskeyfullversion2item".len();
     let json = |text: usize| format!(r#"{{"key":"full","version":2,"text":"{}"}}"#, "x".repeat(text));
     let text = 400_000 - rest - json(0).len();
-    let is_taken = async |text| {
-        store.put(Flag, "full", &Stored::parse(json(text)), Condition::Unchanged(None)).await.is_ok()
-    };
+    let is_taken =
+        async |text| store.put(Flag, "full", &Stored::parse(json(text)), Condition::Unchanged(None)).await.is_ok();
     assert!(!is_taken(text + 1).await);
     assert!(is_taken(text).await);
 }

@@ -69,7 +69,12 @@ pub(crate) fn start_dynamodb() -> Server {
                   process.on('disconnect', () => process.exit())";
     let mut command = Command::new("node");
     command.args(["--no-warnings", "-e", script]).env("NODE_PATH", tools().join("stores/node_modules"));
-    Server::start(command, "ready on port:", 0, "run these tests by `just test`, which installs dynalite in .tools/stores")
+    Server::start(
+        command,
+        "ready on port:",
+        0,
+        "run these tests by `just test`, which installs dynalite in .tools/stores",
+    )
 }
 
 /// One Redis and one DynamoDB for all tests, each of which has a prefix or table of its own. They are stopped by the
@@ -124,11 +129,10 @@ pub(crate) fn config(uri: &str) -> aws_sdk_dynamodb::Config {
 
 /// A new table, in the form that every LaunchDarkly SDK expects.
 pub(crate) async fn new_table() -> String {
-    use aws_sdk_dynamodb::types::{
-        AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
-    };
+    use aws_sdk_dynamodb::types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType};
     let table = unique("flags");
-    let transport = redirect::transport::Transport::new(redirect::flags::Clock::default(), std::time::Duration::from_secs(20));
+    let transport =
+        redirect::transport::Transport::new(redirect::flags::Clock::default(), std::time::Duration::from_secs(20));
     let config = config(&dynamodb_uri()).to_builder().http_client(redirect::stores::AwsTransport(transport)).build();
     let mut create = aws_sdk_dynamodb::Client::from_conf(config)
         .create_table()
