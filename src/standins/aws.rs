@@ -24,6 +24,8 @@ pub enum DynamoDbFault {
     Throttle,
     /// A batch of which only the first half is done.
     LeaveOver,
+    /// A batch of which nothing is done.
+    LeaveAll,
     /// No permission.
     Refuse,
     /// An answer that breaks off.
@@ -157,6 +159,10 @@ async fn pass_on(state: Arc<ProxyState>, request: Request<Incoming>) -> Response
             *answer.body_mut() = BodyExt::boxed(StreamBody::new(futures_util::stream::iter(chunks)));
             return answer;
         }
+        Some(DynamoDbFault::LeaveAll) => {
+            let Ok(asked) = serde_json::from_slice::<Value>(&body) else { return response(400, "{}") };
+            return json_answer(&json!({unprocessed(&operation): asked.get("RequestItems")}));
+        }
         Some(DynamoDbFault::LeaveOver) => {
             let Ok(mut asked) = serde_json::from_slice(&body) else { return response(400, "{}") };
             left_over = Some(second_half(&mut asked));
@@ -176,11 +182,14 @@ async fn pass_on(state: Arc<ProxyState>, request: Request<Incoming>) -> Response
         && let Ok(mut answer) = serde_json::from_slice::<Value>(&text)
         && let Some(fields) = answer.as_object_mut()
     {
-        let field = if operation == "BatchGetItem" { "UnprocessedKeys" } else { "UnprocessedItems" };
-        fields.insert(field.to_owned(), left_over);
+        fields.insert(unprocessed(&operation).to_owned(), left_over);
         text = answer.to_string().into_bytes();
     }
     response(answer.head.status.as_u16(), text)
+}
+
+fn unprocessed(operation: &str) -> &'static str {
+    if operation == "BatchGetItem" { "UnprocessedKeys" } else { "UnprocessedItems" }
 }
 
 /// Takes the second half of a batch's requests out of it.

@@ -228,14 +228,8 @@ async fn write(
     let is_delete = |differing: &Differing| differing.difference == Difference::Gone;
     // A step begins when the one before is over.
     for step in comparison.differences.chunk_by(|a, b| a.kind == b.kind && is_delete(a) == is_delete(b)) {
-        let mut writes = stream::iter(step)
-            .map(|differing| async move {
-                if differing.difference == Difference::Newer && !believe {
-                    return Ok((differing, Write::Newer));
-                }
-                Ok::<_, SyncError>((differing, put(store, comparison, differing).await?))
-            })
-            .buffer_unordered(AT_ONCE);
+        let writes: Vec<_> = step.iter().map(|differing| put(store, comparison, differing, believe)).collect();
+        let mut writes = stream::iter(writes).buffer_unordered(AT_ONCE);
         while let Some((differing, write)) = writes.try_next().await? {
             done += 1;
             progress(done, all);
@@ -259,7 +253,15 @@ enum Write {
     Refused(String),
 }
 
-async fn put(store: &impl Store, comparison: &Comparison, differing: &Differing) -> Result<Write, SyncError> {
+async fn put<'a>(
+    store: &impl Store,
+    comparison: &Comparison,
+    differing: &'a Differing,
+    believe: bool,
+) -> Result<(&'a Differing, Write), SyncError> {
+    if differing.difference == Difference::Newer && !believe {
+        return Ok((differing, Write::Newer));
+    }
     let of = |everything: &Everything| -> Option<Stored> {
         let items: &HashMap<_, _> = match differing.kind {
             ItemKind::Flag => &everything.flags,
@@ -271,14 +273,15 @@ async fn put(store: &impl Store, comparison: &Comparison, differing: &Differing)
     let item = of(&comparison.new).unwrap_or_else(|| Stored::tombstone(seen.unwrap_or(0) + 1));
     if item.state == State::Malformed {
         let (kind, key) = (differing.kind.singular(), &differing.key);
-        return Ok(Write::Refused(format!("LaunchDarkly's {kind} {key:?} has no version")));
+        return Ok((differing, Write::Refused(format!("LaunchDarkly's {kind} {key:?} has no version"))));
     }
-    match store.put(differing.kind, &differing.key, &item, Condition::Unchanged(seen)).await {
-        Ok(true) => Ok(Write::Done),
-        Ok(false) => Ok(Write::Overtaken),
-        Err(error @ StoreError::TooLarge { .. }) => Ok(Write::Refused(error.to_string())),
-        Err(error) => Err(error.into()),
-    }
+    let write = match store.put(differing.kind, &differing.key, &item, Condition::Unchanged(seen)).await {
+        Ok(true) => Write::Done,
+        Ok(false) => Write::Overtaken,
+        Err(error @ StoreError::TooLarge { .. }) => Write::Refused(error.to_string()),
+        Err(error) => return Err(error.into()),
+    };
+    Ok((differing, write))
 }
 
 #[cfg(test)]

@@ -4,5 +4,10 @@
 //! in one step, which is what these tests are about.
 
 mod contract;
+mod data;
+mod faults;
+mod function;
+mod interop;
 mod memory;
 mod servers;
+mod sync;

@@ -52,7 +52,7 @@ impl Drop for Server {
 }
 
 /// Redis binds no free port by itself, so one is found for it.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
