@@ -3,6 +3,7 @@
 use super::{Condition, Everything, State, Store, StoreError, Stored};
 use crate::sources::ItemKind;
 use launchdarkly_server_sdk::{AllData, DataKind, PersistentDataStore, PersistentStoreError, SerializedItem};
+use serde_json::Value;
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, mpsc};
@@ -86,7 +87,28 @@ fn serialized(item: Stored) -> SerializedItem {
 
 fn to_store(item: SerializedItem) -> Stored {
     let state = if item.deleted { State::Deleted } else { State::Live };
-    Stored { version: item.version, state, json: item.serialized_item }
+    Stored { version: item.version, state, json: with_whole_numbers(item.serialized_item) }
+}
+
+/// The Rust SDK writes the weights of a rollout as `50000.0`, which LaunchDarkly sends as `50000` and SDKs of other
+/// languages refuse to read otherwise.
+fn with_whole_numbers(json: String) -> String {
+    fn whole(value: &mut Value) {
+        match value {
+            Value::Array(values) => values.iter_mut().for_each(whole),
+            Value::Object(fields) => fields.values_mut().for_each(whole),
+            Value::Number(number) => {
+                let text = number.to_string();
+                if let Some(Ok(integer)) = text.strip_suffix(".0").map(str::parse::<i64>) {
+                    *value = integer.into();
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::String(_) => {}
+        }
+    }
+    let Ok(mut value) = serde_json::from_str(&json) else { return json };
+    whole(&mut value);
+    value.to_string()
 }
 
 type Job = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -156,6 +178,17 @@ mod tests {
             .collect();
         for waiting in waiting {
             assert_eq!(waiting.await.unwrap(), Some(42));
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_written_as_such() {
+        for (given, expected) in [
+            (r#"{"a":[{"weight":50000.0},1.5,-3.0]}"#, r#"{"a":[{"weight":50000},1.5,-3]}"#),
+            (r#"{"a":1,"b":"1.0","c":null}"#, r#"{"a":1,"b":"1.0","c":null}"#),
+            ("not json", "not json"),
+        ] {
+            assert_eq!(with_whole_numbers(given.to_owned()), expected);
         }
     }
 

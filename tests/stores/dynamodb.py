@@ -9,7 +9,6 @@ import sys
 
 from ldclient import Context, LDClient
 from ldclient.config import Config
-from ldclient.feature_store import CacheConfig
 from ldclient.integrations import DynamoDB
 
 
@@ -17,7 +16,6 @@ def main(mode: str, uri: str, table: str, prefix: str, *rest: str) -> None:
     store = DynamoDB.new_feature_store(
         table,
         prefix=prefix or None,
-        caching=CacheConfig.disabled(),
         dynamodb_opts={
             "endpoint_url": uri,
             "region_name": "eu-central-1",

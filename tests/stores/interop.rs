@@ -44,10 +44,9 @@ impl<S> Shared<S> {
         serde_json::from_str(&self.other("evaluate", &["rebrand", &CONTEXTS.to_string()]).await).unwrap()
     }
 
-    /// By the Rust SDK in daemon mode, which asks the store for each evaluation.
+    /// By the Rust SDK in daemon mode.
     fn evaluated_by_us(&self) -> Vec<bool> {
-        let mut store = PersistentDataStoreBuilder::new(self.factory.clone());
-        store.no_caching();
+        let store = PersistentDataStoreBuilder::new(self.factory.clone());
         let config = ConfigBuilder::new("sdk-test")
             .daemon_mode(true)
             .data_store(&store)

@@ -5,9 +5,11 @@
 
 mod contract;
 mod data;
+mod edge;
 mod faults;
 mod function;
 mod interop;
 mod memory;
+mod scale;
 mod servers;
 mod sync;

@@ -65,8 +65,7 @@ pub(crate) fn start_redis(port: Option<u16>) -> Server {
 
 pub(crate) fn start_dynamodb() -> Server {
     let script = "const server = require('dynalite')({createTableMs: 0, deleteTableMs: 0, updateTableMs: 0}); \
-                  server.listen(0, '127.0.0.1', () => console.log('ready on port:' + server.address().port));\
-                  process.on('disconnect', () => process.exit())";
+                  server.listen(0, '127.0.0.1', () => console.log('ready on port:' + server.address().port))";
     let mut command = Command::new("node");
     command.args(["--no-warnings", "-e", script]).env("NODE_PATH", tools().join("stores/node_modules"));
     Server::start(
