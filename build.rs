@@ -29,8 +29,8 @@ fn compile_in() -> Result<(), Error> {
     let key = SdkKey::parse(&env::var(SDK_KEY_VARIABLE).unwrap_or_default())?;
 
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let lines: String = fields.iter().map(|(field, value)| format!("{field}={value}\n")).collect();
-    fs::write(out.join("settings.txt"), lines)?;
+    let lines: Vec<_> = fields.iter().map(|(field, value)| format!("{field}={value}")).collect();
+    fs::write(out.join("settings.txt"), lines.join("\n"))?;
     write_private(&out.join("sdk-key.txt"), key.as_ref().map_or("", SdkKey::reveal))?;
     Ok(())
 }

@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn an_error_names_what_is_missing() {
         check_error("{}", "`Records`");
-        check_error("[]", "`Records`");
+        check_error("[]", "expected struct Payload");
         check_error(r#"{"Records":null}"#, "`Records`");
         check_error(r#"{"Records":[]}"#, "`Records[0]`");
         check_error(r#"{"Records":[{}]}"#, "`Records[0].cf`");

@@ -335,7 +335,7 @@ impl Settings {
             log: given("log")?.one_of(&[("all", Log::All), ("problems", Log::Problems)])?,
             log_client_ip: given("log_client_ip")?.one_of(&[("true", true), ("false", false)])?,
         };
-        settings.fit_time_out(given("function_timeout_seconds")?)?;
+        settings.fit_time_out(&given("function_timeout_seconds")?)?;
         settings.fit_source(&given)?;
         Ok(settings)
     }
@@ -351,7 +351,7 @@ impl Settings {
         given: &impl Fn(&'static str) -> Result<Given<'a>, SettingError>,
     ) -> Result<(), SettingError> {
         let needed: &[(&'static str, bool, &str)] = match self.source {
-            Source::LaunchDarkly => return Ok(()),
+            Source::LaunchDarkly => &[],
             #[cfg(feature = "dynamodb")]
             Source::DynamoDb => &[
                 ("store_table", self.store_table.is_empty(), "the name of the table, for the source \"dynamodb\""),
@@ -369,7 +369,7 @@ impl Settings {
                 return Err(given(field)?.refuse(*expected));
             }
         }
-        if self.updates != Updates::BetweenInvocations {
+        if self.source != Source::LaunchDarkly && self.updates != Updates::BetweenInvocations {
             return Err(given("updates")?.refuse("\"between-invocations\" with a store as the source"));
         }
         Ok(())
@@ -377,7 +377,7 @@ impl Settings {
 
     /// A cold start that Lambda repeats inside an invocation counts against the function's time-out, so it is the
     /// longer of the two waits that must fit, with what follows it.
-    fn fit_time_out(&self, time_out: Given<'_>) -> Result<(), SettingError> {
+    fn fit_time_out(&self, time_out: &Given<'_>) -> Result<(), SettingError> {
         let needed = self.viewer_budget.max(self.init_budget) + self.between_budget + DEADLINE_RESERVE;
         if needed <= self.function_timeout {
             return Ok(());

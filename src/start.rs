@@ -1,10 +1,10 @@
 //! From a started process to a function that takes events; and what is said when that fails.
 
-use crate::edge::Edge;
+use crate::edge::{BetweenInvocations, Edge};
 use crate::flags::{Clock, Flags};
 use crate::logs;
 use crate::settings::{SDK_KEY_VARIABLE, SdkKey, Settings, Source};
-use lambda_runtime::Error;
+use lambda_runtime::{Error, Runtime, service_fn};
 use lambda_runtime_api_client::Client;
 use lambda_runtime_api_client::body::Body;
 use std::env;
@@ -14,11 +14,34 @@ use std::sync::Arc;
 const SETTINGS: &str = include_str!(concat!(env!("OUT_DIR"), "/settings.txt"));
 const SDK_KEY: &str = include_str!(concat!(env!("OUT_DIR"), "/sdk-key.txt"));
 
-/// Reads the settings and starts the flags.
+/// The function, ready for events. A start that fails is told to Lambda and the log, and ends the process.
+pub async fn edge_or_report() -> Arc<Edge> {
+    block_on_standard_streams();
+    logs::init();
+    match edge().await {
+        Ok(edge) => edge,
+        Err(error) => {
+            report(&error).await;
+            std::process::exit(1);
+        }
+    }
+}
+
+/// Takes events until Lambda ends the process.
 ///
 /// # Errors
-/// A wrong setting in the environment, or a client that does not start.
-pub async fn edge() -> Result<Arc<Edge>, Error> {
+/// Lambda's Runtime API is out of reach.
+pub async fn serve(edge: Arc<Edge>) -> Result<(), Error> {
+    let layer = BetweenInvocations(edge.clone());
+    let handler = service_fn(move |event| {
+        let edge = edge.clone();
+        async move { edge.handle(event).await }
+    });
+    Runtime::new(handler).layer(layer).run().await
+}
+
+/// Reads the settings and starts the flags.
+async fn edge() -> Result<Arc<Edge>, Error> {
     let compiled_in = |field: &str| {
         let line = SETTINGS.lines().find_map(|line| line.split_once('=').filter(|(name, _)| *name == field));
         line.map(|(_, value)| value.to_owned())
@@ -47,7 +70,7 @@ pub async fn flush_at_shutdown(edge: Arc<Edge>) {
 
 /// Makes the standard streams blocking again, as a runtime that this process replaced may have left them: a log line
 /// that a slow reader does not take at once would be lost.
-pub fn block_on_standard_streams() {
+fn block_on_standard_streams() {
     for stream in 0..=2 {
         // SAFETY: fcntl on a descriptor number touches no memory; for a closed one it returns an error.
         unsafe {
@@ -61,7 +84,7 @@ pub fn block_on_standard_streams() {
 
 /// Tells Lambda why the function did not start, so that its log says so.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html#runtimes-api-initerror>
-pub async fn report(error: &Error) {
+async fn report(error: &Error) {
     logs::message("error", &format!("the function did not start: {error}"));
     if env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
         return;

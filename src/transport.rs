@@ -65,10 +65,10 @@ impl Transport {
     pub async fn exchange(&self, request: Request<Option<Bytes>>, limit: usize) -> Result<Response, RequestError> {
         let time_out = self.0.time_out;
         let exchange = async {
-            let (head, mut chunks) = self.send(request).await.map_err(failed)?.into_parts();
+            let (head, mut chunks) = self.send(request).await.map_err(|error| failed(&error))?.into_parts();
             let mut body = Vec::new();
             while let Some(chunk) = chunks.next().await {
-                let chunk = chunk.map_err(failed)?;
+                let chunk = chunk.map_err(|error| failed(&error))?;
                 if body.len() + chunk.len() > limit {
                     return Err(RequestError::TooLarge(limit));
                 }
@@ -103,7 +103,7 @@ impl Transport {
 }
 
 /// The whole chain of causes: hyper's outermost error says only that something failed.
-fn failed(error: TransportError) -> RequestError {
+fn failed(error: &TransportError) -> RequestError {
     let mut text = error.inner().to_string();
     let mut cause = error.inner().source();
     while let Some(error) = cause {

@@ -161,10 +161,10 @@ impl Flags {
     async fn flush(&self, budget: Duration) {
         self.events.take_problem();
         let in_time = self.client.flush_blocking(budget).await;
-        let problem = match (self.events.take_problem(), in_time) {
-            (Some(problem), _) => Some((problem.text, problem.refused)),
-            (None, false) => Some((format!("no answer within {budget:?}"), false)),
-            (None, true) => None,
+        let problem = match (in_time, self.events.take_problem()) {
+            (false, _) => Some((format!("no answer within {budget:?}"), false)),
+            (true, Some(problem)) => Some((problem.text, problem.refused)),
+            (true, None) => None,
         };
         let mut told = self.events_told.lock();
         match problem {

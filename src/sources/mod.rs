@@ -13,7 +13,7 @@ pub use store::StoreSource;
 use crate::flags::{Item, Items};
 use futures_util::future::BoxFuture;
 use launchdarkly_server_sdk::Flag;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::{Borrow, Cow};
 use std::collections::{BTreeSet, HashMap};
@@ -73,7 +73,8 @@ pub enum SourceError {
 }
 
 /// A flag or a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ItemKind {
     /// A feature flag.
     Flag,
@@ -288,7 +289,7 @@ mod tests {
         serde_json::json!({
             "key": key, "version": 3, "on": true, "targets": [], "salt": "s", "variations": [true, false],
             "fallthrough": {"variation": 0}, "offVariation": 1, "prerequisites": prerequisites,
-            "rules": [{"variation": 0, "clauses": [{"attribute": "key", "op": "segmentMatch", "values": segments}]}],
+            "rules": [{"variation": 0, "trackEvents": false, "clauses": [{"attribute": "key", "op": "segmentMatch", "values": segments}]}],
         })
         .to_string()
     }

@@ -2,7 +2,6 @@
 
 use super::RuntimeApi;
 use parking_lot::Mutex;
-use serde_json::Value;
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
@@ -58,16 +57,15 @@ impl Function {
         self.log.lock().clone()
     }
 
-    /// Waits for a line that fits and gives it as JSON; `None` when the function ends without one.
-    pub async fn line(&mut self, fits: impl Fn(&Value) -> bool) -> Option<Value> {
+    /// Waits until the log is as wanted, or the function ends, and gives it.
+    pub async fn log_when(&self, wanted: impl Fn(&[String]) -> bool) -> Vec<String> {
+        let mut lines = self.lines.clone();
         loop {
-            self.lines.mark_unchanged();
-            let found =
-                self.log.lock().iter().find_map(|line| serde_json::from_str(line).ok().filter(|line| fits(line)));
-            if found.is_some() {
-                return found;
+            lines.mark_unchanged();
+            let log = self.log();
+            if wanted(&log) || lines.changed().await.is_err() {
+                return log;
             }
-            self.lines.changed().await.ok()?;
         }
     }
 

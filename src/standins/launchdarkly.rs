@@ -150,6 +150,11 @@ impl LaunchDarkly {
         self.server.drop_connections();
     }
 
+    /// How many connections were made to it so far.
+    pub fn connections(&self) -> usize {
+        self.server.accepted()
+    }
+
     /// The requests so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.state.seen.borrow().clone()
@@ -212,8 +217,8 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body>
     let mut hasher = DefaultHasher::new();
     body.hash(&mut hasher);
     let etag = format!("\"{:016x}\"", hasher.finish());
-    let mut answer =
-        if if_none_match.as_ref() == Some(&etag) { response(304, "") } else { response(200, body.clone()) };
+    let unchanged = fault == Fault::None && if_none_match.as_ref() == Some(&etag);
+    let mut answer = if unchanged { response(304, "") } else { response(200, body.clone()) };
     let headers = answer.headers_mut();
     if let Ok(etag) = HeaderValue::from_str(&etag) {
         headers.insert("etag", etag);
@@ -268,9 +273,9 @@ async fn failing(fault: Fault, body: Vec<u8>, good: Response<Body>) -> Response<
             answer.headers_mut().insert("content-type", HeaderValue::from_static(content_type));
         }
         Fault::Huge(size) => {
-            const CHUNK: usize = 1 << 16;
-            let chunks =
-                stream::iter(0..size.div_ceil(CHUNK)).map(|_| Ok(Frame::data(Bytes::from_static(&[b' '; CHUNK]))));
+            const CHUNK: usize = 1 << 14;
+            static SPACES: [u8; CHUNK] = [b' '; CHUNK];
+            let chunks = stream::iter(0..size.div_ceil(CHUNK)).map(|_| Ok(Frame::data(Bytes::from_static(&SPACES))));
             answer = response(200, "");
             *answer.body_mut() = BodyExt::boxed(StreamBody::new(chunks));
         }

@@ -2,7 +2,7 @@
 
 use super::serve::{Body, Server, full, response};
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -37,12 +38,20 @@ struct Event {
     deadline_ms: u64,
 }
 
+/// Who waits for an invocation's answer, and since when the function has the event.
+struct Waiting {
+    sender: oneshot::Sender<Outcome>,
+    handed_out: Option<Instant>,
+}
+
 struct State {
     queue: tokio::sync::Mutex<mpsc::UnboundedReceiver<Event>>,
-    waiting: Mutex<HashMap<String, (oneshot::Sender<Outcome>, Option<Instant>)>>,
+    waiting: Mutex<HashMap<String, Waiting>>,
     polls: watch::Sender<u64>,
+    invocations: AtomicU64,
     user_agents: Mutex<Vec<String>>,
     init_error: watch::Sender<Option<String>>,
+    extensions: watch::Sender<u64>,
 }
 
 impl RuntimeApi {
@@ -56,8 +65,10 @@ impl RuntimeApi {
             queue: tokio::sync::Mutex::new(queue),
             waiting: Mutex::default(),
             polls: watch::Sender::new(0),
+            invocations: AtomicU64::new(0),
             user_agents: Mutex::default(),
             init_error: watch::Sender::new(None),
+            extensions: watch::Sender::new(0),
         });
         let shared = state.clone();
         let server = Server::start(move |request| answer(shared.clone(), request)).await?;
@@ -78,7 +89,7 @@ impl RuntimeApi {
     pub async fn invoke_with_deadline(&self, event: impl Into<Bytes>, deadline: SystemTime) -> Option<Outcome> {
         let id = format!("{:032x}", unique());
         let (sender, receiver) = oneshot::channel();
-        self.state.waiting.lock().insert(id.clone(), (sender, None));
+        self.state.waiting.lock().insert(id.clone(), Waiting { sender, handed_out: None });
         let deadline_ms = deadline.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
         let deadline_ms = u64::try_from(deadline_ms).unwrap_or(u64::MAX);
         self.events.send(Event { id, body: event.into(), deadline_ms }).ok()?;
@@ -88,6 +99,11 @@ impl RuntimeApi {
     /// How often the function has asked for an event.
     pub fn polls(&self) -> u64 {
         *self.state.polls.borrow()
+    }
+
+    /// How many events it was given.
+    pub fn invocations(&self) -> u64 {
+        self.state.invocations.load(Ordering::Relaxed)
     }
 
     /// Waits until the function has asked for events so often.
@@ -101,6 +117,11 @@ impl RuntimeApi {
         self.state.user_agents.lock().clone()
     }
 
+    /// How many extensions were registered.
+    pub fn extensions(&self) -> u64 {
+        *self.state.extensions.borrow()
+    }
+
     /// Waits for an init error and gives its JSON.
     pub async fn init_error(&self) -> String {
         let mut errors = self.state.init_error.subscribe();
@@ -110,7 +131,6 @@ impl RuntimeApi {
 }
 
 fn unique() -> u64 {
-    use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
@@ -128,9 +148,9 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body>
             let is_error = *kind == "error";
             let id = (*id).to_owned();
             let Ok(body) = request.into_body().collect().await else { return response(400, "{}") };
-            if let Some((sender, started)) = state.waiting.lock().remove(&id) {
-                let took = started.map(|started| started.elapsed()).unwrap_or_default();
-                let _ = sender.send(Outcome { body: body.to_bytes(), is_error, took });
+            if let Some(waiting) = state.waiting.lock().remove(&id) {
+                let took = waiting.handed_out.map(|moment| moment.elapsed()).unwrap_or_default();
+                let _ = waiting.sender.send(Outcome { body: body.to_bytes(), is_error, took });
             }
             response(202, r#"{"status":"OK"}"#)
         }
@@ -140,6 +160,15 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body>
             state.init_error.send_replace(Some(text));
             response(202, r#"{"status":"OK"}"#)
         }
+        (&Method::POST, [_, "extension", "register"]) => {
+            state.extensions.send_modify(|count| *count += 1);
+            let mut answer =
+                response(200, r#"{"functionName":"redirect","functionVersion":"1","handler":"bootstrap"}"#);
+            answer.headers_mut().insert("lambda-extension-identifier", HeaderValue::from_static("1"));
+            answer
+        }
+        // No event ever comes for an extension that asked for none.
+        (&Method::GET, [_, "extension", "event", "next"]) => std::future::pending().await,
         _ => response(404, "{}"),
     }
 }
@@ -147,8 +176,9 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body>
 async fn next(state: &State) -> Response<Body> {
     state.polls.send_modify(|polls| *polls += 1);
     let Some(event) = state.queue.lock().await.recv().await else { return response(500, "{}") };
-    if let Some((_, started)) = state.waiting.lock().get_mut(&event.id) {
-        *started = Some(Instant::now());
+    state.invocations.fetch_add(1, Ordering::Relaxed);
+    if let Some(waiting) = state.waiting.lock().get_mut(&event.id) {
+        waiting.handed_out = Some(Instant::now());
     }
     Response::builder()
         .header("content-type", "application/json")

@@ -13,6 +13,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinHandle};
 
@@ -25,6 +26,7 @@ pub(super) struct Server {
     address: SocketAddr,
     accepting: JoinHandle<()>,
     connections: Arc<Mutex<Vec<AbortHandle>>>,
+    accepted: Arc<AtomicUsize>,
 }
 
 impl Server {
@@ -37,9 +39,12 @@ impl Server {
         let address = listener.local_addr()?;
         let connections: Arc<Mutex<Vec<AbortHandle>>> = Arc::default();
         let opened = connections.clone();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let counted = accepted.clone();
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let _ = stream.set_nodelay(true);
+                counted.fetch_add(1, Ordering::Relaxed);
                 let handler = handler.clone();
                 let connection = tokio::spawn(async move {
                     let service = service_fn(move |request| {
@@ -54,11 +59,15 @@ impl Server {
                 opened.push(connection.abort_handle());
             }
         });
-        Ok(Self { address, accepting, connections })
+        Ok(Self { address, accepting, connections, accepted })
     }
 
     pub(super) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    pub(super) fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
     }
 
     /// Closes every connection, without a word.

@@ -35,7 +35,7 @@ use std::time::{Duration, SystemTime};
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html#limits-items>
 const LARGEST_ITEM: usize = 400_000;
 
-/// What a BatchGetItem and a BatchWriteItem take.
+/// What one read and one write of a batch take.
 const MOST_READS: usize = 100;
 const MOST_WRITES: usize = 25;
 

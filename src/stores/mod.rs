@@ -219,7 +219,7 @@ mod tests {
         check(r#"{"version":4,"deleted":true}"#, 4, State::Deleted);
         check("", 0, State::Malformed);
         check(r#"{"key":"a"}"#, 0, State::Malformed);
-        check(r#"["#, 0, State::Malformed);
+        check("[", 0, State::Malformed);
         assert_eq!(Stored::parse(Stored::tombstone(7).json), Stored::tombstone(7));
     }
 

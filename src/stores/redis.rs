@@ -35,6 +35,9 @@ const USUAL_PREFIX: &str = "launchdarkly";
 /// How often a transaction is tried that other writers keep overtaking.
 const MOST_TRIES: u32 = 100;
 
+/// What HMGET gives.
+type Found = Vec<Option<String>>;
+
 /// Flag data in Redis.
 pub struct Redis {
     client: Client,
@@ -262,7 +265,6 @@ impl Store for Redis {
             // HMGET without fields is an error, so it always has one; no item has an empty key.
             pipe.cmd("HMGET").arg(self.key(namespace(kind))).arg("").arg(of(kind).collect::<Vec<_>>());
         }
-        type Found = Vec<Option<String>>;
         let (initialized, synced, flags, segments): (bool, Option<String>, Found, Found) = self.query(&pipe).await?;
         let (mut flags, mut segments) = (flags.into_iter().skip(1), segments.into_iter().skip(1));
         let items = wanted.iter().map(|(kind, _)| {

@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 
 /// Makes a flag store in DynamoDB or Redis equal to LaunchDarkly.
 ///
-/// The SDK key comes from LAUNCHDARKLY_SDK_KEY or from --sdk-key-parameter; it is never an argument. Region and
+/// The SDK key comes from `LAUNCHDARKLY_SDK_KEY` or from `--sdk-key-parameter`; it is never an argument. Region and
 /// credentials are those of the AWS CLI.
 #[derive(Debug, Parser)]
 #[command(name = "flag-sync", version)]
@@ -32,7 +32,7 @@ pub struct Options {
     #[arg(long, env = "FLAG_SYNC_TABLE", global = true, conflicts_with = "redis")]
     table: Option<String>,
 
-    /// A Redis instead: its address if it has no password, such as rediss://flags.example.com, or else the SSM
+    /// A Redis instead: its address if it has no password, such as `rediss://flags.example.com`, or else the SSM
     /// parameter or the ARN of the secret that holds the address.
     #[arg(long, env = "FLAG_SYNC_REDIS", global = true)]
     redis: Option<String>,

@@ -1,4 +1,4 @@
-//! Secrets from SSM Parameter Store (SecureString) or Secrets Manager, kept in memory for a while.
+//! Secrets from SSM Parameter Store (a `SecureString`) or Secrets Manager, kept in memory for a while.
 //!
 //! <https://docs.aws.amazon.com/systems-manager/latest/userguide/systems-manager-parameter-store.html>
 
@@ -40,7 +40,7 @@ impl std::fmt::Debug for Secret {
 /// Reads secrets by name.
 pub struct Secrets {
     parameters: aws_sdk_ssm::Client,
-    secrets_manager: aws_sdk_secretsmanager::Client,
+    manager: aws_sdk_secretsmanager::Client,
     clock: Clock,
     known: Mutex<HashMap<String, (Secret, Moment)>>,
 }
@@ -50,7 +50,7 @@ impl Secrets {
     pub fn new(config: &SdkConfig) -> Self {
         Self {
             parameters: aws_sdk_ssm::Client::new(config),
-            secrets_manager: aws_sdk_secretsmanager::Client::new(config),
+            manager: aws_sdk_secretsmanager::Client::new(config),
             clock: Clock::default(),
             known: Mutex::default(),
         }
@@ -69,9 +69,9 @@ impl Secrets {
         }
         let asked = self.clock.now();
         let secret = if name.starts_with("arn:") && name.contains(":secretsmanager:") {
-            self.from_secrets_manager(name).await?
+            self.in_secrets_manager(name).await?
         } else {
-            self.from_parameter_store(name).await?
+            self.in_parameter_store(name).await?
         };
         self.known.lock().insert(name.to_owned(), (secret.clone(), asked));
         Ok(secret)
@@ -82,7 +82,7 @@ impl Secrets {
         self.known.lock().remove(name);
     }
 
-    async fn from_parameter_store(&self, name: &str) -> Result<Secret, SecretError> {
+    async fn in_parameter_store(&self, name: &str) -> Result<Secret, SecretError> {
         let failed = |why| SecretError { place: format!("the SSM parameter {name:?}"), why };
         let answer = self.parameters.get_parameter().name(name).with_decryption(true).send().await;
         let answer = answer.map_err(|error| failed(told(&error)))?;
@@ -90,9 +90,9 @@ impl Secrets {
         value.map(Secret).ok_or_else(|| failed("it has no value".to_owned()))
     }
 
-    async fn from_secrets_manager(&self, arn: &str) -> Result<Secret, SecretError> {
+    async fn in_secrets_manager(&self, arn: &str) -> Result<Secret, SecretError> {
         let failed = |why| SecretError { place: format!("the secret {arn:?}"), why };
-        let answer = self.secrets_manager.get_secret_value().secret_id(arn).send().await;
+        let answer = self.manager.get_secret_value().secret_id(arn).send().await;
         let answer = answer.map_err(|error| failed(told(&error)))?;
         answer.secret_string.map(Secret).ok_or_else(|| failed("it is no text".to_owned()))
     }

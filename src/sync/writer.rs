@@ -11,7 +11,7 @@ use crate::sources::{ItemKind, LaunchDarkly, SourceError};
 use crate::stores::{Condition, Everything, Marks, State, Store, StoreError, Stored};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
 /// How often a run begins anew while other writers keep coming first.
@@ -71,7 +71,6 @@ impl Difference {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Differing {
     /// `flag` or `segment`.
-    #[serde(serialize_with = "singular")]
     pub kind: ItemKind,
     /// Its key.
     pub key: String,
@@ -81,10 +80,6 @@ pub struct Differing {
     pub launchdarkly: Option<u64>,
     /// The store's version.
     pub store: Option<u64>,
-}
-
-fn singular<S: serde::Serializer>(kind: &ItemKind, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(kind.singular())
 }
 
 /// LaunchDarkly and the store side by side, the store read first.
@@ -130,8 +125,8 @@ fn differences(before: &Everything, new: &Everything) -> Vec<Differing> {
     let mut deleted = Vec::new();
     for ((kind, before), (_, new)) in before.kinds().into_iter().zip(new.kinds()) {
         // In the order of the keys, for the eye.
-        let keys: BTreeMap<&String, ()> = before.keys().chain(new.keys()).map(|key| (key, ())).collect();
-        for key in keys.into_keys() {
+        let keys: BTreeSet<&String> = before.keys().chain(new.keys()).collect();
+        for key in keys {
             let (stored, launchdarkly) = (before.get(key), new.get(key));
             let Some(difference) = Difference::between(stored, launchdarkly) else { continue };
             let differing = Differing {

@@ -1,1 +1,20 @@
+//! The real binary against stand-ins for Lambda and LaunchDarkly, which speak the real protocols.
 
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+
+mod bucketing;
+mod carrier;
+mod decision;
+mod events;
+mod faults;
+mod logs;
+mod setup;
+mod soak;
+mod start;

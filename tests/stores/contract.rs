@@ -151,7 +151,7 @@ macro_rules! contract {
             $(#[tokio::test] async fn $test() { super::$test(super::Memory::default()).await; })*
         }
         mod in_redis {
-            $(#[tokio::test] async fn $test() { super::$test(super::servers::redis().await).await; })*
+            $(#[tokio::test] async fn $test() { super::$test(super::servers::redis()).await; })*
         }
         mod in_dynamodb {
             $(#[tokio::test] async fn $test() { super::$test(super::servers::dynamodb().await).await; })*

@@ -30,7 +30,7 @@ impl Edge {
         Self { api, function }
     }
 
-    async fn decide(&mut self, client_ip: &str) -> Value {
+    async fn decide(&self, client_ip: &str) -> Value {
         let id = servers::unique("request");
         let event = json!({"Records": [{"cf": {
             "config": {"eventType": "viewer-request", "requestId": id},
@@ -41,7 +41,7 @@ impl Edge {
         assert!(!outcome.is_error);
         let answer: Value = serde_json::from_slice(&outcome.body).unwrap();
         assert_eq!(answer["status"], "302", "{answer}");
-        let line = self.function.line(|line| line["request_id"] == id.as_str()).await.unwrap();
+        let line = servers::line(&self.function, |line| line["request_id"] == id.as_str()).await;
         self.api.polled(polls + 1).await;
         line
     }
@@ -63,7 +63,7 @@ async fn a_table_in_the_region_of_the_function_is_asked_once_per_level() {
     filled(&table).await;
     let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
     let uri = proxy.uri();
-    let mut edge = Edge::start(&[
+    let edge = Edge::start(&[
         ("REDIRECT_SOURCE", "dynamodb"),
         ("REDIRECT_STORE_TABLE", &table),
         ("REDIRECT_STORE_REGIONS", "us-east-1,eu-central-1"),
@@ -91,7 +91,7 @@ async fn another_region_answers_when_the_nearest_does_not() {
         let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
         proxy.fail_region("eu-central-1", fault);
         let uri = proxy.uri();
-        let mut edge = Edge::start(&[
+        let edge = Edge::start(&[
             ("REDIRECT_SOURCE", "dynamodb"),
             ("REDIRECT_STORE_TABLE", &table),
             ("REDIRECT_STORE_REGIONS", "us-east-1,eu-central-1"),
@@ -110,7 +110,7 @@ async fn a_change_reaches_the_function_and_an_outage_does_not_hurt_it() {
     let store = filled(&table).await;
     let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
     let uri = proxy.uri();
-    let mut edge = Edge::start(&[
+    let edge = Edge::start(&[
         ("REDIRECT_SOURCE", "dynamodb"),
         ("REDIRECT_STORE_TABLE", &table),
         ("REDIRECT_STORE_REGIONS", "eu-central-1"),
@@ -132,15 +132,17 @@ async fn a_change_reaches_the_function_and_an_outage_does_not_hurt_it() {
         let line = edge.decide("192.0.2.1").await;
         assert_eq!((&line["reason"], &line["flag_version"]), (&json!("FALLTHROUGH"), &json!(12)));
     }
-    let told = edge.function.line(|line| line["message"].as_str().unwrap_or_default().contains("AccessDenied")).await;
-    assert_eq!(told.unwrap()["level"], "error");
+    let told =
+        servers::line(&edge.function, |line| line["message"].as_str().unwrap_or_default().contains("AccessDenied"))
+            .await;
+    assert_eq!(told["level"], "error");
 }
 
 #[tokio::test]
 async fn a_store_that_is_not_initialised_is_not_trusted() {
     let table = servers::new_table().await;
     let uri = servers::dynamodb_uri();
-    let mut edge = Edge::start(&[
+    let edge = Edge::start(&[
         ("REDIRECT_SOURCE", "dynamodb"),
         ("REDIRECT_STORE_TABLE", &table),
         ("REDIRECT_STORE_REGIONS", "eu-central-1"),
@@ -150,8 +152,7 @@ async fn a_store_that_is_not_initialised_is_not_trusted() {
     .await;
     let line = edge.decide("192.0.2.1").await;
     assert_eq!((&line["variation"], &line["data"]), (&json!(false), &json!("default")));
-    let told = edge.function.line(|line| line["message"].as_str().unwrap_or_default().contains("run flag-sync")).await;
-    assert!(told.is_some());
+    servers::line(&edge.function, |line| line["message"].as_str().unwrap_or_default().contains("run flag-sync")).await;
 }
 
 #[tokio::test]
@@ -165,7 +166,7 @@ async fn a_store_that_was_not_synchronised_for_long_is_told() {
     store.replace(&everything).await.unwrap();
     store.mark_synced(std::time::SystemTime::now() - Duration::from_secs(7_200)).await.unwrap();
     let uri = servers::dynamodb_uri();
-    let mut edge = Edge::start(&[
+    let edge = Edge::start(&[
         ("REDIRECT_SOURCE", "dynamodb"),
         ("REDIRECT_STORE_TABLE", &table),
         ("REDIRECT_STORE_REGIONS", "eu-central-1"),
@@ -186,7 +187,7 @@ async fn redis_is_a_source_too() {
     let launchdarkly = LaunchDarkly::start("sdk-test", rebrand()).await.unwrap();
     sync(&store, &source(&launchdarkly)).await.unwrap();
     let url = servers::redis_url();
-    let mut edge = Edge::start(&[
+    let edge = Edge::start(&[
         ("REDIRECT_SOURCE", "redis"),
         ("REDIRECT_STORE_REDIS_URL", &url),
         ("REDIRECT_STORE_PREFIX", &prefix),

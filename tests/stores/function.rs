@@ -108,11 +108,11 @@ fn schedule() -> Value {
 
 #[tokio::test]
 async fn a_signed_webhook_brings_the_store_up_to_date() {
-    let mut lambda = Lambda::start().await;
+    let lambda = Lambda::start().await;
     let signed = json!({"x-ld-signature": signature(BODY)});
     assert_eq!(lambda.post(BODY, false, signed.clone()).await, 200);
     assert_eq!(lambda.version().await, Some(1));
-    let line = lambda.function.line(|line| line["outcome"] == "synced").await.unwrap();
+    let line = servers::line(&lambda.function, |line| line["outcome"] == "synced").await;
     assert_eq!((line["written"].as_u64(), line["trigger"].as_str()), (Some(1), Some("webhook")));
 
     lambda.launchdarkly.set_flag(&flag("a", 2));
@@ -130,7 +130,7 @@ async fn a_signed_webhook_brings_the_store_up_to_date() {
 
 #[tokio::test]
 async fn an_unsigned_webhook_does_nothing() {
-    let mut lambda = Lambda::start().await;
+    let lambda = Lambda::start().await;
     let wrong = signature("another body");
     let checks = [
         (BODY, json!({})),
@@ -145,16 +145,17 @@ async fn an_unsigned_webhook_does_nothing() {
     assert_eq!(lambda.post("%", true, json!({"x-ld-signature": signature(BODY)})).await, 400);
     assert_eq!(lambda.launchdarkly.seen().len(), 0);
     assert!(lambda.proxy.seen().is_empty());
-    lambda.function.line(|line| line["message"].as_str().unwrap_or_default().contains("X-LD-Signature")).await.unwrap();
+    servers::line(&lambda.function, |line| line["message"].as_str().unwrap_or_default().contains("X-LD-Signature"))
+        .await;
     lambda.check_log();
 }
 
 #[tokio::test]
 async fn without_a_secret_every_webhook_is_refused_and_the_schedule_goes_on() {
-    let mut lambda = Lambda::start().await;
+    let lambda = Lambda::start().await;
     lambda.secrets.set(WEBHOOK_SECRET, " ");
     assert_eq!(lambda.post(BODY, false, json!({"x-ld-signature": signature(BODY)})).await, 503);
-    lambda.function.line(|line| line["message"].as_str().unwrap_or_default().contains("is empty")).await.unwrap();
+    servers::line(&lambda.function, |line| line["message"].as_str().unwrap_or_default().contains("is empty")).await;
     assert!(lambda.proxy.seen().is_empty());
     assert!(!lambda.invoke(&schedule()).await.is_error);
     assert_eq!(lambda.version().await, Some(1));
@@ -173,7 +174,7 @@ async fn webhooks_out_of_order_and_at_once_end_in_the_newest() {
 
 #[tokio::test]
 async fn what_failed_is_told_so_that_it_is_tried_again() {
-    let mut lambda = Lambda::start().await;
+    let lambda = Lambda::start().await;
     let signed = json!({"x-ld-signature": signature(BODY)});
     lambda.launchdarkly.fail(Fault::Status(500, None));
     assert_eq!(lambda.post(BODY, false, signed.clone()).await, 502);
@@ -184,7 +185,7 @@ async fn what_failed_is_told_so_that_it_is_tried_again() {
     assert_eq!(lambda.post(BODY, false, signed.clone()).await, 502);
     lambda.proxy.heal();
     assert_eq!(lambda.post(BODY, false, signed).await, 200);
-    lambda.function.line(|line| line["outcome"] == "failed").await.unwrap();
+    servers::line(&lambda.function, |line| line["outcome"] == "failed").await;
     lambda.check_log();
 }
 

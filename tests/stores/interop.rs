@@ -26,9 +26,7 @@ struct Shared<S> {
 
 impl<S> Shared<S> {
     async fn other(&self, mode: &str, arguments: &[&str]) -> String {
-        let (program, [script, store @ ..]) = self.program.split_first().map(|(a, b)| (a, b)).unwrap() else {
-            panic!("no script")
-        };
+        let (program, [script, store @ ..]) = self.program.split_first().unwrap() else { panic!("no script") };
         let mut command = Command::new(program);
         command.arg(script).arg(mode).args(store).args(arguments);
         command.env("NODE_PATH", servers::tools().join("stores/node_modules")).env("NODE_NO_WARNINGS", "1");
@@ -72,7 +70,7 @@ async fn dynamodb(prefix: &str) -> Shared<redirect::stores::DynamoDb> {
     let table = servers::new_table().await;
     let uri = servers::dynamodb_uri();
     let builder = DynamoDbDataStore::builder(&table).prefix(prefix).config(servers::config(&uri));
-    let python = servers::tools().join("stores/python/bin/python").display().to_string();
+    let python = servers::tools().join("bin/python").display().to_string();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stores/dynamodb.py");
     Shared {
         store: builder.build_async().unwrap(),

@@ -151,6 +151,16 @@ pub(crate) async fn dynamodb() -> DynamoDb {
     DynamoDbDataStore::builder(table).config(config(&dynamodb_uri())).build_async().unwrap()
 }
 
-pub(crate) async fn redis() -> Redis {
+pub(crate) fn redis() -> Redis {
     RedisDataStore::builder(redis_url()).prefix(unique("prefix")).build_async().unwrap()
+}
+
+/// Waits for a line of a function's log that fits.
+pub(crate) async fn line(
+    function: &redirect::standins::Function,
+    fits: impl Fn(&serde_json::Value) -> bool,
+) -> serde_json::Value {
+    let found = |log: &[String]| log.iter().find_map(|line| serde_json::from_str(line).ok().filter(|line| fits(line)));
+    let log = function.log_when(|log| found(log).is_some()).await;
+    found(&log).unwrap_or_else(|| panic!("no such line before the function ended: {log:?}"))
 }

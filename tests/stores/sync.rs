@@ -235,7 +235,7 @@ macro_rules! each_store {
             $(#[tokio::test] async fn $test() { super::$test(super::Memory::default()).await; })*
         }
         mod to_redis {
-            $(#[tokio::test] async fn $test() { super::$test(super::servers::redis().await).await; })*
+            $(#[tokio::test] async fn $test() { super::$test(super::servers::redis()).await; })*
         }
         mod to_dynamodb {
             $(#[tokio::test] async fn $test() { super::$test(super::servers::dynamodb().await).await; })*

@@ -1,0 +1,212 @@
+"""Sends the events of events/ to the function, in cargo-lambda's local Lambda, and shows what it answers.
+
+Beside each event stands its expected outcome, in a file of the same name that ends in .expected: `302 {site}/a`,
+`307 {site}/a`, `pass-through`, or `error: ..`; `{site}` is the site that the flag chose, and ` | ` separates
+alternatives. The exit status is 0 when every event had its expected outcome.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FUNCTION = "redirect"
+ANSWER_SECONDS = 60
+COLUMNS = ("event", "viewer", "variation", "reason", "status", "Location")
+
+
+class Failure(Exception):
+    """What went wrong, for a person."""
+
+
+@dataclass
+class Outcome:
+    """What the function made of an event."""
+
+    summary: str
+    status: str
+    location: str
+    line: dict
+
+
+class LocalLambda:
+    """`cargo lambda watch`, and the log of the function in it."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.lines: queue.Queue[str] = queue.Queue()
+        self.output: list[str] = []
+        self.process = subprocess.Popen(
+            ["cargo", "lambda", "watch", "--invoke-address", "127.0.0.1", "--invoke-port", str(self.port), "--ignore-changes"],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            # Its own group, so that the function goes when it goes.
+            start_new_session=True,
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            self.output.append(line)
+            self.lines.put(line)
+        self.lines.put("")
+
+    def wait_until_it_listens(self) -> None:
+        until = time.monotonic() + ANSWER_SECONDS
+        while time.monotonic() < until:
+            if self.process.poll() is not None:
+                raise Failure(f"cargo lambda watch ended with status {self.process.returncode}:\n{''.join(self.output)}")
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise Failure(f"cargo lambda watch did not listen on port {self.port} within {ANSWER_SECONDS} s")
+
+    def decision(self) -> dict:
+        """The next line of the log that tells a decision."""
+        while True:
+            try:
+                text = self.lines.get(timeout=ANSWER_SECONDS)
+            except queue.Empty:
+                raise Failure("the function wrote no line for its decision; is log = \"all\" in redirect.toml?") from None
+            if not text:
+                raise Failure(f"the function ended:\n{''.join(self.output)}")
+            start = text.find("{")
+            if start < 0:
+                continue
+            try:
+                line = json.loads(text[start:])
+            except ValueError:
+                continue
+            if "outcome" in line:
+                return line
+            if "offline mode" in line.get("message", ""):
+                print(f"{line['message']}\n", file=sys.stderr)
+            elif line.get("level") in ("warn", "error"):
+                print(f"{line['level']}: {line['message']}", file=sys.stderr)
+
+    def stop(self) -> None:
+        for number in (signal.SIGINT, signal.SIGKILL):
+            try:
+                os.killpg(self.process.pid, number)
+                self.process.wait(timeout=5)
+            except (ProcessLookupError, subprocess.TimeoutExpired):
+                continue
+        # What the function left in the group, if anything.
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+def build() -> None:
+    """Cargo shows its own progress; the local Lambda would build without a word."""
+    print("Building the function (the first time takes a minute or two) ...", file=sys.stderr)
+    if subprocess.run(["cargo", "build", "--bin", FUNCTION], cwd=ROOT, check=False).returncode != 0:
+        raise Failure("the function was not built; cargo says why above")
+
+
+def invoke(local: LocalLambda, path: Path) -> Outcome:
+    command = ["cargo", "lambda", "invoke", FUNCTION, "--data-file", str(path), "--output-format", "json"]
+    command += ["--invoke-address", "127.0.0.1", "--invoke-port", str(local.port)]
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    line = local.decision()
+    if line["outcome"] == "error":
+        if done.returncode == 0:
+            raise Failure(f"{path.name}: the function refused the event, but cargo lambda invoke did not say so")
+        return Outcome(f"error: {line['message']}", "error", line["message"], line)
+    if done.returncode != 0:
+        raise Failure(f"{path.name}: cargo lambda invoke failed:\n{done.stderr.strip()}")
+    answer = json.loads(done.stdout)
+    if line["outcome"] == "pass-through":
+        cf = json.loads(path.read_text())["Records"][0]["cf"]
+        if answer not in (cf.get("request"), cf.get("response")):
+            raise Failure(f"{path.name}: the function changed what it was to pass through:\n{done.stdout}")
+        return Outcome("pass-through", "pass", "", line)
+    location = answer["headers"]["location"][0]["value"]
+    return Outcome(f"{answer['status']} {location}", answer["status"], location, line)
+
+
+def viewer(path: Path) -> str:
+    try:
+        return json.loads(path.read_text())["Records"][0]["cf"]["request"]["clientIp"]
+    except (KeyError, TypeError, ValueError):
+        return "-"
+
+
+def is_expected(path: Path, outcome: Outcome) -> bool | None:
+    """None when no outcome is noted for the event."""
+    noted = path.with_suffix(".expected")
+    if not noted.exists():
+        return None
+    site = "/site/beta" if outcome.line.get("variation") else "/site"
+    choices = noted.read_text().strip().split(" | ")
+    return outcome.summary in [choice.replace("{site}", site) for choice in choices]
+
+
+def row(cells: tuple[str, ...], widths: list[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths)).rstrip()
+
+
+def report(local: LocalLambda, paths: list[Path]) -> int:
+    widths = [max(len(path.stem) for path in paths), max(len(viewer(path)) for path in paths), 9, 19, 6, 0]
+    widths = [max(width, len(title)) for width, title in zip(widths, COLUMNS)]
+    print(row(COLUMNS, widths))
+    wrong = 0
+    for path in paths:
+        outcome = invoke(local, path)
+        line = outcome.line
+        variation = {True: "true", False: "false", None: "-"}[line.get("variation")]
+        reason = line.get("error_kind") or line.get("reason") or "-"
+        fits = is_expected(path, outcome)
+        shown = ascii(outcome.location)[1:-1]
+        mark = f"   EXPECTED {path.with_suffix('.expected').read_text().strip()}" if fits is False else ""
+        print(row((path.stem, viewer(path), variation, reason, outcome.status, shown), widths) + mark, flush=True)
+        wrong += fits is False
+    print()
+    print(f"{len(paths) - wrong} of {len(paths)} events had their expected outcome.")
+    return 1 if wrong else 0
+
+
+def main() -> int:
+    paths = [Path(argument) for argument in sys.argv[1:]] or sorted((ROOT / "events").glob("*.json"))
+    for path in paths:
+        if not path.is_file():
+            print(f"{path}: no such event; there are: {', '.join(p.name for p in sorted((ROOT / 'events').glob('*.json')))}", file=sys.stderr)
+            return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    local = None
+    try:
+        build()
+        local = LocalLambda()
+        local.wait_until_it_listens()
+        return report(local, paths)
+    except Failure as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        if local:
+            local.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

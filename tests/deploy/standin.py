@@ -1,0 +1,571 @@
+"""A stand-in for what moto cannot do: CloudFormation with CloudFront's types, CloudFront, replicated functions.
+
+It works the project's real template out, makes buckets, role and function in moto, and keeps distributions itself.
+CloudFormation's work goes on with every question about the stack's events, so that a test needs no clock. It records
+every request, and breaks what a test tells it to.
+"""
+
+import itertools
+import json
+import re
+import threading
+import urllib.parse
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from xml.sax.saxutils import escape
+
+import boto3
+import botocore.parsers
+import botocore.serialize
+import botocore.session
+
+import template as templates
+
+ACCOUNT = "123456789012"
+REGION = "us-east-1"
+CLOUDFRONT = botocore.session.get_session().get_service_model("cloudfront")
+RETAINED = {"Retain", "RetainExceptOnCreate"}
+
+
+class AwsFault(Exception):
+    def __init__(self, code, message, status=400):
+        super().__init__(message)
+        self.code, self.message, self.status = code, message, status
+
+
+class Stack:
+    def __init__(self, name, number):
+        self.name = name
+        self.id = f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:stack/{name}/{number}"
+        self.state = "REVIEW_IN_PROGRESS"
+        self.body = ""
+        self.parameters = {}
+        self.outputs = {}
+        self.resources = {}  # logical ID -> Resource
+        self.events = []  # newest first
+        self.work = None  # the operation under way, one step per next()
+
+
+class Resource:
+    def __init__(self, kind, properties, physical, attributes, retained):
+        self.kind, self.properties, self.physical = kind, properties, physical
+        self.attributes, self.retained = attributes, retained
+
+
+class Standin:
+    def __init__(self, moto_url):
+        def client(service):
+            return boto3.client(
+                service, endpoint_url=moto_url, region_name=REGION, aws_access_key_id="a", aws_secret_access_key="b"
+            )
+
+        self.s3, self.iam, self.lambda_ = client("s3"), client("iam"), client("lambda")
+        self._lock = threading.RLock()
+        standin = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_):
+                pass
+
+            def answer(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+                with standin._lock:
+                    standin.handle(self, body)
+
+            do_GET = do_POST = do_PUT = do_DELETE = answer
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.reset()
+
+    def stop(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+    def reset(self):
+        self.requests = []  # what was asked, as text
+        self.calls = Counter()  # how often each operation was asked for
+        self.stacks = {}
+        self.deleted_stacks = {}
+        self.change_sets = {}
+        self.distributions = {}
+        self.invalidations = []
+        self.replicas = Counter()  # function -> how many more questions its replicas survive
+        self.replicas_live_for = 2
+        self.slow_distribution = 0  # how many questions a changed distribution stays InProgress
+        self.resource_faults = {}  # logical ID -> why CloudFormation cannot make or change it
+        self.faults = {}  # operation -> list of what becomes of its next calls: a status, "reset", or None
+        self._numbers = itertools.count(1)
+
+    # ---- HTTP --------------------------------------------------------------------------------------------------------
+
+    def handle(self, http, body):
+        form = {name: values[0] for name, values in urllib.parse.parse_qs(body, keep_blank_values=True).items()}
+        path = urllib.parse.unquote(http.path.split("?")[0])
+        operation, run = self.route(http.command, path, form, body, http.headers)
+        self.requests.append(f"{http.command} {http.path} {urllib.parse.unquote_plus(body)}")
+        self.calls[operation] += 1
+        fault = self.faults[operation].pop(0) if self.faults.get(operation) else None
+        if fault == "reset":
+            http.close_connection = True
+            http.connection.close()
+            return
+        try:
+            if fault:
+                raise AwsFault({412: "PreconditionFailed", 400: "Throttling", 403: "AccessDenied"}.get(fault, "Fault"), "injected", fault)
+            status, headers, text = run()
+        except AwsFault as error:
+            status, headers = error.status, {"x-amzn-ErrorType": error.code}
+            text = (
+                json.dumps({"Message": error.message, "Type": "User"})
+                if "/functions/" in path or "/account-settings" in path
+                else f"<ErrorResponse><Error><Type>Sender</Type><Code>{error.code}</Code>"
+                f"<Message>{escape(error.message)}</Message></Error><RequestId>1</RequestId></ErrorResponse>"
+            )
+        data = text.encode()
+        http.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(data))}.items():
+            http.send_header(name, value)
+        http.end_headers()
+        http.wfile.write(data)
+
+    def route(self, method, path, form, body, headers):
+        if "Action" in form:
+            action = form["Action"]
+            handler = getattr(self, "cfn_" + re.sub(r"(?<!^)(?=[A-Z])", "_", action).lower())
+            return action, lambda: (200, {}, f"<{action}Response><{action}Result>{handler(form)}</{action}Result></{action}Response>")
+        distribution = re.fullmatch(r"/2020-05-31/distribution/(\w+)(/config|/invalidation|/invalidation/\w+)?", path)
+        if distribution:
+            name, part = distribution.groups()
+            if method == "PUT":
+                return "UpdateDistribution", lambda: self.update_distribution(name, headers["If-Match"], body)
+            if part == "/config":
+                return "GetDistributionConfig", lambda: self.get_distribution_config(name)
+            if part == "/invalidation":
+                return "CreateInvalidation", lambda: self.create_invalidation(name, body)
+            if part:
+                return "GetInvalidation", lambda: self.invalidation_answer(200, "Completed")
+            return "GetDistribution", lambda: self.get_distribution(name)
+        function = re.fullmatch(r"/2015-03-31/functions/([\w-]+)", path)
+        if function and method == "DELETE":
+            return "DeleteFunction", lambda: self.delete_function(function.group(1))
+        if path.rstrip("/") == "/2016-08-19/account-settings":
+            limit = json.dumps({"AccountLimit": {"ConcurrentExecutions": 10}, "AccountUsage": {}})
+            return "GetAccountSettings", lambda: (200, {}, limit)
+        raise AssertionError(f"the stand-in does not know {method} {path} {body[:200]}")
+
+    # ---- CloudFormation's API ----------------------------------------------------------------------------------------
+
+    def stack(self, name):
+        found = self.stacks.get(name) or next((one for one in self.stacks.values() if one.id == name), None)
+        found = found or self.deleted_stacks.get(name)
+        if not found:
+            raise AwsFault("ValidationError", f"Stack with id {name} does not exist")
+        return found
+
+    def cfn_describe_stacks(self, form):
+        stack = self.stack(form["StackName"])
+        parameters = members({"ParameterKey": name, "ParameterValue": value} for name, value in stack.parameters.items())
+        outputs = members({"OutputKey": name, "OutputValue": value} for name, value in stack.outputs.items())
+        return (
+            f"<Stacks><member><StackName>{stack.name}</StackName><StackId>{stack.id}</StackId>"
+            f"<StackStatus>{stack.state}</StackStatus><CreationTime>2026-01-01T00:00:00Z</CreationTime>"
+            f"<Parameters>{parameters}</Parameters><Outputs>{outputs}</Outputs></member></Stacks>"
+        )
+
+    def cfn_list_stacks(self, _):
+        return "<StackSummaries></StackSummaries>"
+
+    def cfn_describe_stack_resources(self, form):
+        stack = self.stack(form["StackName"])
+        found = members(
+            {
+                "LogicalResourceId": name,
+                "PhysicalResourceId": resource.physical,
+                "ResourceType": resource.kind,
+                "ResourceStatus": "CREATE_COMPLETE",
+                "Timestamp": "2026-01-01T00:00:00Z",
+            }
+            for name, resource in stack.resources.items()
+        )
+        return f"<StackResources>{found}</StackResources>"
+
+    def cfn_describe_stack_events(self, form):
+        stack = self.stack(form["StackName"])
+        for _ in range(3):
+            if stack.work and next(stack.work, "done") == "done":
+                stack.work = None
+        return f"<StackEvents>{members(stack.events)}</StackEvents>"
+
+    def cfn_create_change_set(self, form):
+        name = form["StackName"]
+        new = form["ChangeSetType"] == "CREATE"
+        stack = self.stacks.get(name)
+        if new == bool(stack and stack.state != "REVIEW_IN_PROGRESS"):
+            raise AwsFault("ValidationError", f"Stack [{name}] exists or not, other than {form['ChangeSetType']} says")
+        if len(form.get("TemplateBody", "").encode()) > 51_200:
+            raise AwsFault("ValidationError", "Member must have length less than or equal to 51200")
+        assert form["Capabilities.member.1"] == "CAPABILITY_IAM", "the role needs the capability"
+        if not stack:
+            stack = self.stacks[name] = Stack(name, next(self._numbers))
+        body = stack.body if form.get("UsePreviousTemplate") == "true" else form["TemplateBody"]
+        values = {}
+        for number in itertools.count(1):
+            prefix = f"Parameters.member.{number}."
+            key = form.get(prefix + "ParameterKey")
+            if key is None:
+                break
+            previous = form.get(prefix + "UsePreviousValue") == "true"
+            values[key] = stack.parameters[key] if previous else form[prefix + "ParameterValue"]
+        change_set = f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:changeSet/{form['ChangeSetName']}"
+        status, reason = "CREATE_COMPLETE", ""
+        try:
+            templates.Resolved(templates.load(body), values, name)
+        except templates.Refused as error:
+            raise AwsFault("ValidationError", str(error)) from None
+        if not new and body == stack.body and values == stack.parameters:
+            status = "FAILED"
+            reason = "The submitted information didn't contain changes. Submit different information to create a change set."
+        self.change_sets[change_set] = (stack, body, values, status, reason)
+        return f"<Id>{change_set}</Id><StackId>{stack.id}</StackId>"
+
+    def cfn_describe_change_set(self, form):
+        stack, body, values, status, reason = self.change_sets[form["ChangeSetName"]]
+        changes = ""
+        if status == "CREATE_COMPLETE":
+            names = templates.Resolved(templates.load(body), values, stack.name).resources()
+            changes = "".join(
+                "<member><Type>Resource</Type><ResourceChange>"
+                f"<Action>{'Modify' if name in stack.resources else 'Add'}</Action>"
+                f"<LogicalResourceId>{name}</LogicalResourceId><ResourceType>{part['Type']}</ResourceType>"
+                "</ResourceChange></member>"
+                for name, part in names.items()
+            )
+        return f"<Status>{status}</Status><StatusReason>{escape(reason)}</StatusReason><Changes>{changes}</Changes>"
+
+    def cfn_delete_change_set(self, form):
+        del self.change_sets[form["ChangeSetName"]]
+        return ""
+
+    def cfn_execute_change_set(self, form):
+        stack, body, values, _, _ = self.change_sets.pop(form["ChangeSetName"])
+        verb = "CREATE" if stack.state == "REVIEW_IN_PROGRESS" else "UPDATE"
+        stack.work = self.deploying(stack, body, values, verb, form["ClientRequestToken"])
+        stack.state = f"{verb}_IN_PROGRESS"
+        return ""
+
+    def cfn_delete_stack(self, form):
+        stack = self.stack(form["StackName"])
+        stack.work = self.deleting(stack, form.get("ClientRequestToken", ""))
+        stack.state = "DELETE_IN_PROGRESS"
+        return ""
+
+    # ---- CloudFormation's work, step by step -------------------------------------------------------------------------
+
+    def event(self, stack, token, name, kind, status, reason=""):
+        stack.events.insert(
+            0,
+            {
+                "EventId": f"event-{next(self._numbers)}",
+                "StackId": stack.id,
+                "StackName": stack.name,
+                "LogicalResourceId": name,
+                "ResourceType": kind,
+                "ResourceStatus": status,
+                "ResourceStatusReason": reason,
+                "ClientRequestToken": token,
+                "Timestamp": "2026-01-01T00:00:00Z",
+            },
+        )
+
+    def deploying(self, stack, body, values, verb, token):
+        own = "AWS::CloudFormation::Stack"
+        yield  # the first question is answered before anything has happened
+        self.event(stack, token, stack.name, own, f"{verb}_IN_PROGRESS")
+        before = (stack.body, dict(stack.parameters))
+        try:
+            yield from self.bring_to(stack, body, values, verb, token)
+            stack.state = f"{verb}_COMPLETE"
+        except AwsFault:
+            self.resource_faults = {}
+            stack.state = "ROLLBACK_IN_PROGRESS" if verb == "CREATE" else "UPDATE_ROLLBACK_IN_PROGRESS"
+            self.event(stack, token, stack.name, own, stack.state)
+            yield
+            if verb == "CREATE":
+                kept = yield from self.remove(stack, list(stack.resources), token)
+                stack.state = "ROLLBACK_FAILED" if kept else "ROLLBACK_COMPLETE"
+            else:
+                yield from self.bring_to(stack, *before, "UPDATE", token)
+                stack.state = "UPDATE_ROLLBACK_COMPLETE"
+        self.event(stack, token, stack.name, own, stack.state)
+
+    def bring_to(self, stack, body, values, verb, token):
+        resolved = templates.Resolved(templates.load(body), values, stack.name)
+        wanted = resolved.resources()
+        for name, part in wanted.items():
+            old = stack.resources.get(name)
+            properties = resolved.value(part.get("Properties", {}))
+            if not old or old.properties != properties:
+                doing = "UPDATE" if old else "CREATE"
+                try:
+                    if name in self.resource_faults:
+                        raise AwsFault("Fault", self.resource_faults[name])
+                    made = self.make(stack, name, part, properties, old)
+                except AwsFault as error:
+                    self.event(stack, token, name, part["Type"], f"{doing}_FAILED", error.message)
+                    raise
+                stack.resources[name] = made
+                self.event(stack, token, name, part["Type"], f"{doing}_COMPLETE")
+                yield
+            resolved.physical[name] = stack.resources[name].physical
+            resolved.attributes[name] = stack.resources[name].attributes
+        yield from self.remove(stack, [name for name in stack.resources if name not in wanted], token)
+        stack.body, stack.parameters, stack.outputs = body, resolved.parameters, resolved.outputs()
+
+    def remove(self, stack, names, token):
+        """Returns what could not be removed."""
+        kept = []
+        for name in reversed(names):
+            resource = stack.resources[name]
+            try:
+                if not resource.retained:
+                    self.unmake(resource)
+            except AwsFault as error:
+                kept.append(name)
+                self.event(stack, token, name, resource.kind, "DELETE_FAILED", error.message)
+                continue
+            del stack.resources[name]
+            self.event(stack, token, name, resource.kind, "DELETE_SKIPPED" if resource.retained else "DELETE_COMPLETE")
+            yield
+        return kept
+
+    def deleting(self, stack, token):
+        own = "AWS::CloudFormation::Stack"
+        yield
+        self.event(stack, token, stack.name, own, "DELETE_IN_PROGRESS")
+        kept = yield from self.remove(stack, list(stack.resources), token)
+        stack.state = "DELETE_FAILED" if kept else "DELETE_COMPLETE"
+        self.event(stack, token, stack.name, own, stack.state)
+        if not kept:
+            self.deleted_stacks[stack.id] = self.stacks.pop(stack.name)
+
+    # ---- The resources -----------------------------------------------------------------------------------------------
+
+    def make(self, stack, name, part, properties, old):
+        kind = part["Type"]
+        handler = getattr(self, "make_" + kind.removeprefix("AWS::").replace("::", "_").lower(), None)
+        physical, attributes = f"{stack.name}-{name.lower()}", {}
+        if handler:
+            physical, attributes = handler(physical, properties, old)
+        return Resource(kind, properties, physical, attributes, part.get("DeletionPolicy") in RETAINED)
+
+    def make_s3_bucket(self, physical, properties, old):
+        if not old:
+            physical = f"{physical}-{next(self._numbers)}"
+            self.s3.create_bucket(Bucket=physical)
+            self.s3.put_public_access_block(
+                Bucket=physical, PublicAccessBlockConfiguration=properties["PublicAccessBlockConfiguration"]
+            )
+        physical = old.physical if old else physical
+        arn, domain = f"arn:aws:s3:::{physical}", f"{physical}.s3.{REGION}.amazonaws.com"
+        return physical, {"Arn": arn, "RegionalDomainName": domain}
+
+    def make_s3_bucketpolicy(self, physical, properties, _):
+        self.s3.put_bucket_policy(Bucket=properties["Bucket"], Policy=json.dumps(properties["PolicyDocument"]))
+        return physical, {}
+
+    def make_iam_role(self, physical, properties, old):
+        if not old:
+            document = json.dumps(properties["AssumeRolePolicyDocument"])
+            self.iam.create_role(RoleName=physical, AssumeRolePolicyDocument=document)
+        for policy in properties["Policies"]:
+            self.iam.put_role_policy(
+                RoleName=physical, PolicyName=policy["PolicyName"], PolicyDocument=json.dumps(policy["PolicyDocument"])
+            )
+        return physical, {"Arn": f"arn:aws:iam::{ACCOUNT}:role/{physical}"}
+
+    def make_lambda_function(self, _, properties, old):
+        name = properties["FunctionName"]
+        if old:
+            self.lambda_.update_function_code(FunctionName=name, **properties["Code"])
+        else:
+            self.lambda_.create_function(**properties)
+        return name, {"Arn": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}"}
+
+    def make_lambda_version(self, _, properties, old):
+        name = properties["FunctionName"]
+        actual = self.lambda_.get_function(FunctionName=name)["Configuration"]["CodeSha256"]
+        if actual != properties["CodeSha256"]:
+            raise AwsFault("InvalidRequest", f"CodeSHA256 {properties['CodeSha256']} is different from {actual}")
+        return self.lambda_.publish_version(FunctionName=name)["FunctionArn"], {}
+
+    def make_cloudfront_originaccesscontrol(self, physical, properties, _):
+        return physical, {"Id": "E2OAC"}
+
+    def make_cloudfront_function(self, _, properties, __):
+        arn = f"arn:aws:cloudfront::{ACCOUNT}:function/{properties['Name']}"
+        return arn, {"FunctionARN": arn}
+
+    def make_logs_deliverydestination(self, physical, properties, _):
+        return physical, {"Arn": f"arn:aws:logs:{REGION}:{ACCOUNT}:delivery-destination:{properties['Name']}"}
+
+    def make_cloudfront_distribution(self, _, properties, old):
+        name = old.physical if old else f"E{next(self._numbers):06}"
+        self.put_distribution(name, api_form(properties["DistributionConfig"]))
+        return name, {"DomainName": f"{name.lower()}.cloudfront.net"}
+
+    def unmake(self, resource):
+        if resource.kind == "AWS::S3::Bucket":
+            if self.s3.list_objects_v2(Bucket=resource.physical)["KeyCount"]:
+                raise AwsFault("BucketNotEmpty", "The bucket you tried to delete is not empty")
+            self.s3.delete_bucket(Bucket=resource.physical)
+        elif resource.kind == "AWS::Lambda::Function":
+            try:
+                self.delete_function(resource.physical)
+            except AwsFault as error:
+                if error.status != 404:
+                    raise
+        elif resource.kind == "AWS::CloudFront::Distribution":
+            self.put_distribution(resource.physical, None)
+
+    # ---- CloudFront --------------------------------------------------------------------------------------------------
+
+    def put_distribution(self, name, config):
+        """Checks what CloudFront checks, and keeps count of replicas."""
+        before = attached(self.distributions.get(name, {}).get("config"))
+        after = attached(config)
+        for arn in after:
+            if not re.fullmatch(rf"arn:aws:lambda:us-east-1:{ACCOUNT}:function:[\w-]+:\d+", arn):
+                raise AwsFault("InvalidLambdaFunctionAssociation", f"{arn} is no numbered version in us-east-1")
+        for function in {arn.split(":")[6] for arn in before - after}:
+            self.replicas[function] = self.replicas_live_for
+        if config is None:
+            self.distributions.pop(name, None)
+            return
+        for behaviour in behaviours_of(config):
+            if behaviour["LambdaFunctionAssociations"]["Quantity"] and behaviour["FunctionAssociations"]["Quantity"]:
+                raise AwsFault("InvalidLambdaFunctionAssociation", "both kinds of function on viewer-request")
+        tag = f"ETAG{next(self._numbers)}"
+        self.distributions[name] = {"config": config, "etag": tag, "busy": self.slow_distribution}
+
+    def distribution(self, name):
+        if name not in self.distributions:
+            raise AwsFault("NoSuchDistribution", f"The specified distribution {name} does not exist", 404)
+        return self.distributions[name]
+
+    def get_distribution_config(self, name):
+        found = self.distribution(name)
+        return 200, {"ETag": found["etag"]}, config_to_xml(found["config"])
+
+    def get_distribution(self, name):
+        found = self.distribution(name)
+        status = "InProgress" if found["busy"] else "Deployed"
+        found["busy"] = max(0, found["busy"] - 1)
+        inner = config_to_xml(found["config"])
+        return 200, {"ETag": found["etag"]}, f"<Distribution><Id>{name}</Id><Status>{status}</Status>{inner}</Distribution>"
+
+    def update_distribution(self, name, etag, body):
+        found = self.distribution(name)
+        if etag != found["etag"]:
+            raise AwsFault("PreconditionFailed", "The request failed because it did not meet the preconditions", 412)
+        self.put_distribution(name, config_from_xml(body))
+        return self.get_distribution(name)
+
+    def create_invalidation(self, name, body):
+        self.distribution(name)
+        self.invalidations.append(re.findall(r"<Path>([^<]+)</Path>", body))
+        return self.invalidation_answer(201, "InProgress")
+
+    def invalidation_answer(self, status, state):
+        return status, {}, (
+            f"<Invalidation><Id>I1</Id><Status>{state}</Status><CreateTime>2026-01-01T00:00:00Z</CreateTime>"
+            "<InvalidationBatch><Paths><Quantity>0</Quantity></Paths><CallerReference>1</CallerReference>"
+            "</InvalidationBatch></Invalidation>"
+        )
+
+    # ---- Lambda ------------------------------------------------------------------------------------------------------
+
+    def delete_function(self, name):
+        for found in self.distributions.values():
+            for arn in attached(found["config"]):
+                if f":function:{name}:" in arn:
+                    raise replicated(arn)
+        if self.replicas[name] > 0:
+            self.replicas[name] -= 1
+            raise replicated(f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}:1")
+        try:
+            self.lambda_.delete_function(FunctionName=name)
+        except self.lambda_.exceptions.ResourceNotFoundException:
+            raise AwsFault("ResourceNotFoundException", f"Function not found: {name}", 404) from None
+        return 204, {}, ""
+
+
+def replicated(arn):
+    return AwsFault(
+        "InvalidParameterValueException",
+        f"Lambda was unable to delete {arn} because it is a replicated function. Please see our documentation for "
+        "Deleting Lambda@Edge Functions and Replicas.",
+    )
+
+
+def members(entries):
+    """A list in the form of CloudFormation's answers."""
+    return "".join(
+        "<member>" + "".join(f"<{name}>{escape(str(value))}</{name}>" for name, value in entry.items()) + "</member>"
+        for entry in entries
+    )
+
+
+def behaviours_of(config):
+    return [config["DefaultCacheBehavior"], *config["CacheBehaviors"].get("Items", [])]
+
+
+def attached(config):
+    """The ARNs of the functions that a distribution runs."""
+    if config is None:
+        return set()
+    return {
+        entry["LambdaFunctionARN"]
+        for behaviour in behaviours_of(config)
+        for entry in behaviour["LambdaFunctionAssociations"].get("Items", [])
+    }
+
+
+def api_form(config):
+    """CloudFormation's form of a distribution in that of CloudFront's API, where every list has its length."""
+
+    def listed(items):
+        return {"Quantity": len(items), "Items": items} if items else {"Quantity": 0}
+
+    def behaviour(part):
+        lists = ("LambdaFunctionAssociations", "FunctionAssociations", "AllowedMethods")
+        return {**part, **{name: listed(part.get(name, [])) for name in lists}}
+
+    return {
+        "CallerReference": "stack",
+        "Comment": config["Comment"],
+        "Enabled": config["Enabled"],
+        "HttpVersion": config["HttpVersion"],
+        "IsIPV6Enabled": config["IPV6Enabled"],
+        "Origins": listed(config["Origins"]),
+        "DefaultCacheBehavior": behaviour(config["DefaultCacheBehavior"]),
+        "CacheBehaviors": listed([behaviour(part) for part in config["CacheBehaviors"]]),
+    }
+
+
+def config_to_xml(config):
+    serializer = botocore.serialize.create_serializer("rest-xml", include_validation=False)
+    request = serializer.serialize_to_request(
+        {"Id": "x", "DistributionConfig": config}, CLOUDFRONT.operation_model("UpdateDistribution")
+    )
+    return request["body"].decode()
+
+
+def config_from_xml(body):
+    parser = botocore.parsers.create_parser("rest-xml")
+    shape = CLOUDFRONT.operation_model("GetDistributionConfig").output_shape
+    answer = {"headers": {}, "status_code": 200, "body": body.encode()}
+    return parser.parse(answer, shape)["DistributionConfig"]

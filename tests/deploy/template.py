@@ -1,0 +1,159 @@
+"""What CloudFormation does with a template before it touches anything: parameters, rules, conditions, functions."""
+
+import re
+
+import yaml
+
+NO_VALUE = object()
+
+
+class _Loader(yaml.SafeLoader):
+    pass
+
+
+def _function(loader, suffix, node):
+    name = suffix if suffix in ("Ref", "Condition") else f"Fn::{suffix}"
+    if isinstance(node, yaml.ScalarNode):
+        value = loader.construct_scalar(node)
+        return {name: value.split(".", 1) if suffix == "GetAtt" else value}
+    if isinstance(node, yaml.SequenceNode):
+        return {name: loader.construct_sequence(node, deep=True)}
+    return {name: loader.construct_mapping(node, deep=True)}
+
+
+_Loader.add_multi_constructor("!", _function)
+
+
+def load(text):
+    return yaml.load(text, _Loader)
+
+
+class Refused(Exception):
+    """The text of CloudFormation's ValidationError."""
+
+
+class Resolved:
+    """A template with its parameters: which resources it has, and what their properties are."""
+
+    def __init__(self, template, values, stack_name, account="123456789012", region="us-east-1"):
+        self.template = template
+        self.parameters = {}
+        for name, parameter in template["Parameters"].items():
+            if name not in values and "Default" not in parameter:
+                raise Refused(f"Parameters: [{name}] must have values")
+            value = values.get(name, parameter.get("Default"))
+            if not re.search(parameter.get("AllowedPattern", ""), value):
+                raise Refused(f"Parameter {name} failed to satisfy constraint: {parameter['ConstraintDescription']}")
+            if value not in parameter.get("AllowedValues", [value]):
+                raise Refused(f"Parameter '{name}' must be one of AllowedValues")
+            self.parameters[name] = value
+        unknown = set(values) - set(template["Parameters"])
+        if unknown:
+            raise Refused(f"Parameters: {sorted(unknown)} do not exist in the template")
+        self._known = {
+            **self.parameters,
+            "AWS::NoValue": NO_VALUE,
+            "AWS::StackName": stack_name,
+            "AWS::AccountId": account,
+            "AWS::Region": region,
+        }
+        self.physical = {}
+        self.attributes = {}
+        for rule in template.get("Rules", {}).values():
+            if self.value(rule.get("RuleCondition", True)):
+                for assertion in rule["Assertions"]:
+                    if not self.value(assertion["Assert"]):
+                        raise Refused(f"Template error: {assertion['AssertDescription']}")
+
+    def condition(self, name):
+        return self.value(self.template["Conditions"][name])
+
+    def exists(self, part):
+        return "Condition" not in part or self.condition(part["Condition"])
+
+    def resources(self):
+        """The resources that exist, each after those it needs."""
+        wanted = {name: part for name, part in self.template["Resources"].items() if self.exists(part)}
+        ordered = []
+
+        def place(name):
+            if name in wanted and name not in ordered:
+                needs = references(wanted[name].get("Properties", {})) | set(wanted[name].get("DependsOn", []))
+                for other in sorted(needs - {name}):
+                    place(other)
+                ordered.append(name)
+
+        for name in wanted:
+            place(name)
+        return {name: wanted[name] for name in ordered}
+
+    def outputs(self):
+        parts = self.template["Outputs"].items()
+        return {name: self.value(part["Value"]) for name, part in parts if self.exists(part)}
+
+    def value(self, node):
+        """A node of the template with its functions worked out."""
+        if isinstance(node, list):
+            return [item for item in map(self.value, node) if item is not NO_VALUE]
+        if not isinstance(node, dict):
+            return node
+        if len(node) == 1:
+            (function, argument), *_ = node.items()
+            if function == "Ref":
+                return self._ref(argument)
+            if function == "Condition" and isinstance(argument, str):
+                return self.condition(argument)
+            if function.startswith("Fn::"):
+                return getattr(self, "_" + function[4:].lower())(argument)
+        pairs = ((name, self.value(part)) for name, part in node.items())
+        return {name: part for name, part in pairs if part is not NO_VALUE}
+
+    def _ref(self, name):
+        return self._known[name] if name in self._known else self.physical[name]
+
+    def _getatt(self, argument):
+        resource, attribute = argument
+        return self.attributes[resource][attribute]
+
+    def _sub(self, text):
+        def one(found):
+            name, _, attribute = found.group(1).partition(".")
+            return self._getatt([name, attribute]) if attribute else str(self._ref(name))
+
+        return re.sub(r"\$\{([\w:.]+)\}", one, text)
+
+    def _if(self, argument):
+        condition, yes, no = argument
+        return self.value(yes if self.condition(condition) else no)
+
+    def _equals(self, argument):
+        left, right = map(self.value, argument)
+        return left == right
+
+    def _not(self, argument):
+        return not self.value(argument[0])
+
+    def _and(self, argument):
+        return all(map(self.value, argument))
+
+    def _or(self, argument):
+        return any(map(self.value, argument))
+
+
+def references(node):
+    """The names that a node refers to."""
+    if isinstance(node, list):
+        return set().union(*map(references, node)) if node else set()
+    if not isinstance(node, dict):
+        return set()
+    found = set()
+    for name, part in node.items():
+        if name == "Ref":
+            found.add(part)
+        elif name == "Fn::GetAtt":
+            found.add(part[0])
+        elif name == "Fn::Sub":
+            found |= {one.partition(".")[0] for one in re.findall(r"\$\{([\w:.]+)\}", part)}
+        else:
+            found |= references(part)
+    return found

@@ -1,0 +1,580 @@
+"""deploy, detach and destroy from end to end: the real AWS CLI against moto and the stand-in, with faults on the way."""
+
+import base64
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from standin import attached, behaviours_of
+
+FUNCTION = "arn:aws:lambda:us-east-1:123456789012:function:redirect-production"
+STAND_IN = "arn:aws:cloudfront::123456789012:function/redirect-production-current-site"
+PACKAGES = "redirect-production-packages-123456789012"
+
+
+def operations(cloud):
+    return [" ".join(command[:2]) for command in cloud.commands]
+
+
+def uploads(cloud):
+    """What `aws s3 cp` uploaded, by what was said."""
+    return [line.split()[1] for line in cloud.record[-2].splitlines() if line.startswith("  uploaded  site/")]
+
+
+# ---- deploy ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_deploy_makes_everything(cloud):
+    package = cloud.package()
+    out = cloud.does("deploy")
+    assert out[-1] == f"https://{next(iter(cloud.aws.distributions)).lower()}.cloudfront.net/"
+
+    # The package: by content hash, in a private bucket of its own.
+    sha256 = hashlib.sha256(package)
+    key = f"packages/{sha256.hexdigest()}.zip"
+    assert cloud.keys(PACKAGES) == [key]
+    assert cloud.s3.get_object(Bucket=PACKAGES, Key=key)["Body"].read() == package
+    block = cloud.s3.get_public_access_block(Bucket=PACKAGES)["PublicAccessBlockConfiguration"]
+    assert block == dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
+    encryption = cloud.s3.get_bucket_encryption(Bucket=PACKAGES)["ServerSideEncryptionConfiguration"]["Rules"][0]
+    assert encryption["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+    ownership = cloud.s3.get_bucket_ownership_controls(Bucket=PACKAGES)["OwnershipControls"]["Rules"]
+    assert ownership == [{"ObjectOwnership": "BucketOwnerEnforced"}]
+    (statement,) = json.loads(cloud.s3.get_bucket_policy(Bucket=PACKAGES)["Policy"])["Statement"]
+    assert statement["Effect"] == "Deny"
+    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+    # The function: what Lambda@Edge takes, with the package's bytes.
+    function = cloud.lambda_.get_function(FunctionName="redirect-production")["Configuration"]
+    expected = {"Runtime": "python3.13", "Handler": "carrier.handler", "MemorySize": 128, "Timeout": 5, "Architectures": ["x86_64"]}
+    assert {name: function[name] for name in expected} == expected
+    assert function["CodeSha256"] == base64.b64encode(sha256.digest()).decode()
+    assert "Environment" not in function
+    assert attached(cloud.config()) == {f"{FUNCTION}:1"}
+
+    # The site: in its own bucket, with its headers, and nothing else.
+    site = cloud.bucket("sitebucket")
+    headers = {}
+    for name in cloud.keys(site):
+        found = cloud.s3.head_object(Bucket=site, Key=name)
+        headers[name] = (found["ContentType"], found["CacheControl"])
+    page = ("text/html; charset=utf-8", "public, max-age=0, s-maxage=86400, must-revalidate")
+    assert headers == {
+        "site/404.html": page,
+        "site/app.0a1b2c3d.js": ("text/javascript; charset=utf-8", "public, max-age=31536000, immutable"),
+        "site/beta/index.html": page,
+        "site/docs/index.html": page,
+        "site/index.html": page,
+        "site/style.css": ("text/css; charset=utf-8", "public, max-age=300, s-maxage=86400"),
+    }
+    assert uploads(cloud).index("site/style.css") < uploads(cloud).index("site/index.html"), "assets go before pages"
+    assert cloud.aws.invalidations == [], "nothing was cached before"
+
+
+def test_progress_is_shown_while_the_stack_is_made(cloud):
+    out = cloud.does("deploy")
+    assert any("CREATE_COMPLETE" in line and "AWS::CloudFront::Distribution" in line for line in out)
+    assert cloud.pauses > 1
+
+
+def test_a_second_deploy_changes_nothing(cloud):
+    cloud.does("deploy")
+    cloud.commands.clear()
+    out = cloud.does("deploy")
+    assert "  nothing to change" in out
+    assert "  6 files unchanged" in out
+    assert uploads(cloud) == []
+    assert cloud.aws.calls["ExecuteChangeSet"] == 1
+    assert "s3api put-object" not in operations(cloud)
+    assert cloud.aws.invalidations == []
+    assert attached(cloud.config()) == {f"{FUNCTION}:1"}
+
+
+def test_only_what_changed_is_uploaded_and_invalidated(cloud):
+    cloud.does("deploy")
+    (cloud.project / "site/docs/index.html").write_text("second")
+    (cloud.project / "site/style.css").unlink()
+    (cloud.project / "site/né w.html").write_text("new")
+    cloud.does("deploy")
+    assert uploads(cloud) == ["site/docs/index.html", "site/né"]
+    assert "site/style.css" not in cloud.keys(cloud.bucket("sitebucket"))
+    assert cloud.aws.invalidations == [["/site/docs/index.html", "/site/docs/", "/site/style.css"]]
+
+
+def test_many_changes_are_one_invalidation_path(cloud):
+    for number in range(101):
+        (cloud.project / f"site/{number}.txt").write_text("first")
+    cloud.does("deploy")
+    for number in range(101):
+        (cloud.project / f"site/{number}.txt").write_text("second")
+    cloud.does("deploy")
+    assert cloud.aws.invalidations == [["/site/*"]]
+
+
+def test_another_package_becomes_another_version_and_the_old_one_stays(cloud):
+    cloud.does("deploy")
+    second = cloud.package(b"second")
+    cloud.does("deploy")
+    assert attached(cloud.config()) == {f"{FUNCTION}:2"}
+    versions = cloud.lambda_.list_versions_by_function(FunctionName="redirect-production")["Versions"]
+    assert [version["Version"] for version in versions] == ["$LATEST", "1", "2"]
+    assert versions[2]["CodeSha256"] == base64.b64encode(hashlib.sha256(second).digest()).decode()
+    assert len(cloud.keys(PACKAGES)) == 2, "a rollback of the stack needs the package before"
+
+
+def test_the_site_can_come_first_and_the_function_later(cloud):
+    (cloud.project / "target/edge/redirect.zip").unlink()
+    out = cloud.does("deploy", "--without-function")
+    assert "Everyone gets the current site. just deploy production attaches the function." in out
+    assert attached(cloud.config()) == set()
+    for behaviour in behaviours_of(cloud.config()):
+        functions = [entry["FunctionARN"] for entry in behaviour["FunctionAssociations"].get("Items", [])]
+        assert functions == ([] if behaviour.get("PathPattern") == "/site/beta/*.*" else [STAND_IN])
+    assert "Function" not in cloud.stack().resources
+
+    cloud.package()
+    cloud.does("deploy")
+    assert attached(cloud.config()) == {f"{FUNCTION}:1"}
+    assert "detach" in cloud.fails("deploy", "--without-function")
+
+
+def test_environments_live_side_by_side(cloud):
+    cloud.does("deploy", "staging")
+    cloud.does("deploy", "production", "--without-function")
+    assert set(cloud.aws.stacks) == {"redirect-staging", "redirect-production"}
+    cloud.does("destroy", "staging")
+    assert set(cloud.aws.stacks) == {"redirect-production"}
+    assert [name for name in cloud.buckets() if "staging" in name] == []
+    assert len([name for name in cloud.buckets() if "production" in name]) == 2
+
+
+def test_settings_are_kept_from_one_deploy_to_the_next(cloud):
+    certificate = "arn:aws:acm:us-east-1:123456789012:certificate/0a1b2c3d"
+    out = cloud.does("deploy", "--set", "DomainName=www.example.com", "--set", f"CertificateArn={certificate}")
+    assert out[-1] == "https://www.example.com/"
+    cloud.package(b"second")
+    cloud.does("deploy")
+    assert cloud.stack().parameters["DomainName"] == "www.example.com"
+
+
+def test_an_existing_distribution_is_left_alone(cloud):
+    out = cloud.does("deploy", "--set", "ExistingDistributionId=E1EXAMPLE")
+    text = "\n".join(out)
+    assert f"{FUNCTION}:1" in text and STAND_IN in text and "/site/beta/*.htm*" in text
+    assert cloud.aws.distributions == {}
+    assert cloud.buckets() == [PACKAGES]
+    assert "no distribution of its own" in cloud.fails("url")
+
+
+def test_an_existing_bucket_is_left_alone(cloud):
+    cloud.s3.create_bucket(Bucket="mine")
+    out = cloud.does("deploy", "--set", "ExistingBucketName=mine", "--set", "ExistingBucketRegion=eu-west-1")
+    statement = next(json.loads(line) for line in out if line.startswith('  {"Effect"'))
+    assert statement["Resource"] == "arn:aws:s3:::mine/site/*"
+    assert cloud.keys("mine") == []
+    (origin,) = cloud.config()["Origins"]["Items"]
+    assert origin["DomainName"] == "mine.s3.eu-west-1.amazonaws.com"
+
+
+def test_the_dry_run_asks_nobody(cloud, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("LAUNCHDARKLY_SDK_KEY")
+    text = "\n".join(cloud.does("deploy", "staging", "--dry-run", "--set", "AccessLogs=yes"))
+    assert cloud.commands == []
+    for told in ("redirect-staging-packages-ACCOUNT", "AWS::CloudFront::Distribution", "parameter AccessLogs = yes"):
+        assert told in text
+    assert "site/index.html" in text and ".DS_Store" not in text
+    (cloud.project / "target/edge/redirect.zip").unlink()
+    assert "which just package makes first" in "\n".join(cloud.does("deploy", "--dry-run"))
+
+
+def test_the_whole_journey_with_the_program_that_users_run(cloud, capsys):
+    """Every process here is `aws` itself, not forked from a server of the tests."""
+    real, ran = subprocess.Popen, []
+
+    def run(command, env, **_):
+        ran.append(Path(command[0]).name)
+        process = real(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        out, err = process.communicate()
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    cloud.run_cli = run
+    cloud.does("deploy")
+    cloud.does("detach")
+    cloud.does("destroy")
+    assert cloud.buckets() == [] and cloud.aws.stacks == {} and cloud.aws.distributions == {}
+    assert set(ran) == {"aws"} and len(ran) > 50
+
+
+# ---- deploy, with faults ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["deploy", "Production"], "lower-case"),
+        (["deploy", "a" * 21], "up to 20"),
+        (["deploy", "--set", "Colour=red"], "expected NAME=VALUE with NAME one of"),
+        (["deploy", "--set", "PackageKey=x"], "expected NAME=VALUE"),
+        (["deploy", "--set", "AccessLogs"], "expected NAME=VALUE"),
+        (["deploy", "--set", "DomainName=www.example.com"], "DomainName and CertificateArn belong together"),
+        (["deploy", "--set", "CertificateArn=arn:aws:acm:eu-west-1:123456789012:certificate/0a"], "in us-east-1"),
+        (["detach"], "There is no stack redirect-production"),
+        (["url"], "There is no stack redirect-production"),
+        (["logs"], "There is no stack redirect-production"),
+    ],
+)
+def test_a_wrong_command_says_what_would_be_right(cloud, arguments, told):
+    assert told in cloud.fails(*arguments)
+    assert cloud.aws.distributions == {}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda project: (project / "target/edge/redirect.zip").unlink(), "just package"),
+        (lambda project: (project / "target/edge/redirect.zip").write_bytes(b"half"), "is no zip file"),
+        (lambda project: (project / "site/404.html").unlink(), "lacks 404.html"),
+        (lambda project: (project / "site").rename(project / "gone"), "is not there"),
+    ],
+)
+def test_what_is_missing_is_told_before_anything_is_done(cloud, spoil, told):
+    spoil(cloud.project)
+    assert told in cloud.fails("deploy")
+    assert cloud.commands == []
+
+
+def test_missing_credentials_are_told(cloud, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    assert "Sign in" in cloud.fails("deploy")
+    assert cloud.buckets() == []
+
+
+def test_an_unknown_profile_is_told(cloud, monkeypatch):
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    assert "nobody" in cloud.fails("deploy")
+
+
+def test_no_network_is_told(cloud, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert "Check the network" in cloud.fails("deploy")
+
+
+def test_denied_permissions_are_told(cloud):
+    cloud.aws.faults["CreateChangeSet"] = [403]
+    err = cloud.fails("deploy")
+    assert "aws cloudformation create-change-set failed" in err
+    assert "docs/deploy.md" in err
+
+
+def test_a_configured_region_elsewhere_does_not_matter(cloud, monkeypatch):
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    cloud.does("deploy")
+    assert all(command[command.index("--region") + 1] == "us-east-1" for command in cloud.commands)
+
+
+def test_a_bucket_of_someone_else_gets_no_package(cloud, monkeypatch):
+    """Someone may own the bucket's name already; moto does not heed --expected-bucket-owner, so S3's answer is given."""
+    run = cloud.run_cli
+
+    def denied(command, env, **options):
+        if command[1:3] == ["s3api", "head-bucket"] and "--expected-bucket-owner" in command:
+            error = "An error occurred (403) when calling the HeadBucket operation: Forbidden"
+            return subprocess.CompletedProcess(command, 255, "", error)
+        return run(command, env=env, **options)
+
+    cloud.run_cli = denied
+    assert "is not yours" in cloud.fails("deploy")
+    assert "s3api put-object" not in operations(cloud)
+
+
+def test_every_use_of_the_package_bucket_names_its_owner(cloud):
+    cloud.does("deploy")
+    to_bucket = [command for command in cloud.commands if command[0] == "s3api" and PACKAGES in command]
+    private = [command for command in to_bucket if command[1] not in ("create-bucket", "get-object")]
+    assert len(private) >= 7
+    assert all("--expected-bucket-owner" in command for command in private)
+
+
+def test_a_lost_connection_does_not_end_a_wait(cloud):
+    cloud.aws.faults["DescribeStackEvents"] = [None, "reset", 400, None]
+    out = cloud.does("deploy")
+    assert sum("asking again" in line for line in out) == 2
+
+
+def test_a_service_that_stays_away_ends_a_wait(cloud):
+    cloud.aws.faults["DescribeStackEvents"] = [None] + [400] * 6
+    assert "Throttling" in cloud.fails("deploy")
+    cloud.does("deploy")
+
+
+@pytest.mark.parametrize("when", range(1, 5))
+def test_an_interrupted_deploy_is_taken_up_again(cloud, when):
+    def interrupt(number):
+        if number == when:
+            raise KeyboardInterrupt
+
+    cloud.on_pause = interrupt
+    status, _, err = cloud("deploy")
+    assert status == 130
+    assert "just deploy production takes it up again" in err
+    out = cloud.does("deploy")
+    assert out[-1].startswith("https://")
+    assert attached(cloud.config()) == {f"{FUNCTION}:1"}
+    assert cloud.aws.calls["ExecuteChangeSet"] == 1, "the operation that was under way was waited for, not repeated"
+    assert len(cloud.keys(cloud.bucket("sitebucket"))) == 6
+
+
+def test_what_an_interrupted_run_uploaded_is_still_invalidated(cloud):
+    cloud.does("deploy")
+    (cloud.project / "site/index.html").write_text("second")
+    cloud.aws.faults["CreateInvalidation"] = [403]
+    cloud.fails("deploy")
+    out = cloud.does("deploy")
+    assert "  6 files unchanged" in out
+    assert cloud.aws.invalidations == [["/site/index.html", "/site/"]]
+    cloud.does("deploy")
+    assert len(cloud.aws.invalidations) == 1
+
+
+def test_a_stack_that_cannot_be_made_says_why_and_how_to_go_on(cloud):
+    cloud.aws.resource_faults["Distribution"] = "The maximum size of the function is 1048576 bytes"
+    err = cloud.fails("deploy")
+    assert "ROLLBACK_COMPLETE" in err
+    assert "CREATE_FAILED" in err and "maximum size of the function is 1048576" in err
+    assert "just destroy" in cloud.fails("deploy")
+    cloud.does("destroy")
+    cloud.does("deploy")
+    assert attached(cloud.config()) == {f"{FUNCTION}:1"}
+
+
+def test_an_update_that_fails_leaves_the_site_as_it_was(cloud):
+    cloud.does("deploy")
+    before = cloud.config()
+    cloud.package(b"second")
+    cloud.aws.resource_faults["Distribution"] = "Rate exceeded"
+    err = cloud.fails("deploy")
+    assert "UPDATE_ROLLBACK_COMPLETE" in err and "Rate exceeded" in err and "The site runs as before" in err
+    assert behaviours_of(cloud.config())[1:] == behaviours_of(before)[1:]
+    cloud.package(b"third")
+    cloud.does("deploy")
+
+
+def test_a_stack_that_needs_repair_says_how(cloud):
+    cloud.does("deploy")
+    cloud.stack().state = "UPDATE_ROLLBACK_FAILED"
+    assert "continue-update-rollback" in cloud.fails("deploy")
+
+
+# ---- detach ----------------------------------------------------------------------------------------------------------
+
+
+def test_detach_sends_everyone_to_the_current_site(cloud):
+    cloud.does("deploy")
+    with_function = [part.get("PathPattern") for part in behaviours_of(cloud.config()) if attached_to(part)]
+    assert with_function == [None, "/site/", "/site/beta", "/site/beta/*.htm*", "/site/beta/*.*/*", "/site/beta/*"]
+    cloud.aws.slow_distribution = 2
+    out = cloud.does("detach")
+    assert any("CloudFront is spreading the change" in line for line in out)
+    assert attached(cloud.config()) == set()
+    for behaviour in behaviours_of(cloud.config()):
+        if behaviour.get("PathPattern") != "/site/beta/*.*":
+            assert [entry["FunctionARN"] for entry in behaviour["FunctionAssociations"]["Items"]] == [STAND_IN]
+    assert cloud.stack().parameters["AttachFunction"] == "no", "the stack's next update would attach it otherwise"
+    assert "The function is not attached to any behaviour." in cloud.does("detach")
+    cloud.does("deploy")
+    assert attached(cloud.config()) == {f"{FUNCTION}:1"}
+
+
+def attached_to(behaviour):
+    return behaviour["LambdaFunctionAssociations"]["Quantity"] > 0
+
+
+def test_detach_needs_one_call_before_it_takes_effect(cloud):
+    """In an emergency nothing slow may stand before the update of the distribution."""
+    cloud.does("deploy")
+    cloud.commands.clear()
+    cloud.does("detach")
+    before = operations(cloud)[: operations(cloud).index("cloudfront update-distribution")]
+    assert set(before) <= {
+        "cloudformation describe-stacks",
+        "cloudformation describe-stack-resources",
+        "cloudfront get-distribution-config",
+    }
+
+
+def test_detach_works_in_whatever_state_the_stack_is(cloud):
+    cloud.does("deploy")
+    cloud.stack().state = "UPDATE_ROLLBACK_FAILED"
+    err = cloud.fails("detach")
+    assert "The viewers are off the function" in err
+    assert attached(cloud.config()) == set()
+
+
+def test_detach_survives_a_change_of_the_distribution_by_someone_else(cloud):
+    cloud.does("deploy")
+    cloud.aws.faults["UpdateDistribution"] = [412]
+    out = cloud.does("detach")
+    assert any("changed meanwhile" in line for line in out)
+    assert attached(cloud.config()) == set()
+
+
+def test_an_interrupted_detach_is_taken_up_again(cloud):
+    cloud.does("deploy")
+    cloud.aws.slow_distribution = 1
+    first = cloud.pauses + 1
+    cloud.on_pause = lambda number: (_ for _ in ()).throw(KeyboardInterrupt) if number == first else None
+    assert cloud("detach")[0] == 130
+    assert attached(cloud.config()) == set()
+    assert cloud.stack().parameters["AttachFunction"] == "yes"
+    cloud.does("detach")
+    assert cloud.stack().parameters["AttachFunction"] == "no"
+
+
+def test_deploy_attaches_again_what_was_detached_behind_the_stack(cloud):
+    cloud.does("deploy")
+    cloud.stack().state = "UPDATE_ROLLBACK_FAILED"
+    cloud.fails("detach")
+    cloud.stack().state = "UPDATE_COMPLETE"
+    out = cloud.does("deploy")
+    assert any("attaching it again" in line for line in out)
+    assert attached(cloud.config()) == {f"{FUNCTION}:1"}
+
+
+def test_detach_from_an_existing_distribution_spares_other_functions(cloud):
+    other = "arn:aws:lambda:us-east-1:123456789012:function:other:3"
+
+    def behaviour(*arns):
+        items = [{"EventType": kind, "LambdaFunctionARN": arn, "IncludeBody": False} for kind, arn in arns]
+        return {
+            "TargetOriginId": "mine",
+            "ViewerProtocolPolicy": "https-only",
+            "LambdaFunctionAssociations": {"Quantity": len(items), "Items": items},
+            "FunctionAssociations": {"Quantity": 0},
+        }
+
+    cloud.does("deploy", "--set", "ExistingDistributionId=E1EXAMPLE")
+    cloud.aws.put_distribution(
+        "E1EXAMPLE",
+        {
+            "CallerReference": "mine",
+            "Comment": "",
+            "Enabled": True,
+            "Origins": {"Quantity": 1, "Items": [{"Id": "mine", "DomainName": "example.com"}]},
+            "DefaultCacheBehavior": behaviour(("viewer-request", f"{FUNCTION}:1"), ("origin-request", other)),
+            "CacheBehaviors": {"Quantity": 0},
+        },
+    )
+    cloud.does("detach")
+    assert attached(cloud.config()) == {other}
+
+
+# ---- destroy ---------------------------------------------------------------------------------------------------------
+
+
+def test_destroy_waits_for_the_replicas_and_leaves_nothing(cloud):
+    cloud.does("deploy")
+    cloud.package(b"second")
+    cloud.does("deploy")
+    cloud.aws.replicas_live_for = 3
+    out = cloud.does("destroy")
+    assert sum("waiting for the replicas" in line for line in out) == 3
+    assert any("Interrupting is safe" in line for line in out)
+    assert cloud.buckets() == []
+    assert cloud.aws.stacks == {} and cloud.aws.distributions == {}
+    assert cloud.lambda_.list_functions()["Functions"] == []
+    out = cloud.does("destroy")
+    assert "There is no stack redirect-production." in out
+
+
+@pytest.mark.parametrize("when", range(1, 6))
+def test_an_interrupted_destroy_is_taken_up_again(cloud, when):
+    cloud.does("deploy")
+    cloud.aws.slow_distribution = 1
+    first = cloud.pauses
+
+    def interrupt(number):
+        if number == first + when:
+            raise KeyboardInterrupt
+
+    cloud.on_pause = interrupt
+    status, _, err = cloud("destroy")
+    assert status == 130
+    assert "just destroy production takes it up again" in err
+    cloud.does("destroy")
+    assert cloud.buckets() == [] and cloud.aws.stacks == {} and cloud.aws.distributions == {}
+    assert cloud.lambda_.list_functions()["Functions"] == []
+
+
+def test_a_deploy_after_an_interrupted_destroy_brings_the_site_back(cloud):
+    cloud.does("deploy")
+    first = cloud.pauses + 1
+    cloud.on_pause = lambda number: (_ for _ in ()).throw(KeyboardInterrupt) if number == first else None
+    assert cloud("destroy")[0] == 130
+    assert attached(cloud.config()) == set()
+    cloud.does("deploy")
+    assert attached(cloud.config()) == {f"{FUNCTION}:1"}
+
+
+def test_a_stack_that_cannot_be_deleted_says_why(cloud):
+    cloud.does("deploy")
+    real = cloud.aws.unmake
+
+    def refuse(resource):
+        if resource.kind == "AWS::S3::Bucket":
+            cloud.s3.put_object(Bucket=resource.physical, Key="site/late.html", Body=b"uploaded meanwhile")
+        return real(resource)
+
+    cloud.aws.unmake = refuse
+    try:
+        err = cloud.fails("destroy")
+    finally:
+        cloud.aws.unmake = real
+    assert "DELETE_FAILED" in err and "not empty" in err
+    cloud.does("destroy")
+    assert cloud.buckets() == []
+
+
+def test_the_access_logs_outlive_the_site(cloud):
+    cloud.does("deploy", "--set", "AccessLogs=yes")
+    kept = cloud.bucket("logbucket")
+    out = cloud.does("destroy")
+    assert f"The bucket of the access logs stays: {kept}" in out
+    assert cloud.buckets() == [kept]
+
+
+def test_a_person_must_confirm(cloud, monkeypatch):
+    cloud.does("deploy")
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda _: "staging")
+    assert "nothing was changed" in cloud.fails("destroy")
+    assert attached(cloud.config()) == {f"{FUNCTION}:1"}
+    monkeypatch.setattr("builtins.input", lambda _: "production")
+    cloud.does("destroy")
+    assert cloud.aws.stacks == {}
+
+
+# ---- url and secrets -------------------------------------------------------------------------------------------------
+
+
+def test_url_prints_the_address_and_nothing_else(cloud):
+    cloud.does("deploy")
+    (line,) = cloud.does("url")
+    assert line == f"https://{next(iter(cloud.aws.distributions)).lower()}.cloudfront.net/"
+
+
+def test_the_key_would_be_found_if_it_were_shown(cloud):
+    """The fixture looks for the key in all that was recorded; here is the proof that it records what matters."""
+    cloud.does("deploy")
+    recorded = "\n".join(cloud.record + cloud.aws.requests)
+    for trace in (
+        "--change-set-name",  # command lines
+        '"AttachFunction"',  # the files that they name
+        "uploaded packages/",  # output
+        "TemplateBody=",  # what reaches CloudFormation, parameters included
+    ):
+        assert trace in recorded

@@ -1,0 +1,39 @@
+//! Who gets which site, against LaunchDarkly's published formula, worked out by a script of its own.
+
+use redirect::flags::{Clock, Flags};
+use redirect::redirect::Verdict;
+use redirect::settings::Settings;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+/// `redirect.toml` as it is checked in.
+fn settings() -> Settings {
+    let file = include_str!("../../redirect.toml");
+    let field = |name: &str| {
+        let line = file.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix('='))?;
+        Some(line.trim().trim_matches('"').to_owned())
+    };
+    Settings::read(field, |_| None).unwrap()
+}
+
+#[tokio::test]
+async fn two_thousand_addresses_get_what_the_formula_says() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/bucketing.py");
+    let output = Command::new("python3").arg(script).output().expect("python3 is needed for this test");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let expected = String::from_utf8(output.stdout).unwrap();
+
+    let flags = Flags::start(Arc::new(settings()), None, Clock::default()).await.unwrap();
+    let mut beta = 0;
+    for line in expected.lines() {
+        let (address, variation) = line.split_once(' ').unwrap();
+        let verdict = flags.evaluate(address).verdict;
+        let expected = if variation == "true" { Verdict::Beta } else { Verdict::Current };
+        assert_eq!(verdict, expected, "{address}");
+        beta += u32::from(verdict == Verdict::Beta);
+    }
+    assert_eq!(expected.lines().count(), 2_000);
+    // Eight standard deviations around one half.
+    assert!((821..=1179).contains(&beta), "{beta} of 2,000 on the new site");
+}

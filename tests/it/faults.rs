@@ -1,0 +1,414 @@
+//! What goes wrong, and what the viewer gets all the same.
+
+use crate::setup::{Answered, KEY, World, event, flag, launchdarkly, start};
+use redirect::standins::{Data, Fault, LaunchDarkly, RuntimeApi};
+use serde_json::{Value, json};
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+/// The time-out that Lambda@Edge gives the function: a later answer would be a 503.
+const FUNCTION_TIME_OUT: Duration = Duration::from_secs(5);
+
+/// Later than any staleness that is allowed, by nothing but the deadlines that Lambda gives.
+fn ten_minutes_later(times: u64) -> SystemTime {
+    SystemTime::now() + Duration::from_secs(600) * u32::try_from(times).unwrap()
+}
+
+fn check(answered: &Answered, what: &str, summary: &str, data: &str) {
+    assert_eq!(answered.summary(), summary, "{what}: {}", answered.line);
+    assert_eq!(answered.line["data"], data, "{what}");
+    assert!(answered.took < FUNCTION_TIME_OUT, "{what}: {:?}", answered.took);
+}
+
+/// A fault of LaunchDarkly, at a cold start and later. `told` is what the log must say, once.
+async fn check_fault(what: &str, fault: Fault, told: &str) {
+    // At a cold start there is nothing to decide from: the current site.
+    let service = launchdarkly(flag(1, true)).await;
+    service.fail(fault.clone());
+    let mut world = World::new(service, &[("REDIRECT_INIT_BUDGET_MS", "400")]).await;
+    for address in ["/a", "/b"] {
+        let answered = world.visit(address, "192.0.2.1").await;
+        check(&answered, what, &format!("302 /site{address}"), "default");
+        assert_eq!(answered.line["error_kind"], "CLIENT_NOT_READY", "{what}");
+        assert_eq!(answered.line["level"], "warn", "{what}");
+    }
+    let staying = world.visit("/site/beta/a", "192.0.2.1").await;
+    assert_eq!(staying.summary(), "pass-through", "{what}: who is on beta stays there when nothing is known");
+    // At most at the start, on the viewer's time and after a response, within one step of the back-off.
+    assert!(world.launchdarkly.count("GET") <= 3, "{what}: {} requests", world.launchdarkly.count("GET"));
+    let messages = world.messages();
+    assert!(messages.iter().any(|line| line.contains(told)), "{what}: no {told:?} in {messages:?}");
+    assert!(messages.len() <= 3, "{what}: {messages:?}");
+    assert!(peak_memory_kb(&world) < 100 * 1024, "{what}: {} kB", peak_memory_kb(&world));
+
+    // Later there is older data, which is better than none.
+    let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
+    check(&world.visit("/a", "192.0.2.1").await, what, "302 /site/beta/a", "fresh");
+    world.launchdarkly.fail(fault);
+    let answered = world.send_at(&event("/b", "192.0.2.1"), ten_minutes_later(1)).await;
+    check(&answered, what, "302 /site/beta/b", "older");
+    assert!(answered.line["data_age_ms"].as_u64().unwrap() >= 600_000, "{what}: {}", answered.line);
+    assert!(world.launchdarkly.count("GET") >= 2, "{what}: it was not asked");
+
+    // And when the fault is over, what is new.
+    world.launchdarkly.fail(Fault::None);
+    world.launchdarkly.set_flag(&flag(2, false));
+    let answered = world.send_at(&event("/c", "192.0.2.1"), ten_minutes_later(20)).await;
+    check(&answered, what, "302 /site/c", "fresh");
+}
+
+fn peak_memory_kb(world: &World) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", world.function.id().unwrap())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+macro_rules! faults {
+    ($($name:ident: $fault:expr => $told:expr;)*) => {
+        $(#[tokio::test] async fn $name() { check_fault(stringify!($name), $fault, $told).await })*
+    };
+}
+
+faults! {
+    black_hole: Fault::BlackHole => "no answer within";
+    slow_headers: Fault::SlowHeaders(Duration::from_secs(60)) => "no answer within";
+    slow_body: Fault::SlowBody(Duration::from_secs(60)) => "no answer within";
+    unauthorized: Fault::Status(401, None) => "refused the SDK key (HTTP 401)";
+    forbidden: Fault::Status(403, None) => "refused the SDK key (HTTP 403)";
+    throttled: Fault::Status(429, Some(2_000)) => "asks to be left alone for 2000s (HTTP 429)";
+    server_error: Fault::Status(500, None) => "answered HTTP 500";
+    unavailable: Fault::Status(503, None) => "answered HTTP 503";
+    bad_request: Fault::Status(400, None) => "answered HTTP 400";
+    cut_body: Fault::CutBody => "the connection failed";
+    truncated_json: Fault::TruncatedJson => "cannot be read";
+    html: Fault::Text("text/html", "<!doctype html><title>Sign in</title>") => "cannot be read";
+    html_as_json: Fault::Text("application/json", "<!doctype html>") => "cannot be read";
+    empty: Fault::Text("application/json", "") => "cannot be read";
+    null: Fault::Text("application/json", "null") => "cannot be read";
+    another_shape: Fault::Text("application/json", r#"{"key":"rebrand","version":2}"#) => "the flag \\\"rebrand\\\" cannot be read: missing field";
+    fifty_megabytes: Fault::Huge(50 << 20) => "the answer has more than";
+    redirected: Fault::Redirect("https://elsewhere.example/") => "answered HTTP 302";
+}
+
+#[tokio::test]
+async fn refused_connections() {
+    let lambda = RuntimeApi::start().await.unwrap();
+    let function = start(&lambda, "http://127.0.0.1:1", &[]);
+    let launchdarkly = launchdarkly(flag(1, true)).await;
+    let mut world = World { lambda, launchdarkly, function };
+    check(&world.visit("/a", "192.0.2.1").await, "refused", "302 /site/a", "default");
+    assert!(world.messages()[0].contains("refused"), "{:?}", world.messages());
+}
+
+#[tokio::test]
+async fn not_modified_although_nothing_is_known() {
+    let service = launchdarkly(flag(1, true)).await;
+    service.fail(Fault::Status(304, None));
+    let mut world = World::new(service, &[]).await;
+    check(&world.visit("/a", "192.0.2.1").await, "304", "302 /site/a", "default");
+    assert!(world.messages()[0].contains("answered HTTP 304"), "{:?}", world.messages());
+}
+
+#[tokio::test]
+async fn a_wrong_content_type_does_not_matter() {
+    let service = launchdarkly(flag(1, true)).await;
+    let json: &'static str = Box::leak(flag(1, true).to_string().into_boxed_str());
+    service.fail(Fault::Text("text/plain", json));
+    let mut world = World::new(service, &[]).await;
+    check(&world.visit("/a", "192.0.2.1").await, "text/plain", "302 /site/beta/a", "fresh");
+}
+
+#[tokio::test]
+async fn a_missing_flag_gives_the_current_site_and_is_named() {
+    let mut world = World::new(LaunchDarkly::start(KEY, Data::default()).await.unwrap(), &[]).await;
+    let answered = world.visit("/a", "192.0.2.1").await;
+    check(&answered, "missing", "302 /site/a", "fresh");
+    assert_eq!(answered.line["error_kind"], "FLAG_NOT_FOUND");
+    assert!(answered.line["message"].as_str().unwrap().contains("\"rebrand\" does not exist"));
+    assert_eq!(world.visit("/site/beta/a", "192.0.2.1").await.summary(), "pass-through");
+}
+
+#[tokio::test]
+async fn a_flag_of_another_type_gives_the_current_site_and_is_named() {
+    let mut text = flag(1, true);
+    text["variations"] = json!(["new", "old"]);
+    let mut world = World::new(launchdarkly(text).await, &[]).await;
+    let answered = world.visit("/a", "192.0.2.1").await;
+    check(&answered, "text flag", "302 /site/a", "fresh");
+    assert_eq!(answered.line["error_kind"], "WRONG_TYPE");
+    assert!(answered.line["message"].as_str().unwrap().contains("\"rebrand\" is not a boolean flag"));
+}
+
+#[tokio::test]
+async fn one_malformed_flag_among_good_ones_harms_no_other() {
+    for fetch in ["items", "environment"] {
+        let service = launchdarkly(flag(1, true)).await;
+        service.change(|data| {
+            data.flags.insert("broken".to_owned(), json!({"key": "broken"}));
+        });
+        let mut world = World::new(service, &[("REDIRECT_FETCH", fetch)]).await;
+        check(&world.visit("/a", "192.0.2.1").await, fetch, "302 /site/beta/a", "fresh");
+
+        let mut needing = flag(2, true);
+        needing["prerequisites"] = json!([{"key": "broken", "variation": 0}]);
+        let service = launchdarkly(needing).await;
+        service.change(|data| {
+            data.flags.insert("broken".to_owned(), json!({"key": "broken"}));
+        });
+        let mut world = World::new(service, &[("REDIRECT_FETCH", fetch)]).await;
+        let answered = world.visit("/a", "192.0.2.1").await;
+        check(&answered, fetch, "302 /site/a", "fresh");
+        assert_eq!(answered.line["reason"], "PREREQUISITE_FAILED");
+        assert!(world.messages()[0].contains("\\\"broken\\\" cannot be read"), "{:?}", world.messages());
+    }
+}
+
+#[tokio::test]
+async fn prerequisites_and_segments_are_fetched_too() {
+    for fetch in ["items", "environment"] {
+        let mut top = flag(1, true);
+        top["prerequisites"] = json!([{"key": "base", "variation": 0}]);
+        top["fallthrough"] = json!({"variation": 1});
+        top["rules"] = json!([{"id": "r", "variation": 0, "trackEvents": false, "clauses": [
+            {"attribute": "", "op": "segmentMatch", "values": ["testers"], "negate": false},
+        ]}]);
+        let mut base = flag(1, true);
+        base["key"] = json!("base");
+        let service = launchdarkly(top).await;
+        service.change(|data| {
+            data.flags.insert("base".to_owned(), base);
+            data.segments.insert(
+                "testers".to_owned(),
+                json!({"key": "testers", "version": 1, "included": ["192.0.2.1"], "excluded": [], "rules": [], "salt": "s"}),
+            );
+            for number in 0..1_000 {
+                data.flags.insert(format!("other-{number}"), flag(1, true));
+            }
+        });
+        let mut world = World::new(service, &[("REDIRECT_FETCH", fetch)]).await;
+        let answered = world.visit("/a", "192.0.2.1").await;
+        check(&answered, fetch, "302 /site/beta/a", "fresh");
+        assert_eq!(answered.line["reason"], "RULE_MATCH");
+        check(&world.visit("/a", "192.0.2.2").await, fetch, "302 /site/a", "fresh");
+        assert_eq!(world.launchdarkly.count("GET"), if fetch == "items" { 3 } else { 1 });
+    }
+}
+
+#[tokio::test]
+async fn nothing_runs_when_nothing_is_due() {
+    let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
+    for _ in 0..20 {
+        world.visit("/a", "192.0.2.1").await;
+    }
+    assert_eq!(world.launchdarkly.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_refresh_after_the_response_costs_no_viewer_time_and_asks_for_changes_only() {
+    let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
+    world.visit("/a", "192.0.2.1").await;
+    // Due, but not stale: 20 of 60 seconds.
+    let later = SystemTime::now() + Duration::from_secs(20);
+    check(&world.send_at(&event("/b", "192.0.2.1"), later).await, "due", "302 /site/beta/b", "fresh");
+    assert_eq!(world.launchdarkly.count("GET"), 2);
+    assert!(world.launchdarkly.seen()[1].header("if-none-match").is_some());
+    // The answer was 304, and the data counts as fetched: nothing is due.
+    let later = SystemTime::now() + Duration::from_secs(30);
+    check(&world.send_at(&event("/c", "192.0.2.1"), later).await, "304", "302 /site/beta/c", "fresh");
+    assert_eq!(world.launchdarkly.count("GET"), 2);
+    // A change arrives after the response that made it due, so the next viewer has it without a wait.
+    world.launchdarkly.set_flag(&flag(2, false));
+    let later = SystemTime::now() + Duration::from_secs(50);
+    check(&world.send_at(&event("/d", "192.0.2.1"), later).await, "before", "302 /site/beta/d", "fresh");
+    world.launchdarkly.fail(Fault::BlackHole);
+    check(&world.send_at(&event("/e", "192.0.2.1"), later).await, "after", "302 /site/e", "fresh");
+}
+
+#[tokio::test]
+async fn frozen_for_ten_minutes_the_next_decision_uses_the_new_value() {
+    let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
+    check(&world.visit("/a", "192.0.2.1").await, "before", "302 /site/beta/a", "fresh");
+    world.function.freeze();
+    world.launchdarkly.set_flag(&flag(2, false));
+    world.launchdarkly.drop_connections();
+    let lambda = &world.lambda;
+    let function = &world.function;
+    // Lambda thaws an environment when it has an event for it.
+    let deadline = ten_minutes_later(1) + FUNCTION_TIME_OUT;
+    let invocation = lambda.invoke_with_deadline(event("/a", "192.0.2.1"), deadline);
+    let (outcome, ()) = tokio::join!(invocation, async { function.thaw() });
+    let answer: Value = serde_json::from_slice(&outcome.unwrap().body).unwrap();
+    assert_eq!(answer["headers"]["location"][0]["value"], "/site/a");
+}
+
+#[tokio::test]
+async fn a_connection_is_used_again_unless_it_was_idle_for_more_than_ten_seconds() {
+    let settings = [("REDIRECT_REFRESH_AFTER_SECONDS", "0"), ("REDIRECT_EVENTS", "off")];
+    let mut world = World::new(launchdarkly(flag(1, true)).await, &settings).await;
+    let start = SystemTime::now();
+    // Seconds by Lambda's deadlines, and the connections made until then: one is made at the start.
+    for (second, connections) in [(0, 1), (5, 1), (14, 1), (25, 2), (30, 2), (630, 3)] {
+        world.send_at(&event("/a", "192.0.2.1"), start + Duration::from_secs(second)).await;
+        assert_eq!(world.launchdarkly.connections(), connections, "second {second}");
+    }
+    assert_eq!(world.launchdarkly.count("GET"), 8, "one at the start, one after each visit, one before the last");
+}
+
+#[tokio::test]
+async fn ten_minutes_that_only_the_deadline_shows_make_data_stale() {
+    let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
+    check(&world.visit("/a", "192.0.2.1").await, "before", "302 /site/beta/a", "fresh");
+    world.launchdarkly.set_flag(&flag(2, false));
+    check(&world.visit("/a", "192.0.2.1").await, "not yet", "302 /site/beta/a", "fresh");
+    check(&world.send_at(&event("/a", "192.0.2.1"), ten_minutes_later(1)).await, "now", "302 /site/a", "fresh");
+}
+
+#[tokio::test]
+async fn a_fetch_too_slow_for_the_viewer_goes_on_after_his_response() {
+    let mut world = World::new(launchdarkly(flag(1, true)).await, &[("REDIRECT_VIEWER_BUDGET_MS", "50")]).await;
+    world.visit("/a", "192.0.2.1").await;
+    world.launchdarkly.set_flag(&flag(2, false));
+    world.launchdarkly.fail(Fault::SlowHeaders(Duration::from_millis(400)));
+    let answered = world.send_at(&event("/a", "192.0.2.1"), ten_minutes_later(1)).await;
+    check(&answered, "too slow", "302 /site/beta/a", "older");
+    let answered = world.send_at(&event("/a", "192.0.2.1"), ten_minutes_later(1)).await;
+    check(&answered, "after", "302 /site/a", "fresh");
+    assert_eq!(world.launchdarkly.count("GET"), 2, "one fetch served both");
+    assert!(world.messages().is_empty(), "{:?}", world.messages());
+}
+
+#[tokio::test]
+async fn a_viewer_waits_only_once_per_step_of_the_back_off() {
+    let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
+    world.visit("/a", "192.0.2.1").await;
+    world.launchdarkly.fail(Fault::Status(503, None));
+    let later = ten_minutes_later(1);
+    for _ in 0..10 {
+        check(&world.send_at(&event("/a", "192.0.2.1"), later).await, "503", "302 /site/beta/a", "older");
+    }
+    // The machine may be so slow that a first step of half a second passes on the way.
+    let asked = world.launchdarkly.count("GET");
+    assert!((2..=5).contains(&asked), "{asked} requests for ten stale visits");
+    assert_eq!(world.messages().len(), 1, "{:?}", world.messages());
+}
+
+#[tokio::test]
+async fn a_refused_key_is_tried_again_after_five_minutes_and_told_once() {
+    let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
+    world.visit("/a", "192.0.2.1").await;
+    world.launchdarkly.fail(Fault::Status(401, None));
+    let minutes = |count: u64| ten_minutes_later(1) + Duration::from_secs(60 * count);
+    for (minute, requests) in [(0, 2), (1, 2), (4, 2), (6, 3), (10, 3), (12, 4)] {
+        let answered = world.send_at(&event("/a", "192.0.2.1"), minutes(minute)).await;
+        check(&answered, "401", "302 /site/beta/a", "older");
+        assert_eq!(world.launchdarkly.count("GET"), requests, "minute {minute}");
+    }
+    assert_eq!(world.messages().len(), 1, "{:?}", world.messages());
+    world.launchdarkly.fail(Fault::None);
+    let answered = world.send_at(&event("/a", "192.0.2.1"), minutes(20)).await;
+    check(&answered, "accepted again", "302 /site/beta/a", "fresh");
+    assert!(world.messages()[1].contains("fetched again"), "{:?}", world.messages());
+}
+
+#[tokio::test]
+async fn retry_after_is_respected() {
+    let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
+    world.visit("/a", "192.0.2.1").await;
+    world.launchdarkly.fail(Fault::Status(429, Some(120)));
+    let seconds = |count| ten_minutes_later(1) + Duration::from_secs(count);
+    for (second, requests) in [(0, 2), (60, 2), (115, 2), (130, 3)] {
+        world.send_at(&event("/a", "192.0.2.1"), seconds(second)).await;
+        assert_eq!(world.launchdarkly.count("GET"), requests, "second {second}");
+    }
+}
+
+#[tokio::test]
+async fn a_time_to_live_that_is_too_long_is_told_once() {
+    let service = launchdarkly(flag(1, true)).await;
+    service.set_max_age(Some(300));
+    let mut world = World::new(service, &[("REDIRECT_REFRESH_AFTER_SECONDS", "0")]).await;
+    for _ in 0..3 {
+        world.visit("/a", "192.0.2.1").await;
+    }
+    let messages = world.messages();
+    assert_eq!(messages.len(), 1, "{messages:?}");
+    assert!(messages[0].contains("300s") && messages[0].contains("TTL"), "{messages:?}");
+}
+
+/// A function whose package has this `flags.json`, and whose LaunchDarkly is out of reach.
+async fn packaged(name: &str, contents: &str) -> World {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("flags.json"), contents).unwrap();
+    let lambda = RuntimeApi::start().await.unwrap();
+    let settings = [("LAMBDA_TASK_ROOT", folder.to_str().unwrap()), ("REDIRECT_VIEWER_BUDGET_MS", "100")];
+    let function = start(&lambda, "http://127.0.0.1:1", &settings);
+    World { lambda, launchdarkly: launchdarkly(flag(1, true)).await, function }
+}
+
+fn flags_json(age: Duration) -> String {
+    let made: chrono::DateTime<chrono::Utc> = (SystemTime::now() - age).into();
+    let made = made.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+    json!({"fetched_at": made, "flags": {"rebrand": flag(5, true)}, "segments": {}}).to_string()
+}
+
+#[tokio::test]
+async fn the_package_has_data_for_when_nothing_better_is_there() {
+    let mut world = packaged("young", &flags_json(Duration::from_secs(3_600))).await;
+    let answered = world.visit("/a", "192.0.2.1").await;
+    check(&answered, "young", "302 /site/beta/a", "bundled");
+    assert_eq!(answered.line["flag_version"], 5);
+    assert!(answered.line["message"].as_str().unwrap().contains("that of the package"));
+    assert!(answered.line["data_age_ms"].as_u64().unwrap() >= 3_600_000);
+}
+
+#[tokio::test]
+async fn data_of_the_package_that_is_too_old_yields_to_the_default() {
+    let mut world = packaged("old", &flags_json(Duration::from_secs(25 * 3_600))).await;
+    check(&world.visit("/a", "192.0.2.1").await, "old", "302 /site/a", "default");
+}
+
+#[tokio::test]
+async fn data_of_the_package_that_cannot_be_read_is_told_once() {
+    let mut world = packaged("broken", "{\"fetched_at\": \"today\"}").await;
+    for _ in 0..3 {
+        check(&world.visit("/a", "192.0.2.1").await, "broken", "302 /site/a", "default");
+    }
+    let told: Vec<_> = world.messages().into_iter().filter(|line| line.contains("flags.json")).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+}
+
+#[tokio::test]
+async fn streaming_and_polling_are_the_sdks_own() {
+    let settings = [("REDIRECT_UPDATES", "streaming")];
+    let mut world = World::new(launchdarkly(flag(1, true)).await, &settings).await;
+    check(&world.visit("/a", "192.0.2.1").await, "streaming", "302 /site/beta/a", "sdk");
+    assert_eq!(world.launchdarkly.count("GET /all"), 1);
+    world.launchdarkly.set_flag(&flag(2, false));
+    // The patch comes by itself; how soon is the SDK's affair.
+    let mut visits = 0;
+    while world.visit("/a", "192.0.2.1").await.summary() != "302 /site/a" {
+        visits += 1;
+        assert!(visits < 10_000, "the stream's change never came");
+    }
+    assert_eq!(world.launchdarkly.count("GET"), 1);
+
+    let settings = [("REDIRECT_UPDATES", "polling")];
+    let mut world = World::new(launchdarkly(flag(1, true)).await, &settings).await;
+    let answered = world.visit("/a", "192.0.2.1").await;
+    check(&answered, "polling", "302 /site/beta/a", "sdk");
+    assert_eq!(answered.line["source"], "polling");
+    assert_eq!(world.launchdarkly.count("GET /sdk/latest-all"), 1);
+}
+
+#[tokio::test]
+async fn a_stream_that_never_answers_does_not_hold_up_the_start() {
+    let service = launchdarkly(flag(1, true)).await;
+    let settings = [("REDIRECT_UPDATES", "streaming"), ("REDIRECT_INIT_BUDGET_MS", "200")];
+    let lambda = RuntimeApi::start().await.unwrap();
+    let function = start(&lambda, "http://127.0.0.1:1", &settings);
+    let mut world = World { lambda, launchdarkly: service, function };
+    let answered = world.visit("/a", "192.0.2.1").await;
+    check(&answered, "no stream", "302 /site/a", "sdk");
+    assert_eq!(answered.line["error_kind"], "CLIENT_NOT_READY");
+}

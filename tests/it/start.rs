@@ -1,0 +1,107 @@
+//! Settings and keys, right and wrong, and what a start says.
+
+use crate::setup::{KEY, World, flag, launchdarkly, start};
+use redirect::settings::{SdkKey, Settings};
+use redirect::standins::RuntimeApi;
+
+#[track_caller]
+fn check(field: &str, value: &str, expected: &str) {
+    let file = |name: &str| {
+        let right = match name {
+            "flag_key" => "rebrand",
+            name if name.ends_with("_uri") => "https://sdk.launchdarkly.com/",
+            "fetch" => "items",
+            "updates" => "between-invocations",
+            "events" => "full",
+            "log" => "all",
+            "log_client_ip" => "false",
+            _ => "5",
+        };
+        Some(if name == field { value } else { right }.to_owned())
+    };
+    let outcome = match Settings::read(file, |_| None) {
+        Ok(_) => "right".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    assert!(outcome.contains(expected), "{field} = {value}: {outcome}");
+}
+
+#[test]
+fn a_wrong_setting_names_itself_its_value_and_what_would_be_right() {
+    check("flag_key", "rebrand", "right");
+    check("flag_key", "", "redirect.toml: flag_key is \"\"; expected a LaunchDarkly flag key");
+    check("flag_key", "a/b", "flag_key is \"a/b\"");
+    check("flag_key", "..", "flag_key is \"..\"");
+    check("launchdarkly_base_uri", "http://127.0.0.1:8030", "right");
+    check("launchdarkly_base_uri", "sdk.launchdarkly.com", "expected an address such as");
+    check("launchdarkly_events_uri", "https://a?b", "expected an address such as");
+    check("launchdarkly_stream_uri", "https://", "expected an address such as");
+    check(
+        "updates",
+        "push",
+        "updates is \"push\"; expected one of \"between-invocations\", \"streaming\", \"polling\"",
+    );
+    check("fetch", "all", "expected one of \"items\", \"environment\"");
+    check("events", "none", "expected one of \"full\", \"summary\", \"off\"");
+    check("log", "", "expected one of \"all\", \"problems\"");
+    check("log_client_ip", "yes", "expected one of \"true\", \"false\"");
+    check("refresh_after_seconds", "-1", "expected a whole number of seconds from 0 to 3600");
+    check("max_staleness_seconds", "1.5", "expected a whole number of seconds from 0 to 86400");
+    check("viewer_budget_ms", "6000", "expected a whole number of milliseconds from 0 to 5000");
+    check("function_timeout_seconds", "31", "expected a whole number of seconds from 1 to 30");
+    check("bundled_max_age_hours", "", "expected a whole number of hours from 0 to 8760");
+    check("init_budget_ms", "4500", "function_timeout_seconds is \"5\"; expected at least 5.005s");
+    check("between_budget_ms", "4495", "right");
+    check("between_budget_ms", "4496", "function_timeout_seconds is \"5\"; expected at least 5.001s");
+}
+
+#[test]
+fn a_missing_setting_is_named() {
+    let error = Settings::read(|_| None, |_| None).unwrap_err().to_string();
+    assert!(error.contains("flag_key is missing"), "{error}");
+}
+
+#[test]
+fn a_wrong_key_is_refused_and_never_shown() {
+    assert_eq!(SdkKey::parse(" \n").unwrap(), None);
+    let key = SdkKey::parse(&format!("{KEY}\n")).unwrap().unwrap();
+    assert_eq!(key.reveal(), KEY);
+    assert!(!format!("{key:?}").contains(KEY));
+    for wrong in ["mob-secret", "api-secret", "sdk-secret with spaces", "sdk-secr\u{e9}t"] {
+        let error = SdkKey::parse(wrong).unwrap_err();
+        let text = format!("{error} {error:?}");
+        assert!(text.contains("LAUNCHDARKLY_SDK_KEY") && !text.contains("secr"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_fails_tells_lambda_why() {
+    let lambda = RuntimeApi::start().await.unwrap();
+    let mut function = start(&lambda, "http://127.0.0.1:1", &[("REDIRECT_EVENTS", "some")]);
+    let error = lambda.init_error().await;
+    assert!(error.contains("REDIRECT_EVENTS is \\\"some\\\"") && error.contains("StartError"), "{error}");
+    assert_eq!(function.ended().await.unwrap().code(), Some(1));
+    assert_eq!(lambda.polls(), 0);
+    assert!(function.log()[0].contains("REDIRECT_EVENTS"), "{:?}", function.log());
+}
+
+#[tokio::test]
+async fn the_environment_wins_over_what_was_compiled_in() {
+    let mut world = World::new(launchdarkly(flag(1, true)).await, &[("REDIRECT_FLAG_KEY", "other")]).await;
+    let answered = world.visit("/a", "192.0.2.1").await;
+    assert_eq!(answered.summary(), "302 /site/a");
+    assert_eq!(answered.line["error_kind"], "FLAG_NOT_FOUND");
+    assert!(answered.line["message"].as_str().unwrap().contains("\"other\" does not exist"));
+    assert_eq!(world.launchdarkly.count("GET /sdk/flags/other"), 1);
+}
+
+#[tokio::test]
+async fn the_key_is_sent_as_it_is_and_never_logged() {
+    let mut world = World::new(launchdarkly(flag(1, true)).await, &[("REDIRECT_FLUSH_AFTER_SECONDS", "0")]).await;
+    world.visit("/a", "192.0.2.1").await;
+    world.launchdarkly.asked("POST /bulk", 1).await;
+    for seen in world.launchdarkly.seen() {
+        assert_eq!(seen.header("authorization"), Some(KEY), "{}", seen.what);
+    }
+    assert!(!world.function.log().join("\n").contains(KEY));
+}
