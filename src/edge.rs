@@ -16,7 +16,10 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How old a store may be before each decision says so; its alarm in cloudformation/flag-store.yaml goes by the same.
+const LONGEST_UNSYNCED: Duration = Duration::from_secs(3_600);
 
 /// The edge function of one execution environment.
 pub struct Edge {
@@ -120,6 +123,8 @@ impl Edge {
             problem(line, &what);
         } else if evaluation.data == "older" {
             problem(line, "the flag data is older than max_staleness_seconds allows");
+        } else if evaluation.synced_age > Some(LONGEST_UNSYNCED) {
+            problem(line, "flag-sync has not succeeded for more than an hour");
         } else if evaluation.data == "bundled" && evaluation.source != "bundled" {
             problem(line, "the flag data is that of the package");
         }

@@ -9,6 +9,9 @@
 //! 5. when it is out, [`edge`] writes the log line ([`logs`]) and lets [`flags`] fetch new data from a source
 //!    ([`sources`]) and send its events, if either is due.
 //!
+//! With the features `dynamodb` and `redis` there are `stores`: databases that hold flag data, for the function and for
+//! any other program; with `sync`, the module of that name keeps them up to date.
+//!
 //! [`settings`] and [`start`] bring a process that far; [`transport`] is the way out of it.
 
 pub mod cloudfront;
@@ -23,4 +26,8 @@ pub mod sources;
 #[cfg(feature = "standins")]
 pub mod standins;
 pub mod start;
+#[cfg(any(feature = "dynamodb", feature = "redis"))]
+pub mod stores;
+#[cfg(feature = "sync")]
+pub mod sync;
 pub mod transport;

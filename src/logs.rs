@@ -4,6 +4,7 @@ use crate::flags::Evaluation;
 use serde::Serialize;
 use std::io::Write;
 use std::panic::PanicHookInfo;
+use std::time::Duration;
 
 /// A decision, as the log tells it. Fields that do not apply are left out.
 #[derive(Debug, Default, Serialize)]
@@ -47,6 +48,8 @@ pub struct RestsOn {
     pub data_age_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flag_version: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub synced_age_ms: Option<u64>,
 }
 
 impl From<&Evaluation> for RestsOn {
@@ -56,10 +59,15 @@ impl From<&Evaluation> for RestsOn {
             error_kind: evaluation.error_kind,
             source: evaluation.source,
             data: evaluation.data,
-            data_age_ms: evaluation.data_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            data_age_ms: evaluation.data_age.map(millis),
             flag_version: evaluation.flag_version,
+            synced_age_ms: evaluation.synced_age.map(millis),
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Sends messages of this crate and of the SDK, and panics, to the log.

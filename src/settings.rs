@@ -14,8 +14,13 @@ pub const DEADLINE_RESERVE: Duration = Duration::from_millis(500);
 pub const SDK_KEY_VARIABLE: &str = "LAUNCHDARKLY_SDK_KEY";
 
 /// The fields of `redirect.toml`, each of which must be there.
-pub const FIELDS: [&str; 17] = [
+pub const FIELDS: [&str; 22] = [
     "flag_key",
+    "source",
+    "store_table",
+    "store_regions",
+    "store_redis_url",
+    "store_prefix",
     "launchdarkly_base_uri",
     "launchdarkly_stream_uri",
     "launchdarkly_events_uri",
@@ -43,6 +48,19 @@ pub enum Updates {
     Streaming,
     /// The SDK's own polling, every 30 seconds.
     Polling,
+}
+
+/// Where the flag data comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// LaunchDarkly's service, or a Relay Proxy.
+    LaunchDarkly,
+    /// A DynamoDB table.
+    #[cfg(feature = "dynamodb")]
+    DynamoDb,
+    /// A Redis.
+    #[cfg(feature = "redis")]
+    Redis,
 }
 
 /// How much is fetched from LaunchDarkly.
@@ -79,6 +97,11 @@ pub enum Log {
 #[allow(missing_docs)]
 pub struct Settings {
     pub flag_key: String,
+    pub source: Source,
+    pub store_table: String,
+    pub store_regions: Vec<String>,
+    pub store_redis_url: String,
+    pub store_prefix: String,
     pub launchdarkly_base_uri: String,
     pub launchdarkly_stream_uri: String,
     pub launchdarkly_events_uri: String,
@@ -177,6 +200,70 @@ impl Given<'_> {
         }
     }
 
+    fn source(&self) -> Result<Source, SettingError> {
+        match self.value.as_str() {
+            #[cfg(not(feature = "dynamodb"))]
+            "dynamodb" => Err(self.refuse("a build with it: cargo build --features dynamodb")),
+            #[cfg(not(feature = "redis"))]
+            "redis" => Err(self.refuse("a build with it: cargo build --features redis")),
+            _ => self.one_of(&[
+                ("launchdarkly", Source::LaunchDarkly),
+                #[cfg(feature = "dynamodb")]
+                ("dynamodb", Source::DynamoDb),
+                #[cfg(feature = "redis")]
+                ("redis", Source::Redis),
+            ]),
+        }
+    }
+
+    /// DynamoDB's rule for names of tables, or nothing.
+    /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html>
+    fn table(self) -> Result<String, SettingError> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if self.value.is_empty() || ((3..=255).contains(&self.value.len()) && self.value.chars().all(fits)) {
+            return Ok(self.value);
+        }
+        Err(self.refuse("the name of a DynamoDB table: 3 to 255 letters, digits, '.', '_' and '-'"))
+    }
+
+    fn regions(&self) -> Result<Vec<String>, SettingError> {
+        let regions: Vec<_> =
+            self.value.split(',').map(str::trim).filter(|region| !region.is_empty()).map(str::to_owned).collect();
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if regions.iter().all(|region| region.contains('-') && region.chars().all(fits)) {
+            return Ok(regions);
+        }
+        Err(self.refuse("names of AWS Regions with commas between them, such as us-east-1,eu-central-1"))
+    }
+
+    /// A password belongs into the environment; the file is checked in.
+    fn redis_url(self) -> Result<String, SettingError> {
+        let rest = ["redis://", "rediss://", "unix://"].iter().find_map(|scheme| self.value.strip_prefix(scheme));
+        let refuse = |given: Self, fault: &str, expected: &str| {
+            let Self { field, place, .. } = given;
+            let hidden = Self { field, place, value: String::new() };
+            SettingError { fault: format!("{fault} (its value is not shown)"), ..hidden.refuse(expected) }
+        };
+        match rest {
+            _ if self.value.is_empty() => Ok(self.value),
+            Some(rest) if self.place == Place::File && rest.contains('@') => Err(refuse(
+                self,
+                "names a user",
+                "an address without user and password; with them it comes from the environment, REDIRECT_STORE_REDIS_URL",
+            )),
+            Some(rest) if !rest.is_empty() => Ok(self.value),
+            _ => Err(refuse(self, "is no address of a Redis", "an address such as rediss://flags.example.com:6379")),
+        }
+    }
+
+    /// What LaunchDarkly's SDKs take as a prefix, or nothing.
+    fn prefix(self) -> Result<String, SettingError> {
+        if self.value.len() <= 256 && self.value.chars().all(|c| c.is_ascii_graphic()) {
+            return Ok(self.value);
+        }
+        Err(self.refuse("a prefix of at most 256 visible ASCII characters, or nothing"))
+    }
+
     /// LaunchDarkly's rule for keys: letters, digits, `.`, `_` and `-`.
     fn key(self) -> Result<String, SettingError> {
         let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -216,6 +303,11 @@ impl Settings {
 
         let settings = Self {
             flag_key: given("flag_key")?.key()?,
+            source: given("source")?.source()?,
+            store_table: given("store_table")?.table()?,
+            store_regions: given("store_regions")?.regions()?,
+            store_redis_url: given("store_redis_url")?.redis_url()?,
+            store_prefix: given("store_prefix")?.prefix()?,
             launchdarkly_base_uri: given("launchdarkly_base_uri")?.uri()?,
             launchdarkly_stream_uri: given("launchdarkly_stream_uri")?.uri()?,
             launchdarkly_events_uri: given("launchdarkly_events_uri")?.uri()?,
@@ -244,7 +336,43 @@ impl Settings {
             log_client_ip: given("log_client_ip")?.one_of(&[("true", true), ("false", false)])?,
         };
         settings.fit_time_out(&given("function_timeout_seconds")?)?;
+        settings.fit_source(&given)?;
         Ok(settings)
+    }
+
+    /// How long one request for flag data or with events may take.
+    pub fn time_out(&self) -> Duration {
+        self.init_budget.max(self.between_budget).max(Duration::from_millis(1))
+    }
+
+    /// A store needs to be named, and is read between invocations: the SDK's own updates come from LaunchDarkly.
+    fn fit_source<'a>(
+        &self,
+        given: &impl Fn(&'static str) -> Result<Given<'a>, SettingError>,
+    ) -> Result<(), SettingError> {
+        let needed: &[(&'static str, bool, &str)] = match self.source {
+            Source::LaunchDarkly => &[],
+            #[cfg(feature = "dynamodb")]
+            Source::DynamoDb => &[
+                ("store_table", self.store_table.is_empty(), "the name of the table, for the source \"dynamodb\""),
+                ("store_regions", self.store_regions.is_empty(), "the Regions that have the table"),
+            ],
+            #[cfg(feature = "redis")]
+            Source::Redis => &[(
+                "store_redis_url",
+                self.store_redis_url.is_empty(),
+                "the address of the Redis, for the source \"redis\"",
+            )],
+        };
+        for (field, is_missing, expected) in needed {
+            if *is_missing {
+                return Err(given(field)?.refuse(*expected));
+            }
+        }
+        if self.source != Source::LaunchDarkly && self.updates != Updates::BetweenInvocations {
+            return Err(given("updates")?.refuse("\"between-invocations\" with a store as the source"));
+        }
+        Ok(())
     }
 
     /// A cold start that Lambda repeats inside an invocation counts against the function's time-out, so it is the

@@ -3,7 +3,7 @@
 use crate::edge::{BetweenInvocations, Edge};
 use crate::flags::{Clock, Flags};
 use crate::logs;
-use crate::settings::{SDK_KEY_VARIABLE, SdkKey, SettingError, Settings};
+use crate::settings::{SDK_KEY_VARIABLE, SdkKey, SettingError, Settings, Source};
 use lambda_runtime::{Error, Runtime, service_fn};
 use lambda_runtime_api_client::Client;
 use lambda_runtime_api_client::body::Body;
@@ -44,7 +44,7 @@ pub async fn serve(edge: Arc<Edge>) -> Result<(), Error> {
 async fn edge() -> Result<Arc<Edge>, Error> {
     let settings = Arc::new(settings(|variable| env::var(variable).ok())?);
     let key = SdkKey::parse(&env::var(SDK_KEY_VARIABLE).unwrap_or_else(|_| SDK_KEY.to_owned()))?;
-    if key.is_none() {
+    if key.is_none() && settings.source == Source::LaunchDarkly {
         logs::message(
             "info",
             "offline mode: no SDK key, so the flag data is that of the repository and no events are sent",

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A connection that was idle for longer may be dead without anyone having been told: the environment was frozen.
-const LONGEST_IDLE: Duration = Duration::from_secs(10);
+pub(crate) const LONGEST_IDLE: Duration = Duration::from_secs(10);
 
 /// An HTTP client with connect and total time-outs. Connections are reused within [`LONGEST_IDLE`].
 ///

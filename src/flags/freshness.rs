@@ -104,7 +104,7 @@ impl Backoff {
 }
 
 /// From 0 to 1. The standard library seeds each `RandomState` anew; jitter needs no better source.
-fn random() -> f64 {
+pub(crate) fn random() -> f64 {
     let bits = RandomState::new().build_hasher().finish() >> 32;
     f64::from(u32::try_from(bits).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
 }

@@ -5,12 +5,20 @@ mod freshness;
 mod refresh;
 mod snapshot;
 
+#[cfg(feature = "dynamodb")]
+pub(crate) use freshness::random;
 pub use freshness::{Backoff, Clock, Moment};
 pub use snapshot::{Item, Items, Origin, Snapshot};
 
 use crate::redirect::Verdict;
-use crate::settings::{DEADLINE_RESERVE, Events, SdkKey, Settings, Updates};
+use crate::settings::{DEADLINE_RESERVE, Events, SdkKey, Settings, Source, Updates};
+#[cfg(any(feature = "dynamodb", feature = "redis"))]
+use crate::sources::StoreSource;
 use crate::sources::{Bundled, FlagSource, LaunchDarkly, Package};
+#[cfg(feature = "dynamodb")]
+use crate::stores::DynamoDb;
+#[cfg(feature = "redis")]
+use crate::stores::RedisDataStore;
 use crate::transport::Transport;
 use events::{EventSender, Flushing, processor};
 use launchdarkly_sdk_transport::HyperTransport;
@@ -32,6 +40,10 @@ pub enum StartError {
     /// No HTTP transport could be made.
     #[error("no HTTP transport: {0}")]
     Transport(#[from] std::io::Error),
+    /// The store cannot be used as it is set.
+    #[cfg(any(feature = "dynamodb", feature = "redis"))]
+    #[error(transparent)]
+    Store(#[from] crate::stores::StoreError),
 }
 
 /// The flags of an environment, for one execution environment of the function.
@@ -64,6 +76,8 @@ pub struct Evaluation {
     pub source: &'static str,
     /// The version of the flag.
     pub flag_version: Option<u64>,
+    /// How long ago flag-sync last made the store equal to LaunchDarkly; unknown for another source or writer.
+    pub synced_age: Option<Duration>,
 }
 
 impl Flags {
@@ -73,22 +87,18 @@ impl Flags {
     /// # Errors
     /// [`StartError`]. LaunchDarkly being out of reach is no error.
     pub async fn start(settings: Arc<Settings>, key: Option<&SdkKey>, clock: Clock) -> Result<Self, StartError> {
-        let time_out = settings.init_budget.max(settings.between_budget).max(Duration::from_millis(1));
-        let transport = Transport::new(clock.clone(), time_out);
+        let transport = Transport::new(clock.clone(), settings.time_out());
         let events = EventSender::new(transport.clone());
         let snapshot = Snapshot::default();
 
         let own_updates = key.is_some() && settings.updates != Updates::BetweenInvocations;
-        let refresher = (!own_updates).then(|| {
-            let source: Box<dyn FlagSource> = match key {
-                Some(key) => {
-                    Box::new(LaunchDarkly::new(transport, &settings.launchdarkly_base_uri, key, settings.fetch))
-                }
-                None => Box::new(Bundled),
-            };
+        let refresher = if own_updates {
+            None
+        } else {
+            let source = source(&settings, key, &clock, &transport)?;
             let package = Package::of_this_function();
-            Refresher::new(settings.clone(), clock.clone(), source, package, snapshot.clone())
-        });
+            Some(Refresher::new(settings.clone(), clock.clone(), source, package, snapshot.clone()))
+        };
         let client = client(&settings, key, &snapshot, &events)?;
         client.start_with_default_executor();
         match &refresher {
@@ -199,6 +209,7 @@ impl Flags {
             data_age,
             source: self.source(),
             flag_version: self.snapshot.flag_version(&self.settings.flag_key),
+            synced_age: self.snapshot.synced().map(|synced| synced.elapsed().unwrap_or_default()),
         }
     }
 
@@ -241,6 +252,40 @@ fn context(client_ip: &str, events: Events) -> Result<Context, String> {
         builder.anonymous(true);
     }
     builder.build()
+}
+
+/// Where the flag data comes from. LaunchDarkly cannot be asked without a key; a store can.
+fn source(
+    settings: &Settings,
+    key: Option<&SdkKey>,
+    #[cfg_attr(not(feature = "redis"), expect(unused_variables))] clock: &Clock,
+    transport: &Transport,
+) -> Result<Box<dyn FlagSource>, StartError> {
+    match (settings.source, key) {
+        (Source::LaunchDarkly, Some(key)) => {
+            let uri = &settings.launchdarkly_base_uri;
+            Ok(Box::new(LaunchDarkly::new(transport.clone(), uri, key, settings.fetch)))
+        }
+        (Source::LaunchDarkly, None) => Ok(Box::new(Bundled)),
+        #[cfg(feature = "dynamodb")]
+        (Source::DynamoDb, _) => {
+            let (table, prefix) = (&settings.store_table, &settings.store_prefix);
+            let here = std::env::var("AWS_REGION").unwrap_or_default();
+            let mut regions = settings.store_regions.clone();
+            // A stable sort: the others stay in their order.
+            regions.sort_by_key(|region| *region != here);
+            let replicas = regions.iter().map(|region| DynamoDb::replica(table, prefix, region, transport.clone()));
+            let replicas = replicas.collect::<Result<Vec<_>, _>>()?;
+            Ok(Box::new(StoreSource::new("dynamodb", replicas, settings.viewer_budget)))
+        }
+        #[cfg(feature = "redis")]
+        (Source::Redis, _) => {
+            let redis = RedisDataStore::builder(&settings.store_redis_url).clock(clock.clone());
+            let redis = if settings.store_prefix.is_empty() { redis } else { redis.prefix(&settings.store_prefix) };
+            let redis = redis.time_out(settings.time_out()).build_async()?;
+            Ok(Box::new(StoreSource::new("redis", vec![redis], settings.viewer_budget)))
+        }
+    }
 }
 
 fn client(

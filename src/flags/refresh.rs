@@ -146,7 +146,7 @@ impl Shared {
             Ok(fetched) => {
                 let items = Arc::new(fetched.items);
                 *self.known.lock() = Some(items.clone());
-                self.snapshot.replace(self.prepared(items), Origin::Source(asked));
+                self.snapshot.replace(self.prepared(items), Origin::Source(asked), fetched.synced);
                 self.backoff.lock().succeeded();
                 let mut told = self.told.lock();
                 if told.fetch.take().is_some() {
@@ -198,7 +198,7 @@ impl Shared {
             Some(Origin::Package(made)) if too_old(&made) => self.snapshot.clear(),
             None => match self.package.read(&self.settings.flag_key) {
                 Ok(Some((items, made))) if !too_old(made) => {
-                    self.snapshot.replace(self.prepared(Arc::new(items.clone())), Origin::Package(*made));
+                    self.snapshot.replace(self.prepared(Arc::new(items.clone())), Origin::Package(*made), None);
                 }
                 Ok(_) => {}
                 Err(error) => {

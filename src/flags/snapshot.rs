@@ -110,6 +110,7 @@ pub enum Origin {
 struct Data {
     items: Arc<Items>,
     origin: Option<Origin>,
+    synced: Option<SystemTime>,
 }
 
 /// The flag data in memory. Clones share it.
@@ -117,9 +118,9 @@ struct Data {
 pub struct Snapshot(Arc<RwLock<Data>>);
 
 impl Snapshot {
-    /// Replaces the data.
-    pub fn replace(&self, items: Arc<Items>, origin: Origin) {
-        *self.0.write() = Data { items, origin: Some(origin) };
+    /// Replaces the data. `synced` is when flag-sync last made the store that it comes from equal to LaunchDarkly.
+    pub fn replace(&self, items: Arc<Items>, origin: Origin, synced: Option<SystemTime>) {
+        *self.0.write() = Data { items, origin: Some(origin), synced };
     }
 
     /// Forgets the data.
@@ -138,6 +139,11 @@ impl Snapshot {
             Origin::Source(moment) => clock.since(moment),
             Origin::Package(made) => SystemTime::now().duration_since(made).unwrap_or_default(),
         })
+    }
+
+    /// When flag-sync last succeeded, if the data comes from a store that it fills.
+    pub fn synced(&self) -> Option<SystemTime> {
+        self.0.read().synced
     }
 
     /// The version of a flag.

@@ -32,7 +32,7 @@ impl FlagSource for Bundled {
         Box::pin(async move {
             let items =
                 collect(&Whole::parse(OFFLINE_FLAGS, "src/sources/offline-flags.json")?, flag_key, None).await?;
-            Ok(Fetched { items, time_to_live: None })
+            Ok(Fetched { items, time_to_live: None, synced: None })
         })
     }
 }

@@ -70,20 +70,36 @@ impl LaunchDarkly {
         }
     }
 
-    async fn environment(&self, flag_key: &str) -> Result<Fetched, SourceError> {
+    /// The whole environment's JSON, and where it is from.
+    async fn latest_all(&self) -> Result<(String, String), SourceError> {
         let (uri, response) = self.get("/sdk/latest-all", Some((ACCEPT_ENCODING, "gzip"))).await?;
         if response.head.status != StatusCode::OK {
             return Err(SourceError::Status { uri, status: response.head.status.as_u16() });
         }
         let json = text(&uri, response)?;
+        Ok((uri, json))
+    }
+
+    /// Everything in the environment, each item verbatim.
+    ///
+    /// # Errors
+    /// Like a fetch.
+    #[cfg(feature = "sync")]
+    pub async fn everything(&self) -> Result<crate::stores::Everything, SourceError> {
+        let (uri, json) = self.latest_all().await?;
+        Ok(Whole::parse(&json, &uri)?.to_stored())
+    }
+
+    async fn environment(&self, flag_key: &str) -> Result<Fetched, SourceError> {
+        let (uri, json) = self.latest_all().await?;
         let items = collect(&Whole::parse(&json, &uri)?, flag_key, None).await?;
-        Ok(Fetched { items, time_to_live: None })
+        Ok(Fetched { items, time_to_live: None, synced: None })
     }
 
     async fn items(&self, flag_key: &str, known: Option<&Items>) -> Result<Fetched, SourceError> {
         let reader = ByItem { source: self, time_to_live: Mutex::new(None) };
         let items = collect(&reader, flag_key, known).await?;
-        Ok(Fetched { items, time_to_live: reader.time_to_live.into_inner() })
+        Ok(Fetched { items, time_to_live: reader.time_to_live.into_inner(), synced: None })
     }
 }
 

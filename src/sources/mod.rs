@@ -2,18 +2,22 @@
 
 mod bundled;
 mod launchdarkly;
+#[cfg(any(feature = "dynamodb", feature = "redis"))]
+mod store;
 
 pub use bundled::{Bundled, Package};
 pub use launchdarkly::LaunchDarkly;
+#[cfg(any(feature = "dynamodb", feature = "redis"))]
+pub use store::StoreSource;
 
 use crate::flags::{Item, Items};
 use futures_util::future::BoxFuture;
 use launchdarkly_server_sdk::Flag;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::{Borrow, Cow};
 use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// A place that has flag data.
 pub trait FlagSource: Send + Sync {
@@ -38,6 +42,8 @@ pub struct Fetched {
     pub items: Items,
     /// How long the source may serve the same data again, when it says so (LaunchDarkly's TTL setting).
     pub time_to_live: Option<Duration>,
+    /// When flag-sync last succeeded, where the source is a store that it fills.
+    pub synced: Option<SystemTime>,
 }
 
 /// Why a source gave no data.
@@ -57,6 +63,9 @@ pub enum SourceError {
     Status { uri: String, status: u16 },
     #[error("{what} cannot be read: {why}")]
     Malformed { what: String, why: String },
+    #[cfg(any(feature = "dynamodb", feature = "redis"))]
+    #[error(transparent)]
+    Store(#[from] crate::stores::StoreError),
     #[error("the flag data names itself in a circle: {0}")]
     Circle(String),
     #[error("the flag names more than {0} other flags and segments")]
@@ -64,7 +73,8 @@ pub enum SourceError {
 }
 
 /// A flag or a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ItemKind {
     /// A feature flag.
     Flag,
@@ -80,10 +90,18 @@ impl ItemKind {
             Self::Segment => "segments",
         }
     }
+
+    /// As a sentence names one.
+    pub fn singular(self) -> &'static str {
+        match self {
+            Self::Flag => "flag",
+            Self::Segment => "segment",
+        }
+    }
 }
 
 /// An item that a flag needs.
-type Wanted = (ItemKind, String);
+pub type Wanted = (ItemKind, String);
 
 /// What a reader says of a wanted item.
 enum Read {
@@ -126,7 +144,7 @@ async fn collect(reader: &impl Reader, flag_key: &str, known: Option<&Items>) ->
                 Read::Found { json, etag } => match Item::new(*kind, json, etag) {
                     Ok(item) => Some(item),
                     Err(why) => {
-                        let what = format!("the {} {key:?}", if *kind == ItemKind::Flag { "flag" } else { "segment" });
+                        let what = format!("the {} {key:?}", kind.singular());
                         let error = SourceError::Malformed { what, why };
                         if *kind == ItemKind::Flag && key == flag_key {
                             return Err(error);
@@ -233,6 +251,17 @@ impl<'a> Whole<'a> {
     fn parse(json: &'a str, what: &str) -> Result<Self, SourceError> {
         serde_json::from_str(json)
             .map_err(|error| SourceError::Malformed { what: what.to_owned(), why: error.to_string() })
+    }
+}
+
+#[cfg(feature = "sync")]
+impl Whole<'_> {
+    fn to_stored(&self) -> crate::stores::Everything {
+        use crate::stores::{Everything, Stored};
+        let stored = |items: &HashMap<Key<'_>, &RawValue>| {
+            items.iter().map(|(Key(key), json)| (key.to_string(), Stored::parse(json.get().to_owned()))).collect()
+        };
+        Everything { flags: stored(&self.flags), segments: stored(&self.segments) }
     }
 }
 

@@ -1,14 +1,16 @@
 //! Stand-ins for what cannot run on a developer's machine: [`RuntimeApi`] for Lambda's Runtime API, [`LaunchDarkly`]
-//! for LaunchDarkly's service. They speak the real protocols, with faults on demand, and start the function as a
+//! for LaunchDarkly's service, [`DynamoDbProxy`] for a DynamoDB that fails, [`Secrets`] for the services that keep secrets. They speak the real protocols, with faults on demand, and start the function as a
 //! process of its own ([`Function`]).
 //!
 //! For tests, benches and the preview; no part of the edge binary.
 
+mod aws;
 mod function;
 mod launchdarkly;
 mod runtime_api;
 mod serve;
 
+pub use aws::{DynamoDbFault, DynamoDbProxy, Secrets};
 pub use function::{Following, Function, lambda_environment};
 pub use launchdarkly::{Data, Fault, LaunchDarkly, Seen};
 pub use runtime_api::{Outcome, RuntimeApi};

@@ -1,0 +1,231 @@
+//! flag-sync's options, and what it is: a Lambda function where Lambda starts it, a command line otherwise.
+
+use super::function::{Function, Origin};
+use super::secrets::Secrets;
+use super::writer::{Comparison, Differing, Report, sync};
+use crate::flags::Clock;
+use crate::logs;
+use crate::settings::{Fetch, SDK_KEY_VARIABLE, SdkKey};
+use crate::sources::LaunchDarkly;
+use crate::stores::{AwsTransport, DynamoDbDataStore, RedisDataStore, Store};
+use crate::transport::Transport;
+use aws_config::{BehaviorVersion, SdkConfig};
+use chrono::{DateTime, SecondsFormat, Utc};
+use clap::{Parser, Subcommand};
+use comfy_table::{Cell, CellAlignment, Table, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use std::env;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+/// Makes a flag store in DynamoDB or Redis equal to LaunchDarkly.
+///
+/// The SDK key comes from `LAUNCHDARKLY_SDK_KEY` or from `--sdk-key-parameter`; it is never an argument. Region and
+/// credentials are those of the AWS CLI.
+#[derive(Debug, Parser)]
+#[command(name = "flag-sync", version)]
+pub struct Options {
+    /// The DynamoDB table.
+    #[arg(long, env = "FLAG_SYNC_TABLE", global = true, conflicts_with = "redis")]
+    table: Option<String>,
+
+    /// A Redis instead: its address if it has no password, such as `rediss://flags.example.com`, or else the SSM
+    /// parameter or the ARN of the secret that holds the address.
+    #[arg(long, env = "FLAG_SYNC_REDIS", global = true)]
+    redis: Option<String>,
+
+    /// The environment's prefix in the store. Without it: none in DynamoDB, "launchdarkly" in Redis.
+    #[arg(long, env = "FLAG_SYNC_PREFIX", global = true, default_value = "")]
+    prefix: String,
+
+    /// LaunchDarkly's address; another one for its EU or federal instance.
+    #[arg(long, env = "LAUNCHDARKLY_BASE_URI", global = true, default_value = "https://sdk.launchdarkly.com")]
+    base_uri: String,
+
+    /// The SSM parameter, or the ARN of the secret, that holds the SDK key.
+    #[arg(long, env = "FLAG_SYNC_SDK_KEY_PARAMETER", global = true)]
+    sdk_key_parameter: Option<String>,
+
+    /// The same for the webhook's secret. Only the Lambda function uses it.
+    #[arg(long, env = "FLAG_SYNC_WEBHOOK_SECRET_PARAMETER", global = true, hide = true)]
+    webhook_secret_parameter: Option<String>,
+
+    /// How long LaunchDarkly's caches may serve old data after a change, in milliseconds.
+    #[arg(long, env = "FLAG_SYNC_CACHE_WAIT_MS", global = true, default_value_t = 2_000, hide = true)]
+    cache_wait_ms: u64,
+
+    /// Prints JSON.
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Command {
+    /// Writes now what differs.
+    Once,
+    /// Shows what differs, and ends with 1 if anything does.
+    Check,
+}
+
+/// What `check` found, for machines.
+#[derive(Serialize)]
+struct Check<'a> {
+    in_sync: bool,
+    initialized: bool,
+    synced_at: Option<String>,
+    flags: usize,
+    segments: usize,
+    differences: &'a [Differing],
+}
+
+/// Does what the options say.
+///
+/// # Errors
+/// In a sentence that says what went wrong and what to do.
+pub async fn run(options: Options) -> Result<ExitCode, Error> {
+    let config = aws_config::defaults(BehaviorVersion::latest())
+        .http_client(AwsTransport(Transport::new(Clock::default(), Duration::from_secs(10))))
+        .load()
+        .await;
+    let secrets = Secrets::new(&config);
+    match (&options.table, &options.redis) {
+        (Some(table), None) => {
+            let table = DynamoDbDataStore::builder(table).prefix(&options.prefix);
+            let table = table.config(aws_sdk_dynamodb::Config::new(&config)).build_async()?;
+            Box::pin(options.with(table, secrets, &config)).await
+        }
+        (None, Some(redis)) => {
+            let is_address = ["redis://", "rediss://", "unix://"].iter().any(|scheme| redis.starts_with(scheme));
+            if is_address && redis.contains('@') {
+                return Err("FLAG_SYNC_REDIS holds a password: put the address into an SSM parameter (SecureString) \
+                            and give its name instead"
+                    .into());
+            }
+            let address =
+                if is_address { redis.clone() } else { secrets.read(redis).await?.reveal().trim().to_owned() };
+            let redis = RedisDataStore::builder(address);
+            let redis = if options.prefix.is_empty() { redis } else { redis.prefix(&options.prefix) };
+            Box::pin(options.with(redis.build_async()?, secrets, &config)).await
+        }
+        _ => Err("no store is given: set FLAG_SYNC_TABLE or FLAG_SYNC_REDIS, or see flag-sync --help".into()),
+    }
+}
+
+impl Options {
+    async fn with<S: Store>(self, store: S, secrets: Secrets, config: &SdkConfig) -> Result<ExitCode, Error> {
+        let Some(command) = self.command else { return self.serve(store, secrets).await };
+        if self.table.is_some() && config.region().is_none() {
+            return Err("no Region is set: set AWS_REGION, or a profile that has one with AWS_PROFILE".into());
+        }
+        let key = self.sdk_key(&secrets).await?;
+        let transport = Transport::new(Clock::default(), Duration::from_secs(30));
+        let launchdarkly = LaunchDarkly::new(transport, self.base_uri.trim_end_matches('/'), &key, Fetch::Environment);
+        match command {
+            Command::Once => self.once(&store, &launchdarkly).await,
+            Command::Check => self.check(&store, &launchdarkly).await,
+        }
+    }
+
+    async fn serve<S: Store>(self, store: S, secrets: Secrets) -> Result<ExitCode, Error> {
+        if env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
+            return Err("nothing to do: give a command, once or check; see flag-sync --help".into());
+        }
+        logs::init();
+        let sdk_key = self.sdk_key_parameter.ok_or("FLAG_SYNC_SDK_KEY_PARAMETER is not set")?;
+        let origin = Origin {
+            base_uri: self.base_uri.trim_end_matches('/').to_owned(),
+            sdk_key,
+            webhook_secret: self.webhook_secret_parameter.filter(|name| !name.is_empty()),
+            cache_wait: Duration::from_millis(self.cache_wait_ms),
+        };
+        let function = &Function::new(store, origin, secrets);
+        lambda_runtime::run(service_fn(|event: LambdaEvent<Box<RawValue>>| function.handle(event))).await?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn sdk_key(&self, secrets: &Secrets) -> Result<SdkKey, Error> {
+        let text = match &self.sdk_key_parameter {
+            Some(name) => secrets.read(name).await?.reveal().to_owned(),
+            None => env::var(SDK_KEY_VARIABLE).unwrap_or_default(),
+        };
+        SdkKey::parse(&text)?.ok_or_else(|| {
+            "there is no SDK key: set LAUNCHDARKLY_SDK_KEY, or name its parameter with --sdk-key-parameter".into()
+        })
+    }
+
+    async fn once(&self, store: &impl Store, launchdarkly: &LaunchDarkly) -> Result<ExitCode, Error> {
+        // A bar for a person who waits; indicatif draws none where standard error is no terminal.
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+        bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} items, {per_sec}, {eta} left")?);
+        let progress = |done: usize, all: usize| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+        };
+        let outcome = sync(store, launchdarkly, Duration::from_millis(self.cache_wait_ms), progress).await;
+        bar.finish_and_clear();
+        let report = outcome?;
+        if self.json {
+            println!("{}", serde_json::to_string(&report)?);
+        } else {
+            let Report { flags, segments, written, deleted, .. } = report;
+            println!("{flags} flags and {segments} segments in LaunchDarkly: {written} written, {deleted} deleted");
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn check(&self, store: &impl Store, launchdarkly: &LaunchDarkly) -> Result<ExitCode, Error> {
+        let comparison = Comparison::make(store, launchdarkly).await?;
+        let (flags, segments) = comparison.counts();
+        let marks = comparison.marks();
+        let in_sync = comparison.differences.is_empty() && marks.initialized;
+        if self.json {
+            let synced_at = marks.synced.map(timestamp);
+            let differences = &comparison.differences;
+            let check = Check { in_sync, initialized: marks.initialized, synced_at, flags, segments, differences };
+            println!("{}", serde_json::to_string(&check)?);
+        } else {
+            if !comparison.differences.is_empty() {
+                println!("{}", table(&comparison.differences));
+            }
+            let differ = comparison.differences.len();
+            println!("{flags} flags and {segments} segments in LaunchDarkly, of which {differ} differ in the store");
+            match marks.synced {
+                Some(synced) => println!("last synchronised {}", timestamp(synced)),
+                None => println!("last synchronised: unknown, no run of flag-sync has succeeded"),
+            }
+            if !marks.initialized {
+                println!("the store is not marked as initialised: flag-sync once writes everything");
+            }
+        }
+        Ok(if in_sync { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    }
+}
+
+fn timestamp(time: SystemTime) -> String {
+    DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+fn table(differences: &[Differing]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(["kind", "key", "LaunchDarkly", "store", "in the store it is"]);
+    let version = |version: Option<u64>| {
+        let text = version.map_or_else(|| "-".to_owned(), |version| version.to_string());
+        Cell::new(text).set_alignment(CellAlignment::Right)
+    };
+    for differing in differences {
+        table.add_row([
+            Cell::new(differing.kind.singular()),
+            Cell::new(&differing.key),
+            version(differing.launchdarkly),
+            version(differing.store),
+            Cell::new(format!("{:?}", differing.difference).to_lowercase()),
+        ]);
+    }
+    table
+}

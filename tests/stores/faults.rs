@@ -1,0 +1,206 @@
+//! Databases that fail: a clear error, and nothing half-written that is marked as complete.
+
+use crate::contract::{items, one};
+use crate::servers::{self, config};
+use parking_lot::Mutex;
+use redirect::sources::ItemKind::Flag;
+use redirect::standins::{DynamoDbFault, DynamoDbProxy};
+use redirect::stores::{Condition, DynamoDb, DynamoDbDataStore, Everything, RedisDataStore, Store, StoreError, Stored};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+async fn behind_a_proxy() -> (DynamoDbProxy, DynamoDb) {
+    let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
+    let store = DynamoDbDataStore::builder(servers::new_table().await)
+        .config(config(&proxy.uri()))
+        .time_out(Duration::from_millis(500));
+    let store = store.build_async().unwrap();
+    (proxy, store)
+}
+
+fn sixty() -> Everything {
+    let flags = (0..60).map(|n| (format!("flag-{n}"), crate::contract::item("x", 1))).collect();
+    Everything { flags, segments: items(&[("s", 1)]) }
+}
+
+fn count(proxy: &DynamoDbProxy, operation: &str) -> usize {
+    proxy.seen().iter().filter(|(seen, _)| seen == operation).count()
+}
+
+#[tokio::test]
+async fn what_a_batch_leaves_over_is_written_and_read_all_the_same() {
+    let (proxy, store) = behind_a_proxy().await;
+    proxy.fail("BatchWriteItem", 1, 3, DynamoDbFault::LeaveOver);
+    store.replace(&sixty()).await.unwrap();
+    assert_eq!(store.all(Flag).await.unwrap(), sixty().flags);
+    assert_eq!(count(&proxy, "BatchWriteItem"), 4 + 3, "one for the segment, three for the flags, and the rests");
+
+    proxy.fail("BatchGetItem", 0, 3, DynamoDbFault::LeaveOver);
+    let wanted: Vec<_> = (0..60).map(|n| (Flag, format!("flag-{n}"))).collect();
+    let contents = store.read(&wanted).await.unwrap();
+    assert!(contents.marks.initialized && contents.items.iter().all(Option::is_some));
+    assert_eq!(count(&proxy, "BatchGetItem"), 4);
+}
+
+#[tokio::test]
+async fn what_is_left_over_for_ever_is_an_error_and_nothing_is_marked() {
+    let (proxy, store) = behind_a_proxy().await;
+    for fault in [DynamoDbFault::LeaveAll, DynamoDbFault::Throttle] {
+        proxy.fail("BatchWriteItem", 1, usize::MAX, fault);
+        let error = store.replace(&sixty()).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Throttled { .. }), "{error}");
+    }
+    proxy.heal();
+    assert!(!store.read(&[]).await.unwrap().marks.initialized);
+    store.replace(&sixty()).await.unwrap();
+    assert!(store.read(&[]).await.unwrap().marks.initialized);
+}
+
+#[tokio::test]
+async fn a_moment_of_throttling_is_waited_out() {
+    let (proxy, store) = behind_a_proxy().await;
+    proxy.fail("", 0, 2, DynamoDbFault::Throttle);
+    assert!(store.put(Flag, "a", &Stored::tombstone(1), Condition::Newer).await.unwrap());
+    assert_eq!(count(&proxy, "PutItem"), 3);
+}
+
+#[track_caller]
+fn check(error: &StoreError, expected: &[&str]) {
+    let text = error.to_string();
+    for expected in expected {
+        assert!(text.contains(expected), "{expected:?} is not in: {text}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_says_what_and_where() {
+    let (proxy, store) = behind_a_proxy().await;
+    proxy.fail("", 0, usize::MAX, DynamoDbFault::Refuse);
+    let error = store.read(&[]).await.unwrap_err();
+    check(&error, &["the DynamoDB table \"flags-", "in eu-central-1 may not be used", "AccessDenied", "policy"]);
+    proxy.heal();
+    for fault in [DynamoDbFault::Cut, DynamoDbFault::Hang] {
+        proxy.fail("", 0, usize::MAX, fault);
+        let error = store.read(&[]).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unreachable { .. }), "{fault:?}: {error}");
+        proxy.heal();
+    }
+    let missing = DynamoDbDataStore::builder("nowhere").config(config(&proxy.uri())).build_async().unwrap();
+    check(&missing.read(&[]).await.unwrap_err(), &["\"nowhere\"", "does not exist", "flag-store.yaml"]);
+}
+
+#[tokio::test]
+async fn redis_errors_say_what_and_where_but_no_password() {
+    let port = servers::free_port();
+    let gone = RedisDataStore::builder(format!("redis://user:hunter2@127.0.0.1:{port}")).build_async().unwrap();
+    let error = gone.read(&[]).await.unwrap_err();
+    check(&error, &[&format!("Redis at 127.0.0.1:{port} was not reached")]);
+    assert!(!error.to_string().contains("hunter2"));
+    let wrong = RedisDataStore::builder(servers::redis_url().replace("//", "//:hunter2@")).build_async().unwrap();
+    let error = wrong.read(&[]).await.unwrap_err();
+    check(&error, &["may not be used"]);
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+    let error = RedisDataStore::builder("http://user:hunter2@x").build_async().err().unwrap();
+    check(&error, &["the address of Redis cannot be used"]);
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+}
+
+#[tokio::test]
+async fn a_redis_that_was_restarted_is_used_again() {
+    let mut server = servers::start_redis(None);
+    let store = RedisDataStore::builder(format!("redis://127.0.0.1:{}", server.port)).build_async().unwrap();
+    store.replace(&sixty()).await.unwrap();
+    server.kill();
+    assert!(matches!(store.read(&[]).await, Err(StoreError::Unreachable { .. })));
+    let _again = servers::start_redis(Some(server.port));
+    assert!(!store.read(&[]).await.unwrap().marks.initialized, "it lost its data, and says so");
+    store.replace(&sixty()).await.unwrap();
+    assert_eq!(store.all(Flag).await.unwrap().len(), 60);
+}
+
+/// A way to a Redis that is cut after so many bytes to it.
+struct Wire {
+    port: u16,
+    left: Arc<Mutex<usize>>,
+}
+
+impl Wire {
+    async fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let left = Arc::new(Mutex::new(usize::MAX));
+        let wire = Self { port: listener.local_addr().unwrap().port(), left: left.clone() };
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let left = left.clone();
+                tokio::spawn(async move {
+                    let mut server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                    let (mut from_client, mut to_client) = client.split();
+                    let (mut from_server, mut to_server) = server.split();
+                    let there = async {
+                        let mut bytes = vec![0; 512];
+                        loop {
+                            let read = from_client.read(&mut bytes).await.unwrap_or(0);
+                            let some = {
+                                let mut left = left.lock();
+                                let some = read.min(*left);
+                                *left -= some;
+                                some
+                            };
+                            if some == 0 || to_server.write_all(&bytes[..some]).await.is_err() || some < read {
+                                return;
+                            }
+                        }
+                    };
+                    tokio::select! {
+                        () = there => {}
+                        _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
+                    }
+                });
+            }
+        });
+        wire
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_cut_off_leaves_redis_as_it_was() {
+    let server = servers::start_redis(None);
+    let wire = Wire::to(server.port).await;
+    let store = RedisDataStore::builder(format!("redis://127.0.0.1:{}", wire.port)).build_async().unwrap();
+    let before = Everything { flags: items(&[("a", 1)]), segments: HashMap::new() };
+    store.replace(&before).await.unwrap();
+    *wire.left.lock() = 2_000;
+    let error = store.replace(&sixty()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
+    *wire.left.lock() = usize::MAX;
+    assert_eq!(store.all(Flag).await.unwrap(), before.flags);
+}
+
+#[tokio::test]
+async fn a_redis_that_is_killed_in_a_first_transaction_is_not_initialised() {
+    let mut server = servers::start_redis(None);
+    let wire = Wire::to(server.port).await;
+    let store = RedisDataStore::builder(format!("redis://127.0.0.1:{}", wire.port)).build_async().unwrap();
+    assert!(!store.read(&[]).await.unwrap().marks.initialized);
+    *wire.left.lock() = 2_000;
+    assert!(store.replace(&sixty()).await.is_err());
+    server.kill();
+    let _again = servers::start_redis(Some(server.port));
+    *wire.left.lock() = usize::MAX;
+    assert!(!store.read(&[]).await.unwrap().marks.initialized);
+    assert_eq!(one(&store, Flag, "flag-1").await, None);
+}
+
+#[tokio::test]
+async fn a_redis_that_does_not_answer_costs_no_more_than_the_time_out() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let store = RedisDataStore::builder(format!("redis://127.0.0.1:{port}")).time_out(Duration::from_millis(100));
+    let store = store.build_async().unwrap();
+    let started = Instant::now();
+    assert!(matches!(store.read(&[]).await, Err(StoreError::Unreachable { .. })));
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+}

@@ -1,0 +1,303 @@
+//! flag-sync's writer: what it writes, and that runs which overlap end in the newest data.
+
+use crate::contract::one;
+use crate::data::{data, flag, segment};
+use crate::memory::Memory;
+use crate::servers;
+use redirect::flags::Clock;
+use redirect::settings::{Fetch, SdkKey};
+use redirect::sources::ItemKind::{self, Flag, Segment};
+use redirect::sources::{LaunchDarkly, Wanted};
+use redirect::standins::{self, DynamoDbFault, DynamoDbProxy, Fault};
+use redirect::stores::{
+    Condition, Contents, DynamoDbDataStore, Everything, RedisDataStore, State, Store, StoreError, Stored,
+};
+use redirect::sync::writer::{Comparison, Difference, Report, SyncError};
+use redirect::transport::Transport;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+use tokio::sync::Notify;
+
+pub(crate) fn source(standin: &standins::LaunchDarkly) -> LaunchDarkly {
+    let key = SdkKey::parse("sdk-test").unwrap().unwrap();
+    let transport = Transport::new(Clock::default(), Duration::from_secs(10));
+    LaunchDarkly::new(transport, &standin.uri(), &key, Fetch::Environment)
+}
+
+pub(crate) async fn sync(store: &impl Store, launchdarkly: &LaunchDarkly) -> Result<Report, SyncError> {
+    redirect::sync::writer::sync(store, launchdarkly, Duration::from_millis(1), |_, _| ()).await
+}
+
+async fn launchdarkly(flags: &[Value], segments: &[Value]) -> (standins::LaunchDarkly, LaunchDarkly) {
+    let standin = standins::LaunchDarkly::start("sdk-test", data(flags, segments)).await.unwrap();
+    let source = source(&standin);
+    (standin, source)
+}
+
+fn done(report: &Report) -> (usize, usize) {
+    (report.written, report.deleted)
+}
+
+async fn version(store: &impl Store, key: &str) -> (State, u64) {
+    let item = one(store, Flag, key).await.unwrap();
+    (item.state, item.version)
+}
+
+async fn everything_is_written_once_and_verbatim(store: impl Store) {
+    let (standin, source) = launchdarkly(&[flag("a", 1), flag("b", 1)], &[segment("s", 1, &[])]).await;
+    assert_eq!(done(&sync(&store, &source).await.unwrap()), (3, 0));
+    let marks = store.read(&[]).await.unwrap().marks;
+    assert!(marks.initialized && marks.synced.unwrap() <= SystemTime::now());
+    assert_eq!(one(&store, Flag, "a").await.unwrap().json, flag("a", 1).to_string());
+    assert_eq!(one(&store, Segment, "s").await.unwrap().json, segment("s", 1, &[]).to_string());
+
+    assert_eq!(done(&sync(&store, &source).await.unwrap()), (0, 0));
+    assert!(store.read(&[]).await.unwrap().marks.synced > marks.synced);
+    standin.set_flag(&flag("b", 2));
+    assert_eq!(done(&sync(&store, &source).await.unwrap()), (1, 0));
+    assert_eq!(version(&store, "b").await, (State::Live, 2));
+}
+
+async fn a_deletion_leaves_a_tombstone_that_a_new_flag_replaces(store: impl Store) {
+    let (standin, source) = launchdarkly(&[flag("a", 5), flag("b", 1)], &[]).await;
+    sync(&store, &source).await.unwrap();
+    standin.change(|data| drop(data.flags.remove("a")));
+    assert_eq!(done(&sync(&store, &source).await.unwrap()), (0, 1));
+    assert_eq!(one(&store, Flag, "a").await, Some(Stored::tombstone(6)));
+    assert_eq!(done(&sync(&store, &source).await.unwrap()), (0, 0));
+    // LaunchDarkly does not say where a new flag of the same key begins to count.
+    standin.set_flag(&flag("a", 1));
+    assert_eq!(done(&sync(&store, &source).await.unwrap()), (1, 0));
+    assert_eq!(version(&store, "a").await, (State::Live, 1));
+}
+
+async fn what_another_writer_broke_or_lost_is_repaired(store: impl Store) {
+    let (_standin, source) = launchdarkly(&[flag("a", 5), flag("b", 1), flag("c", 1)], &[]).await;
+    sync(&store, &source).await.unwrap();
+    let broken = Stored { version: 5, ..Stored::parse("{\"key\":".to_owned()) };
+    let flags = HashMap::from([("a".to_owned(), broken), ("b".to_owned(), Stored::tombstone(9))]);
+    store.replace(&Everything { flags, segments: HashMap::new() }).await.unwrap();
+    assert_eq!(done(&sync(&store, &source).await.unwrap()), (3, 0));
+    for key in ["a", "b", "c"] {
+        assert_eq!(version(&store, key).await.0, State::Live, "{key}");
+    }
+}
+
+/// The race that the conditions close. A run reads the store, fetches, and is then held up, as a Lambda function may
+/// be for seconds. Meanwhile everything changes, and a second run writes that. Then the first goes on, with old data:
+/// it would bring back what was deleted, delete what is new, and turn back what was changed.
+async fn a_late_run_does_not_turn_back_the_clock(store: impl Store) {
+    let before = [flag("changed", 1), flag("deleted", 4), flag("remade", 7), flag("new-to-store", 1)];
+    let (standin, source) = launchdarkly(&before[..3], &[]).await;
+    let store = Arc::new(store);
+    sync(&*store, &source).await.unwrap();
+    // What the first run sees: something to write for each kind of change.
+    standin.change(|data| {
+        data.flags.insert("changed".to_owned(), flag("changed", 2));
+        data.flags.insert("deleted".to_owned(), flag("deleted", 5));
+        data.flags.insert("new-to-store".to_owned(), flag("new-to-store", 1));
+        data.flags.remove("remade");
+    });
+    let held = Arc::new(Held::new(store.clone()));
+    let late = {
+        let (held, source) = (held.clone(), self::source(&standin));
+        tokio::spawn(async move { sync(&*held, &source).await })
+    };
+    held.reached.notified().await;
+    // What the second run sees.
+    standin.change(|data| {
+        data.flags.insert("changed".to_owned(), flag("changed", 3));
+        data.flags.remove("deleted");
+        data.flags.insert("remade".to_owned(), flag("remade", 1));
+        data.flags.remove("new-to-store");
+        data.flags.insert("newer".to_owned(), flag("newer", 1));
+    });
+    sync(&*store, &source).await.unwrap();
+    held.go_on.notify_one();
+    let report = late.await.unwrap().unwrap();
+    assert!(report.repeated >= 1, "the first run was overtaken, or this test shows nothing: {report:?}");
+    assert!(Comparison::make(&*store, &source).await.unwrap().differences.is_empty());
+    assert_eq!(version(&*store, "changed").await, (State::Live, 3));
+    assert_eq!(version(&*store, "deleted").await.0, State::Deleted);
+    assert_eq!(version(&*store, "remade").await, (State::Live, 1));
+    assert_eq!(version(&*store, "newer").await, (State::Live, 1));
+}
+
+/// A store whose first write waits.
+struct Held<S> {
+    store: Arc<S>,
+    is_first: AtomicBool,
+    reached: Notify,
+    go_on: Notify,
+}
+
+impl<S> Held<S> {
+    fn new(store: Arc<S>) -> Self {
+        Self { store, is_first: AtomicBool::new(true), reached: Notify::new(), go_on: Notify::new() }
+    }
+}
+
+impl<S: Store> Store for Held<S> {
+    async fn read(&self, wanted: &[Wanted]) -> Result<Contents, StoreError> {
+        self.store.read(wanted).await
+    }
+
+    async fn all(&self, kind: ItemKind) -> Result<HashMap<String, Stored>, StoreError> {
+        self.store.all(kind).await
+    }
+
+    async fn put(&self, kind: ItemKind, key: &str, item: &Stored, condition: Condition) -> Result<bool, StoreError> {
+        if self.is_first.swap(false, Ordering::SeqCst) {
+            self.reached.notify_one();
+            self.go_on.notified().await;
+        }
+        self.store.put(kind, key, item, condition).await
+    }
+
+    async fn replace(&self, everything: &Everything) -> Result<(), StoreError> {
+        self.store.replace(everything).await
+    }
+
+    async fn mark_initialized(&self) -> Result<(), StoreError> {
+        self.store.mark_initialized().await
+    }
+
+    async fn mark_synced(&self, at: SystemTime) -> Result<(), StoreError> {
+        self.store.mark_synced(at).await
+    }
+}
+
+async fn many_runs_at_once_end_in_the_newest(store: impl Store) {
+    let keys: Vec<String> = (0..20).map(|n| format!("flag-{n}")).collect();
+    let flags: Vec<_> = keys.iter().map(|key| flag(key, 1)).collect();
+    let (standin, source) = launchdarkly(&flags, &[]).await;
+    let (store, standin) = (Arc::new(store), Arc::new(standin));
+    let mut runs = Vec::new();
+    for version in 2..=8 {
+        for (n, key) in keys.iter().enumerate() {
+            match (n as u64 + version) % 3 {
+                0 => standin.change(|data| drop(data.flags.remove(key))),
+                _ => standin.set_flag(&flag(key, version)),
+            }
+        }
+        let (store, source) = (store.clone(), self::source(&standin));
+        runs.push(tokio::spawn(async move { sync(&*store, &source).await }));
+        tokio::task::yield_now().await;
+    }
+    for run in runs {
+        // A run that was overtaken too often leaves it to the next.
+        match run.await.unwrap() {
+            Ok(_) | Err(SyncError::Overtaken) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    sync(&*store, &source).await.unwrap();
+    assert!(Comparison::make(&*store, &source).await.unwrap().differences.is_empty());
+}
+
+async fn an_older_answer_is_asked_again_and_believed_only_if_it_stays(store: impl Store) {
+    let (standin, source) = launchdarkly(&[flag("a", 9)], &[]).await;
+    sync(&store, &source).await.unwrap();
+    standin.set_flag(&flag("a", 8));
+    let comparison = Comparison::make(&store, &source).await.unwrap();
+    assert_eq!(comparison.differences[0].difference, Difference::Newer);
+    let report = sync(&store, &source).await.unwrap();
+    assert_eq!((report.written, report.repeated), (1, 2));
+    assert_eq!(version(&store, "a").await, (State::Live, 8));
+}
+
+async fn what_launchdarkly_does_not_give_changes_nothing(store: impl Store) {
+    let (standin, source) = launchdarkly(&[flag("a", 1)], &[]).await;
+    sync(&store, &source).await.unwrap();
+    let synced = store.read(&[]).await.unwrap().marks.synced;
+    for fault in [
+        Fault::Status(401, None),
+        Fault::Status(500, None),
+        Fault::Status(429, Some(1)),
+        Fault::TruncatedJson,
+        Fault::CutBody,
+        Fault::Text("text/html", "<html>"),
+        Fault::Text("application/json", "{}"),
+    ] {
+        standin.fail(fault.clone());
+        assert!(matches!(sync(&store, &source).await, Err(SyncError::Source(_))), "{fault:?}");
+    }
+    assert_eq!(version(&store, "a").await, (State::Live, 1));
+    assert_eq!(store.read(&[]).await.unwrap().marks.synced, synced);
+}
+
+macro_rules! each_store {
+    ($($test:ident),* $(,)?) => {
+        mod to_memory {
+            $(#[tokio::test] async fn $test() { super::$test(super::Memory::default()).await; })*
+        }
+        mod to_redis {
+            $(#[tokio::test] async fn $test() { super::$test(super::servers::redis()).await; })*
+        }
+        mod to_dynamodb {
+            $(#[tokio::test] async fn $test() { super::$test(super::servers::dynamodb().await).await; })*
+        }
+    };
+}
+
+each_store!(
+    everything_is_written_once_and_verbatim,
+    a_deletion_leaves_a_tombstone_that_a_new_flag_replaces,
+    what_another_writer_broke_or_lost_is_repaired,
+    a_late_run_does_not_turn_back_the_clock,
+    many_runs_at_once_end_in_the_newest,
+    an_older_answer_is_asked_again_and_believed_only_if_it_stays,
+    what_launchdarkly_does_not_give_changes_nothing,
+);
+
+#[tokio::test]
+async fn an_item_that_does_not_fit_is_told_by_name_and_the_rest_is_written() {
+    let mut large = flag("large", 1);
+    large["text"] = json!("x".repeat(400_000));
+    let (_standin, source) = launchdarkly(&[flag("a", 1), large], &[]).await;
+    let store = servers::dynamodb().await;
+    let error = sync(&store, &source).await.unwrap_err();
+    assert!(
+        matches!(error, SyncError::Incomplete(_)) && error.to_string().contains("the flag \"large\" has"),
+        "{error}"
+    );
+    assert_eq!(version(&store, "a").await, (State::Live, 1));
+    let marks = store.read(&[]).await.unwrap().marks;
+    assert!(marks.initialized && marks.synced.is_none());
+}
+
+#[tokio::test]
+async fn a_first_run_that_breaks_off_marks_nothing() {
+    let flags: Vec<_> = (0..40).map(|n| flag(&format!("flag-{n}"), 1)).collect();
+    let (_standin, source) = launchdarkly(&flags, &[segment("s", 1, &[])]).await;
+    let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
+    let table = servers::new_table().await;
+    let store = DynamoDbDataStore::builder(&table).config(servers::config(&proxy.uri())).build_async().unwrap();
+    proxy.fail("PutItem", 20, usize::MAX, DynamoDbFault::Refuse);
+    let error = sync(&store, &source).await.unwrap_err();
+    assert!(error.to_string().contains("may not be used: AccessDeniedException"), "{error}");
+    proxy.heal();
+    let marks = store.read(&[]).await.unwrap().marks;
+    assert!(!marks.initialized && marks.synced.is_none());
+    let report = sync(&store, &source).await.unwrap();
+    assert!((1..=21).contains(&report.written), "it goes on where the first broke off: {report:?}");
+    assert!(store.read(&[]).await.unwrap().marks.initialized);
+}
+
+#[tokio::test]
+async fn a_redis_that_lost_its_data_is_refilled() {
+    let mut server = servers::start_redis(None);
+    let store = RedisDataStore::builder(format!("redis://127.0.0.1:{}", server.port)).build_async().unwrap();
+    let (_standin, source) = launchdarkly(&[flag("a", 1)], &[]).await;
+    sync(&store, &source).await.unwrap();
+    server.kill();
+    let error = sync(&store, &source).await.unwrap_err();
+    assert!(matches!(error, SyncError::Store(StoreError::Unreachable { .. })), "{error}");
+    let _again = servers::start_redis(Some(server.port));
+    assert!(!store.read(&[]).await.unwrap().marks.initialized);
+    assert_eq!(done(&sync(&store, &source).await.unwrap()), (1, 0));
+    assert!(store.read(&[]).await.unwrap().marks.initialized);
+}
