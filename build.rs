@@ -26,7 +26,8 @@ fn main() {
 fn compile_in() -> Result<(), Error> {
     let fields = fields(&fs::read_to_string("redirect.toml").map_err(|error| format!("redirect.toml: {error}"))?)?;
     Settings::read(|field| fields.get(field).cloned(), |_| None)?;
-    let key = SdkKey::parse(&env::var(SDK_KEY_VARIABLE).unwrap_or_default())?;
+    let key = env::var_os(SDK_KEY_VARIABLE).unwrap_or_default();
+    let key = SdkKey::parse(&key.to_string_lossy())?;
 
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let lines: Vec<_> = fields.iter().map(|(field, value)| format!("{field}={value}")).collect();

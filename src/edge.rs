@@ -182,7 +182,7 @@ fn refused(error: &NotCloudFront, line: &mut DecisionLine) -> Diagnostic {
     Diagnostic { error_type: "NotCloudFront".to_owned(), error_message: line.message.clone() }
 }
 
-/// Runs [`Edge::after_response`] when the response is out and before the next event is asked for: only until then is
+/// Does what can wait when the response is out and before the next event is asked for: only until then is
 /// the environment certain not to be frozen.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-custom.html>
 pub struct BetweenInvocations(pub Arc<Edge>);

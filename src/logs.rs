@@ -1,7 +1,9 @@
 //! The log: JSON, one line each, to standard output, which Lambda hands to CloudWatch Logs.
 
 use crate::flags::Evaluation;
+use parking_lot::Mutex;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::panic::PanicHookInfo;
 use std::time::Duration;
@@ -105,15 +107,34 @@ pub fn line(line: &impl Serialize) {
 
 struct Lines;
 
+/// Whether this is the first time that the SDK says so. Of more messages than a healthy SDK has, none is kept.
+fn is_news(text: &str) -> bool {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut told = TOLD.lock();
+    told.len() < 100 && told.insert(text.to_owned())
+}
+
 impl log::Log for Lines {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
         metadata.level() <= log::Level::Warn
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        if self.enabled(record.metadata()) {
-            let level = if record.level() == log::Level::Error { "error" } else { "warn" };
-            message(level, &record.args().to_string());
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let level = if record.level() == log::Level::Error { "error" } else { "warn" };
+        let text = match record.target().split("::").next() {
+            // What it says of an evaluation may quote the context, and so the viewer's address.
+            Some("launchdarkly_server_sdk_evaluation") => {
+                "LaunchDarkly's evaluation met a clause or a value that it cannot use; the flag's rules name it"
+                    .to_owned()
+            }
+            _ => record.args().to_string(),
+        };
+        // The SDK repeats itself with every visit or flush.
+        if !record.target().starts_with("launchdarkly") || is_news(&text) {
+            message(level, &text);
         }
     }
 

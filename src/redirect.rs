@@ -159,8 +159,8 @@ fn normalised(uri: &str) -> String {
     path
 }
 
-/// Decodes what needs no percent-encoding ([RFC 3986, 2.3](https://www.rfc-editor.org/rfc/rfc3986#section-2.3)) and
-/// turns backslashes into slashes, as browsers do. A `%` that encodes nothing becomes `%25`, so that what is decoded
+/// Decodes what needs no percent-encoding ([RFC 3986, 2.3](https://www.rfc-editor.org/rfc/rfc3986#section-2.3)), encoded
+/// slashes, as S3 does, and turns backslashes into slashes, as browsers do. A `%` that encodes nothing becomes `%25`, so that what is decoded
 /// cannot form a new encoding with it.
 fn decoded(uri: &str) -> String {
     let mut plain = String::with_capacity(uri.len());
@@ -173,7 +173,7 @@ fn decoded(uri: &str) -> String {
             Some((digits, byte, tail)) => {
                 rest = tail;
                 match char::from(byte) {
-                    '\\' => plain.push('/'),
+                    '/' | '\\' => plain.push('/'),
                     c if c.is_ascii_alphanumeric() || "-._~".contains(c) => plain.push(c),
                     _ => {
                         plain.push('%');
@@ -310,6 +310,9 @@ mod tests {
         check("GET", "/x/../site/a", Beta, "pass-through");
         check("GET", "/site/beta/../../x", Beta, "302 /site/beta/x");
         check("GET", "/site/%62eta/a", Current, "302 /site/a");
+        check("GET", "/site/beta%2Findex.html", Current, "302 /site/index.html");
+        check("GET", "/beta%2findex.html", Current, "302 /site/index.html");
+        check("GET", "/a%2f..%2fb", Current, "302 /site/b");
         check("GET", "/%%32%65%%32%65/a", Current, "302 /site/%252e%252e/a");
     }
 

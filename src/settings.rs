@@ -191,13 +191,12 @@ impl Given<'_> {
 
     fn uri(&self) -> Result<String, SettingError> {
         let uri = self.value.trim_end_matches('/');
-        let host = uri.strip_prefix("https://").or_else(|| uri.strip_prefix("http://"));
-        match host {
-            Some(host) if !host.is_empty() && host.chars().all(|c| c.is_ascii_graphic() && !"?#@\"<>".contains(c)) => {
-                Ok(uri.to_owned())
-            }
-            _ => Err(self.refuse("an address such as https://sdk.launchdarkly.com, without query or user")),
+        let rest = uri.strip_prefix("https://").or_else(|| uri.strip_prefix("http://")).unwrap_or_default();
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        if is_authority(authority) && path.chars().all(|c| c.is_ascii_alphanumeric() || "/-._~".contains(c)) {
+            return Ok(uri.to_owned());
         }
+        Err(self.refuse("an address such as https://sdk.launchdarkly.com, without query or user"))
     }
 
     fn source(&self) -> Result<Source, SettingError> {
@@ -276,6 +275,19 @@ impl Given<'_> {
     }
 }
 
+/// A host name or address, with a port or without. Stricter than a URI need be: LaunchDarkly's SDK panics on one that
+/// it cannot read.
+fn is_authority(authority: &str) -> bool {
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let name = |host: &str| !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c));
+    let is_host = address.map_or_else(|| name(host), |address| address.parse::<std::net::Ipv6Addr>().is_ok());
+    is_host && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port != 0))
+}
+
 impl Settings {
     /// Reads and checks every setting. `file` and `environment` give the text of a field, if they have it.
     ///
@@ -342,7 +354,7 @@ impl Settings {
 
     /// How long one request for flag data or with events may take.
     pub fn time_out(&self) -> Duration {
-        self.init_budget.max(self.between_budget).max(Duration::from_millis(1))
+        self.init_budget.max(self.viewer_budget).max(self.between_budget).max(Duration::from_millis(1))
     }
 
     /// A store needs to be named, and is read between invocations: the SDK's own updates come from LaunchDarkly.

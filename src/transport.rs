@@ -6,13 +6,15 @@ use futures_util::StreamExt;
 use http::Request;
 use launchdarkly_sdk_transport::{HttpTransport, HyperTransport, ResponseFuture, TransportError};
 use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// A connection that was idle for longer may be dead without anyone having been told: the environment was frozen.
 pub(crate) const LONGEST_IDLE: Duration = Duration::from_secs(10);
 
-/// An HTTP client with connect and total time-outs. Connections are reused within [`LONGEST_IDLE`].
+/// An HTTP client with connect and total time-outs. One that was idle for more than 10 seconds is not
+/// used again.
 ///
 /// Used by the source of the flag data and, through [`HttpTransport`], by the SDK's event sender.
 #[derive(Clone)]
@@ -26,7 +28,8 @@ struct Inner {
 
 struct Pool {
     client: Https,
-    last_used: Moment,
+    /// When each host was last asked.
+    last_used: HashMap<String, Moment>,
 }
 
 type Https = Box<dyn Fn(Request<Option<Bytes>>) -> ResponseFuture + Send + Sync>;
@@ -79,12 +82,14 @@ impl Transport {
         tokio::time::timeout(time_out, exchange).await.unwrap_or(Err(RequestError::TimedOut(time_out)))
     }
 
-    /// The pool is a new one when the last was not used for long, by the clock that sees a freeze: hyper's own idle
+    /// The pool is a new one when the host was not asked for long, by the clock that sees a freeze: hyper's own idle
     /// time-out goes by one that may stand still meanwhile.
     fn send(&self, request: Request<Option<Bytes>>) -> ResponseFuture {
         let inner = &self.0;
         let mut pool = inner.pool.lock();
-        if pool.as_ref().is_some_and(|pool| inner.clock.since(pool.last_used) > LONGEST_IDLE) {
+        let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+        let idle = pool.as_ref().and_then(|pool| pool.last_used.get(&host)).map(|asked| inner.clock.since(*asked));
+        if idle > Some(LONGEST_IDLE) {
             *pool = None;
         }
         let pool = match &mut *pool {
@@ -92,12 +97,12 @@ impl Transport {
             empty => match HyperTransport::builder().connect_timeout(inner.time_out).build_https() {
                 Ok(transport) => empty.insert(Pool {
                     client: Box::new(move |request| transport.request(request)),
-                    last_used: inner.clock.now(),
+                    last_used: HashMap::new(),
                 }),
                 Err(error) => return Box::pin(async { Err(TransportError::new(error)) }),
             },
         };
-        pool.last_used = inner.clock.now();
+        pool.last_used.insert(host, inner.clock.now());
         (pool.client)(request)
     }
 }

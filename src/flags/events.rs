@@ -1,23 +1,28 @@
 //! The evaluation events that the SDK sends: which, when, and what becomes of them.
 
 use super::freshness::{Backoff, Clock, Moment};
+use super::refresh::WAIT_AFTER_REFUSAL;
 use crate::settings::Events;
+use crate::sources::retry_after;
 use crate::transport::Transport;
 use bytes::Bytes;
-use http::{Request, StatusCode};
-use launchdarkly_sdk_transport::{HttpTransport, ResponseFuture};
+use http::header::CONTENT_LENGTH;
+use http::{Request, Response, StatusCode};
+use launchdarkly_sdk_transport::{ByteStream, HttpTransport, ResponseFuture};
 use launchdarkly_server_sdk::EventProcessorBuilder;
 use parking_lot::Mutex;
+use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How many events the SDK keeps; more are dropped.
 const CAPACITY: usize = 1_000;
 
-/// How many evaluations make a flush due before its time. An evaluation makes at most three events (index, feature,
-/// debug), so what is kept is sent before any is dropped.
-const FULL: u32 = 300;
+/// How many events make a flush due before its time: what is kept is sent before any is dropped.
+const FULL: usize = 900;
 
 /// The SDK's own timer would fire when a frozen environment thaws, on a viewer's time. It never does within the life
 /// of an environment, which is hours.
@@ -41,6 +46,7 @@ pub(super) fn processor(setting: Events, sender: &EventSender) -> Option<EventPr
 #[derive(Clone)]
 pub(super) struct EventSender {
     transport: Transport,
+    setting: Events,
     problem: Arc<Mutex<Option<Problem>>>,
 }
 
@@ -48,13 +54,13 @@ pub(super) struct EventSender {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
     pub(super) text: String,
-    /// The SDK key was refused.
-    pub(super) refused: bool,
+    /// How long LaunchDarkly is to be left alone, at least.
+    pub(super) wait: Option<Duration>,
 }
 
 impl EventSender {
-    pub(super) fn new(transport: Transport) -> Self {
-        Self { transport, problem: Arc::default() }
+    pub(super) fn new(transport: Transport, setting: Events) -> Self {
+        Self { transport, setting, problem: Arc::default() }
     }
 
     /// What went wrong since this was last asked.
@@ -63,8 +69,44 @@ impl EventSender {
     }
 }
 
+impl EventSender {
+    /// What may be sent of a batch: in `summary` the counts alone, wherever the events came from. The SDK's streaming
+    /// and polling evaluate the flag as LaunchDarkly gives it, tracking included.
+    fn allowed(&self, request: Request<Option<Bytes>>) -> Option<Request<Option<Bytes>>> {
+        if self.setting != Events::Summary {
+            return Some(request);
+        }
+        let (mut head, body) = request.into_parts();
+        let events: Vec<Box<RawValue>> = serde_json::from_slice(&body.unwrap_or_default()).ok()?;
+        let counts: Vec<_> = events.into_iter().filter(|event| is_summary(event)).collect();
+        let body = serde_json::to_vec(&counts).ok().filter(|_| !counts.is_empty())?;
+        head.headers.remove(CONTENT_LENGTH);
+        Some(Request::from_parts(head, Some(body.into())))
+    }
+}
+
+fn is_summary(event: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Event<'a> {
+        #[serde(borrow)]
+        kind: Cow<'a, str>,
+    }
+    serde_json::from_str::<Event>(event.get()).is_ok_and(|event| event.kind == "summary")
+}
+
+/// LaunchDarkly's answer to events, for a batch of which nothing was left.
+fn accepted() -> Response<ByteStream> {
+    let nothing: ByteStream = Box::pin(futures_util::stream::empty());
+    let mut response = Response::new(nothing);
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
+}
+
 impl HttpTransport for EventSender {
     fn request(&self, request: Request<Option<Bytes>>) -> ResponseFuture {
+        let Some(request) = self.allowed(request) else {
+            return Box::pin(async { Ok(accepted()) });
+        };
         let uri = request.uri().to_string();
         let problem = self.problem.clone();
         let response = self.transport.request(request);
@@ -79,12 +121,14 @@ impl HttpTransport for EventSender {
                     if status.is_client_error() {
                         *response.status_mut() = StatusCode::BAD_REQUEST;
                     }
-                    let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-                    Some(Problem { text: format!("{uri} answered HTTP {}", status.as_u16()), refused })
+                    let wait = match status {
+                        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Some(WAIT_AFTER_REFUSAL),
+                        StatusCode::TOO_MANY_REQUESTS => Some(retry_after(response.headers())),
+                        _ => None,
+                    };
+                    Some(Problem { text: format!("{uri} answered HTTP {}", status.as_u16()), wait })
                 }
-                Err(error) => {
-                    Some(Problem { text: format!("{uri} was not reached: {}", error.inner()), refused: false })
-                }
+                Err(error) => Some(Problem { text: format!("{uri} was not reached: {}", error.inner()), wait: None }),
             };
             response
         })
@@ -96,8 +140,8 @@ impl HttpTransport for EventSender {
 pub(super) struct Flushing {
     clock: Clock,
     after: Duration,
-    /// When the oldest evaluation that may not have been sent was made, and how many there are.
-    waiting: Option<(Moment, u32)>,
+    /// When the oldest evaluation that may not have been sent was made, and how many events there may be.
+    waiting: Option<(Moment, usize)>,
     backoff: Backoff,
 }
 
@@ -107,9 +151,10 @@ impl Flushing {
         Self { clock, after, waiting: None, backoff }
     }
 
-    pub(super) fn evaluated(&mut self) {
+    /// An evaluation makes at most an index event for its context, and a feature and a debug event for each flag.
+    pub(super) fn evaluated(&mut self, flags: usize) {
         let (since, count) = self.waiting.unwrap_or_else(|| (self.clock.now(), 0));
-        self.waiting = Some((since, count.saturating_add(1)));
+        self.waiting = Some((since, count.saturating_add(1 + 2 * flags)));
     }
 
     pub(super) fn is_due(&self) -> bool {
@@ -204,20 +249,20 @@ mod tests {
         clock.invocation(1_000_000);
         let mut flushing = Flushing::new(clock.clone(), Duration::from_secs(30));
         assert!(!flushing.is_due());
-        flushing.evaluated();
+        flushing.evaluated(1);
         clock.invocation(1_020_000);
-        flushing.evaluated();
+        flushing.evaluated(1);
         assert!(!flushing.is_due());
         clock.invocation(1_030_000);
         assert!(flushing.is_due());
         flushing.delivered();
         assert!(!flushing.is_due());
-        for _ in 0..FULL {
-            flushing.evaluated();
+        for _ in 0..FULL / 3 {
+            flushing.evaluated(1);
         }
         assert!(flushing.is_due());
         flushing.failed(None);
-        flushing.evaluated();
+        flushing.evaluated(1);
         clock.invocation(1_060_000);
         assert!(flushing.is_due(), "a minute later it is tried again");
     }

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Tells how much time has passed, also across a freeze.
@@ -19,6 +19,8 @@ struct Deadlines {
     first: AtomicU64,
     /// That of the invocation under way.
     latest: AtomicU64,
+    /// Whether it was still to come when the invocation arrived.
+    is_credible: AtomicBool,
 }
 
 /// A point in time on each of the clocks.
@@ -34,6 +36,7 @@ impl Clock {
     pub fn invocation(&self, deadline_ms: u64) {
         if deadline_ms != 0 {
             self.0.latest.store(deadline_ms, Ordering::Relaxed);
+            self.0.is_credible.store(self.until_deadline().is_some(), Ordering::Relaxed);
             let _ = self.0.first.compare_exchange(0, deadline_ms, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
@@ -61,6 +64,10 @@ impl Clock {
     /// The time until the deadline of the invocation under way; `None` when it is unknown or was over before it
     /// began, as in some test tools.
     pub fn remaining(&self) -> Option<Duration> {
+        self.0.is_credible.load(Ordering::Relaxed).then(|| self.until_deadline().unwrap_or_default())
+    }
+
+    fn until_deadline(&self) -> Option<Duration> {
         let deadline = Duration::from_millis(self.0.latest.load(Ordering::Relaxed));
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
         deadline.checked_sub(now)
@@ -95,11 +102,12 @@ impl Backoff {
         self.wait = None;
     }
 
-    /// It failed; `wait` is how long it, or the kind of failure, asks to be left alone.
+    /// It failed; `wait` is how long it, or the kind of failure, asks to be left alone at least.
     pub fn failed(&mut self, wait: Option<Duration>) {
         let step = Self::FIRST.saturating_mul(1 << self.failures.min(6)).min(Self::LONGEST);
         self.failures += 1;
-        self.wait = Some((self.clock.now(), wait.unwrap_or_else(|| step.mul_f64(0.5 + random() / 2.0))));
+        let jittered = step.mul_f64(0.5 + random() / 2.0);
+        self.wait = Some((self.clock.now(), wait.map_or(jittered, |wait| wait.max(jittered))));
     }
 }
 
@@ -151,6 +159,33 @@ mod tests {
         }
         backoff.succeeded();
         assert!(backoff.allows());
+    }
+
+    #[test]
+    fn environments_do_not_come_back_at_once() {
+        let waits: std::collections::BTreeSet<_> = (0..50)
+            .map(|_| {
+                let mut backoff = Backoff::new(Clock::default());
+                backoff.failed(Some(Duration::ZERO));
+                backoff.wait.unwrap().1
+            })
+            .collect();
+        assert!(waits.len() > 25, "{waits:?}");
+        assert!(waits.iter().all(|wait| *wait >= Duration::from_millis(500)), "a wait of zero is no wait: {waits:?}");
+    }
+
+    #[test]
+    fn a_deadline_that_passes_leaves_no_time_and_one_that_was_over_before_is_not_believed() {
+        let now = || u64::try_from(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+        let clock = Clock::default();
+        assert_eq!(clock.remaining(), None);
+        clock.invocation(now() + 60_000);
+        assert!(clock.remaining().unwrap() > Duration::from_secs(30));
+        clock.invocation(now() + 2);
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(clock.remaining().is_none_or(|remaining| remaining.is_zero()));
+        clock.invocation(now() - 60_000);
+        assert_eq!(clock.remaining(), None);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use launchdarkly_server_sdk::{
     PollingDataSourceBuilder, Reason, ServiceEndpointsBuilder, StreamingDataSourceBuilder,
 };
 use parking_lot::Mutex;
-use refresh::{Refresher, WAIT_AFTER_REFUSAL};
+use refresh::Refresher;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ impl Flags {
     /// [`StartError`]. LaunchDarkly being out of reach is no error.
     pub async fn start(settings: Arc<Settings>, key: Option<&SdkKey>, clock: Clock) -> Result<Self, StartError> {
         let transport = Transport::new(clock.clone(), settings.time_out());
-        let events = EventSender::new(transport.clone());
+        let events = EventSender::new(transport.clone(), settings.events);
         let snapshot = Snapshot::default();
 
         let own_updates = key.is_some() && settings.updates != Updates::BetweenInvocations;
@@ -162,8 +162,8 @@ impl Flags {
         self.events.take_problem();
         let in_time = self.client.flush_blocking(budget).await;
         let problem = match (in_time, self.events.take_problem()) {
-            (false, _) => Some((format!("no answer within {budget:?}"), false)),
-            (true, Some(problem)) => Some((problem.text, problem.refused)),
+            (false, _) => Some((format!("no answer within {budget:?}"), None)),
+            (true, Some(problem)) => Some((problem.text, problem.wait)),
             (true, None) => None,
         };
         let mut told = self.events_told.lock();
@@ -174,8 +174,8 @@ impl Flags {
                     log::warn!("events are delivered again");
                 }
             }
-            Some((text, refused)) => {
-                self.flushing.lock().failed(refused.then_some(WAIT_AFTER_REFUSAL));
+            Some((text, wait)) => {
+                self.flushing.lock().failed(wait);
                 if told.as_ref() != Some(&text) {
                     log::error!("events were not delivered: {text}");
                     *told = Some(text);
@@ -193,7 +193,7 @@ impl Flags {
             (None, _) => "default",
             (Some(Origin::Package(_)), _) => "bundled",
             (Some(Origin::Source(_)), Some(refresher)) if !refresher.source().changes() => "bundled",
-            (Some(Origin::Source(_)), _) if data_age > Some(self.settings.max_staleness) => "older",
+            (Some(Origin::Source(_)), _) if data_age > Some(self.stale_age()) => "older",
             (Some(Origin::Source(_)), _) => "fresh",
         };
         let (verdict, reason, error_kind) = if data == "default" {
@@ -213,13 +213,18 @@ impl Flags {
         }
     }
 
+    /// Data that was fetched for this viewer may have become as much older as he waited.
+    fn stale_age(&self) -> Duration {
+        self.settings.max_staleness + self.settings.viewer_budget
+    }
+
     fn variation(&self, client_ip: &str) -> (Verdict, &'static str, Option<&'static str>) {
         let Ok(context) = context(client_ip, self.settings.events) else {
             return (Verdict::NoData, "ERROR", Some("USER_NOT_SPECIFIED"));
         };
         let detail = self.client.bool_variation_detail(&context, &self.settings.flag_key, false);
         if self.settings.events != Events::Off {
-            self.flushing.lock().evaluated();
+            self.flushing.lock().evaluated(self.snapshot.flags().max(1));
         }
         let verdict = if detail.value == Some(true) { Verdict::Beta } else { Verdict::Current };
         match detail.reason {

@@ -1,7 +1,7 @@
 //! Keeps the snapshot fresh in an environment that is frozen between invocations.
 
 use super::events::without_tracking;
-use super::freshness::{Backoff, Clock};
+use super::freshness::{Backoff, Clock, Moment};
 use super::snapshot::{Items, Origin, Snapshot};
 use crate::settings::{Events, Settings};
 use crate::sources::{FlagSource, Package, SourceError};
@@ -20,7 +20,8 @@ pub(super) const WAIT_AFTER_REFUSAL: Duration = Duration::from_secs(300);
 /// request under way in a frozen environment would only fail.
 pub(super) struct Refresher {
     shared: Arc<Shared>,
-    attempt: Mutex<Option<JoinHandle<()>>>,
+    /// The attempt under way, and since when it is.
+    attempt: Mutex<Option<(JoinHandle<()>, Moment)>>,
 }
 
 struct Shared {
@@ -76,10 +77,17 @@ impl Refresher {
         self.shared.fall_back();
     }
 
-    /// Makes the data fresh enough for a decision, for no longer than a viewer waits. An attempt that is under way
-    /// was waited for already.
+    /// Makes the data fresh enough for a decision, for no longer than a viewer waits. An attempt of the cold start that
+    /// is still under way was waited for already, unless the environment was frozen meanwhile: it is of no use then.
     pub(super) async fn on_arrival(&self) {
         let shared = &self.shared;
+        self.attempt.lock().take_if(|(attempt, begun)| {
+            let frozen = shared.clock.since(*begun) > shared.settings.init_budget + shared.settings.between_budget;
+            if frozen {
+                attempt.abort();
+            }
+            frozen || attempt.is_finished()
+        });
         if shared.is_older_than(shared.settings.max_staleness)
             && shared.backoff.lock().allows()
             && self.attempt.lock().is_none()
@@ -95,7 +103,7 @@ impl Refresher {
         let shared = &self.shared;
         let under_way = self.attempt.lock().take();
         let attempt = match under_way {
-            Some(attempt) => attempt,
+            Some((attempt, _)) => attempt,
             None if shared.is_older_than(shared.settings.refresh_after)
                 && shared.backoff.lock().allows()
                 && !budget.is_zero() =>
@@ -106,7 +114,7 @@ impl Refresher {
         };
         self.wait(attempt, budget).await;
         let unfinished = self.attempt.lock().take();
-        if let Some(attempt) = unfinished {
+        if let Some((attempt, _)) = unfinished {
             attempt.abort();
             shared.failed(&SourceError::Unreachable {
                 uri: shared.source.name().to_owned(),
@@ -117,10 +125,14 @@ impl Refresher {
 
     /// Waits for an attempt; what is not done by then stays under way.
     async fn wait(&self, mut attempt: JoinHandle<()>, budget: Duration) {
+        let begun = self.shared.clock.now();
         match tokio::time::timeout(budget, &mut attempt).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => log::error!("a fetch of flag data ended early: {error}"),
-            Err(_) => *self.attempt.lock() = Some(attempt),
+            Ok(Err(error)) => self.shared.failed(&SourceError::Unreachable {
+                uri: self.shared.source.name().to_owned(),
+                why: format!("the fetch ended early: {error}"),
+            }),
+            Err(_) => *self.attempt.lock() = Some((attempt, begun)),
         }
     }
 }
@@ -165,6 +177,8 @@ impl Shared {
                 }
                 told.time_to_live = too_long;
             }
+            // Of a fetch that a freeze interrupted, nobody is to blame.
+            Err(_) if self.clock.since(asked) > 2 * self.settings.time_out() => {}
             Err(error) => self.failed(&error),
         }
     }

@@ -1,7 +1,7 @@
 //! The flag data in memory, as the SDK's persistent data store: what was fetched, when, and from where.
 
 use super::freshness::{Clock, Moment};
-use crate::sources::{ItemKind, check_flag};
+use crate::sources::{ItemKind, check};
 use launchdarkly_server_sdk::{
     AllData, DataKind, PersistentDataStore, PersistentDataStoreFactory, PersistentStoreError, SerializedItem,
 };
@@ -34,8 +34,8 @@ impl Item {
             deleted: bool,
         }
         let Model { version, deleted } = serde_json::from_str(&json).map_err(|error| error.to_string())?;
-        if kind == ItemKind::Flag && !deleted {
-            check_flag(&json).map_err(|error| error.to_string())?;
+        if !deleted {
+            check(kind, &json).map_err(|error| error.to_string())?;
         }
         Ok(Self { json, version, deleted, etag })
     }
@@ -144,6 +144,11 @@ impl Snapshot {
     /// When flag-sync last succeeded, if the data comes from a store that it fills.
     pub fn synced(&self) -> Option<SystemTime> {
         self.0.read().synced
+    }
+
+    /// How many flags it holds.
+    pub fn flags(&self) -> usize {
+        self.0.read().items.flags.len()
     }
 
     /// The version of a flag.

@@ -18,8 +18,14 @@ use std::fmt::Write as _;
 use std::io::Read as _;
 use std::time::Duration;
 
-/// The largest answer that is read: an environment of more than 10,000 flags fits, in a function of 128 MB.
+/// The largest environment that is read: more than 10,000 flags fit, in a function of 128 MB.
 const LARGEST: usize = 16 * 1024 * 1024;
+
+/// The largest single item that is read: a segment of 60,000 addresses fits.
+const LARGEST_ITEM: usize = 1024 * 1024;
+
+/// How many items are asked for at once.
+const AT_ONCE: usize = 8;
 
 /// The longest time for which LaunchDarkly can ask to be left alone.
 const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
@@ -44,7 +50,12 @@ impl LaunchDarkly {
         Self { transport, base_uri: base_uri.to_owned(), authorization, fetch }
     }
 
-    async fn get(&self, path: &str, more: Option<(HeaderName, &str)>) -> Result<(String, Response), SourceError> {
+    async fn get(
+        &self,
+        path: &str,
+        more: Option<(HeaderName, &str)>,
+        limit: usize,
+    ) -> Result<(String, Response), SourceError> {
         let uri = format!("{}{path}", self.base_uri);
         let unreachable = |why: String| SourceError::Unreachable { uri: uri.clone(), why };
         let mut request = Request::get(&uri)
@@ -54,7 +65,7 @@ impl LaunchDarkly {
             request = request.header(name, value);
         }
         let request = request.body(None).map_err(|error| unreachable(error.to_string()))?;
-        let response = self.transport.exchange(request, LARGEST).await.map_err(|error| match error {
+        let response = self.transport.exchange(request, limit).await.map_err(|error| match error {
             RequestError::TooLarge(_) => SourceError::Malformed { what: uri.clone(), why: error.to_string() },
             error => unreachable(error.to_string()),
         })?;
@@ -72,7 +83,7 @@ impl LaunchDarkly {
 
     /// The whole environment's JSON, and where it is from.
     async fn latest_all(&self) -> Result<(String, String), SourceError> {
-        let (uri, response) = self.get("/sdk/latest-all", Some((ACCEPT_ENCODING, "gzip"))).await?;
+        let (uri, response) = self.get("/sdk/latest-all", Some((ACCEPT_ENCODING, "gzip")), LARGEST).await?;
         if response.head.status != StatusCode::OK {
             return Err(SourceError::Status { uri, status: response.head.status.as_u16() });
         }
@@ -129,26 +140,30 @@ impl ByItem<'_> {
     async fn read_one(&self, (kind, key): &Wanted, known: Option<&Items>) -> Result<Read, SourceError> {
         let path = format!("/sdk/{}/{}", kind.plural(), segment_of_a_path(key));
         let etag = known.and_then(|known| known.get(*kind, key)).and_then(|item| item.etag());
-        let (uri, response) = self.source.get(&path, etag.map(|etag| (IF_NONE_MATCH, etag))).await?;
+        let (uri, response) = self.source.get(&path, etag.map(|etag| (IF_NONE_MATCH, etag)), LARGEST_ITEM).await?;
+        let headers = &response.head.headers;
+        let time_to_live = max_age(headers);
+        let mut longest = self.time_to_live.lock();
+        *longest = (*longest).max(time_to_live);
+        drop(longest);
         match (response.head.status, etag) {
             (StatusCode::NOT_FOUND, _) => return Ok(Read::Missing),
             (StatusCode::NOT_MODIFIED, Some(_)) => return Ok(Read::Unchanged),
             (StatusCode::OK, _) => {}
             (status, _) => return Err(SourceError::Status { uri, status: status.as_u16() }),
         }
-        let headers = &response.head.headers;
         let etag = headers.get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
-        let time_to_live = max_age(headers);
-        let mut longest = self.time_to_live.lock();
-        *longest = (*longest).max(time_to_live);
-        drop(longest);
         Ok(Read::Found { json: text(&uri, response)?, etag })
     }
 }
 
 impl Reader for ByItem<'_> {
     async fn read(&self, wanted: &[Wanted], known: Option<&Items>) -> Result<Vec<Read>, SourceError> {
-        try_join_all(wanted.iter().map(|wanted| self.read_one(wanted, known))).await
+        let mut answers = Vec::with_capacity(wanted.len());
+        for some in wanted.chunks(AT_ONCE) {
+            answers.extend(try_join_all(some.iter().map(|wanted| self.read_one(wanted, known))).await?);
+        }
+        Ok(answers)
     }
 }
 
@@ -187,7 +202,7 @@ fn segment_of_a_path(key: &str) -> String {
 }
 
 /// `Retry-After` in seconds; LaunchDarkly does not send the date form.
-fn retry_after(headers: &HeaderMap) -> Duration {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Duration {
     let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
     seconds.map_or(USUAL_WAIT, Duration::from_secs).min(LONGEST_WAIT)
 }

@@ -7,12 +7,13 @@ mod store;
 
 pub use bundled::{Bundled, Package};
 pub use launchdarkly::LaunchDarkly;
+pub(crate) use launchdarkly::retry_after;
 #[cfg(any(feature = "dynamodb", feature = "redis"))]
 pub use store::StoreSource;
 
 use crate::flags::{Item, Items};
 use futures_util::future::BoxFuture;
-use launchdarkly_server_sdk::Flag;
+use launchdarkly_server_sdk::{Flag, Segment};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::{Borrow, Cow};
@@ -114,6 +115,15 @@ enum Read {
     Missing,
 }
 
+impl Read {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Found { json, .. } => json.len(),
+            Self::Unchanged | Self::Missing => 0,
+        }
+    }
+}
+
 /// Reads the items of one level at a time.
 trait Reader: Sync {
     fn read(
@@ -123,6 +133,9 @@ trait Reader: Sync {
     ) -> impl Future<Output = Result<Vec<Read>, SourceError>> + Send;
 }
 
+/// What is kept in memory and read anew at each evaluation, in bytes. More would cost every viewer too much.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+
 /// More items than any real flag names; bounds what a circle or a mistake can cost.
 const MOST_ITEMS: usize = 500;
 
@@ -131,11 +144,19 @@ async fn collect(reader: &impl Reader, flag_key: &str, known: Option<&Items>) ->
     let mut items = Items::default();
     let mut references: HashMap<Wanted, BTreeSet<Wanted>> = HashMap::new();
     let mut level = vec![(ItemKind::Flag, flag_key.to_owned())];
+    let mut bytes = 0;
     while !level.is_empty() {
         if references.len() + level.len() > MOST_ITEMS {
             return Err(SourceError::TooMany(MOST_ITEMS));
         }
         let answers = reader.read(&level, known).await?;
+        bytes += answers.iter().map(Read::bytes).sum::<usize>();
+        if bytes > MOST_BYTES {
+            return Err(SourceError::Malformed {
+                what: format!("the flag {flag_key:?} with what it names"),
+                why: format!("it has more than {MOST_BYTES} bytes"),
+            });
+        }
         for (wanted, answer) in level.drain(..).zip(answers) {
             let (kind, key) = &wanted;
             let item = match answer {
@@ -223,9 +244,12 @@ fn refuse_circles(references: &HashMap<Wanted, BTreeSet<Wanted>>, start: Wanted)
     Ok(())
 }
 
-/// Whether the SDK can read a flag, so that a malformed one is told by name when it arrives and not at each decision.
-pub(crate) fn check_flag(json: &str) -> Result<(), serde_json::Error> {
-    serde_json::from_str::<Flag>(json).map(drop)
+/// Whether the SDK can read an item, so that a malformed one is told by name when it arrives and not at each decision.
+pub(crate) fn check(kind: ItemKind, json: &str) -> Result<(), serde_json::Error> {
+    match kind {
+        ItemKind::Flag => serde_json::from_str::<Flag>(json).map(drop),
+        ItemKind::Segment => serde_json::from_str::<Segment>(json).map(drop),
+    }
 }
 
 /// Flag data that is at hand as a whole: LaunchDarkly's `{"flags": {..}, "segments": {..}}`.

@@ -203,7 +203,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body>
         return take_events(&state, request, is_gzipped).await;
     }
     let body = match path.split('/').collect::<Vec<_>>().as_slice() {
-        ["", "all"] => return put_and_patches(&state),
+        ["", "all"] if *state.fault.lock() == Fault::None => return put_and_patches(&state),
         ["", "diagnostic"] => return response(202, ""),
         ["", "sdk", "latest-all"] => Some(state.data.lock().all()),
         ["", "sdk", "flags", key] => state.data.lock().flags.get(*key).cloned(),

@@ -128,8 +128,8 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
     say(f"Environment {environment.name}: stack {environment.stack.name} in {REGION}, account {account}")
     if options.without_function and "Function" in resources(environment):
         raise DeployError(
-            f"The stack {environment.stack.name} has the function already; its replicas keep it from being removed now. "
-            f"just detach {environment.name} takes it away from the viewers."
+            f"The stack {environment.stack.name} has the function already; its replicas keep it from being removed "
+            f"now. just detach {environment.name} takes it away from the viewers."
         )
 
     say(f"Package bucket {bucket}")
@@ -355,8 +355,8 @@ def detach(environment: Environment, _: argparse.Namespace) -> None:
         environment.stack.apply(None, {"AttachFunction": "no"})
     except DeployError as error:
         raise DeployError(
-            f"The viewers are off the function, but the stack still says otherwise ({described['StackStatus']}):\n{error}\n"
-            f"Run just detach {environment.name} again when the stack is at rest."
+            f"The viewers are off the function, but the stack still says otherwise "
+            f"({described['StackStatus']}):\n{error}\nRun just detach {environment.name} again when the stack is at rest."
         ) from None
     say(f"Everyone gets the current site. just deploy {environment.name} attaches the function again.")
 
@@ -399,8 +399,8 @@ def destroy(environment: Environment, _: argparse.Namespace) -> None:
         say(f"There is no stack {environment.stack.name}.")
     delete_package_bucket(environment.package_bucket(account), account)
     say(
-        f"Nothing is left of {environment.name} but its logs: /aws/lambda/us-east-1.{environment.function} in the Regions "
-        "near which viewers were."
+        f"Nothing is left of {environment.name} but its logs: /aws/lambda/us-east-1.{environment.function} in the "
+        "Regions near which viewers were."
     )
 
 

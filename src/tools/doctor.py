@@ -96,8 +96,8 @@ def check_concurrency() -> str:
     limit = aws("lambda", "get-account-settings")["AccountLimit"]["ConcurrentExecutions"]
     if limit < USUAL_CONCURRENCY:
         raise Wrong(
-            f"only {limit} concurrent executions in {REGION} (usual: {USUAL_CONCURRENCY}); viewers above that get a 503. "
-            "Ask for more: Service Quotas, AWS Lambda, Concurrent executions, in every Region with viewers."
+            f"only {limit} concurrent executions in {REGION} (usual: {USUAL_CONCURRENCY}); viewers above that get a "
+            "503. Ask for more: Service Quotas, AWS Lambda, Concurrent executions, in every Region with viewers."
         )
     return f"{limit} concurrent executions in {REGION}; each Region near viewers has its own quota"
 

@@ -56,6 +56,8 @@ class LocalLambda:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            # The decisions are read from the log.
+            env={**os.environ, "REDIRECT_LOG": "all"},
             # Its own group, so that the function goes when it goes.
             start_new_session=True,
         )
@@ -85,7 +87,7 @@ class LocalLambda:
             try:
                 text = self.lines.get(timeout=ANSWER_SECONDS)
             except queue.Empty:
-                raise Failure("the function wrote no line for its decision; is log = \"all\" in redirect.toml?") from None
+                raise Failure(f"the function wrote no line for its decision:\n{''.join(self.output)}") from None
             if not text:
                 raise Failure(f"the function ended:\n{''.join(self.output)}")
             start = text.find("{")
@@ -99,6 +101,8 @@ class LocalLambda:
                 return line
             if "offline mode" in line.get("message", ""):
                 print(f"{line['message']}\n", file=sys.stderr)
+            elif "did not start" in line.get("message", ""):
+                raise Failure(line["message"])
             elif line.get("level") in ("warn", "error"):
                 print(f"{line['level']}: {line['message']}", file=sys.stderr)
 
@@ -126,7 +130,12 @@ def build() -> None:
 def invoke(local: LocalLambda, path: Path) -> Outcome:
     command = ["cargo", "lambda", "invoke", FUNCTION, "--data-file", str(path), "--output-format", "json"]
     command += ["--invoke-address", "127.0.0.1", "--invoke-port", str(local.port)]
-    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise Failure(f"{path.name}: no answer within {ANSWER_SECONDS} s:\n{''.join(local.output)}") from None
     line = local.decision()
     if line["outcome"] == "error":
         if done.returncode == 0:

@@ -108,8 +108,8 @@ def cache_control(name: str, content_type: str) -> str:
 
 
 def plan(local: list[Page], bucket: str) -> Plan:
-    """Compares by MD5, which is the ETag of an object that was uploaded in one part with SSE-S3. The CLI uploads more than
-    8 MB in several parts; such a file is uploaded every time.
+    """Compares by MD5, which is the ETag of an object that was uploaded in one part with SSE-S3. The CLI uploads more
+    than 8 MB in several parts; such a file is uploaded every time.
 
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
     """

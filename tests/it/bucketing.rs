@@ -1,21 +1,12 @@
 //! Who gets which site, against LaunchDarkly's published formula, worked out by a script of its own.
 
+use crate::setup::field;
 use redirect::flags::{Clock, Flags};
 use redirect::redirect::Verdict;
 use redirect::settings::Settings;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-
-/// `redirect.toml` as it is checked in.
-fn settings() -> Settings {
-    let file = include_str!("../../redirect.toml");
-    let field = |name: &str| {
-        let line = file.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix('='))?;
-        Some(line.trim().trim_matches('"').to_owned())
-    };
-    Settings::read(field, |_| None).unwrap()
-}
 
 #[tokio::test]
 async fn two_thousand_addresses_get_what_the_formula_says() {
@@ -24,7 +15,7 @@ async fn two_thousand_addresses_get_what_the_formula_says() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let expected = String::from_utf8(output.stdout).unwrap();
 
-    let flags = Flags::start(Arc::new(settings()), None, Clock::default()).await.unwrap();
+    let flags = Flags::start(Arc::new(Settings::read(field, |_| None).unwrap()), None, Clock::default()).await.unwrap();
     let mut beta = 0;
     for line in expected.lines() {
         let (address, variation) = line.split_once(' ').unwrap();

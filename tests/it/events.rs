@@ -102,7 +102,12 @@ fn tracked_flags() -> Vec<(&'static str, Value)> {
 #[tokio::test]
 async fn in_summary_no_address_leaves_whatever_the_flag_asks_for() {
     for (place, flag) in tracked_flags() {
-        for (setting, tells) in [("full", true), ("summary", false)] {
+        for (setting, updates, tells) in [
+            ("full", "between-invocations", true),
+            ("summary", "between-invocations", false),
+            ("summary", "streaming", false),
+            ("summary", "polling", false),
+        ] {
             let service = launchdarkly(flag.clone()).await;
             let mut base = crate::setup::flag(1, true);
             base["key"] = json!("base");
@@ -110,7 +115,8 @@ async fn in_summary_no_address_leaves_whatever_the_flag_asks_for() {
             service.change(|data| {
                 data.flags.insert("base".to_owned(), base);
             });
-            let settings = [("REDIRECT_EVENTS", setting), ("REDIRECT_FLUSH_AFTER_SECONDS", "0")];
+            let settings =
+                [("REDIRECT_EVENTS", setting), ("REDIRECT_UPDATES", updates), ("REDIRECT_FLUSH_AFTER_SECONDS", "0")];
             let mut world = World::new(service, &settings).await;
             let answered = world.visit("/a", "192.0.2.99").await;
             assert_eq!(answered.summary(), "302 /site/beta/a", "{place}");

@@ -410,7 +410,106 @@ async fn streaming_and_polling_are_the_sdks_own() {
 }
 
 #[tokio::test]
-async fn a_stream_that_never_answers_does_not_hold_up_the_start() {
+async fn a_launchdarkly_that_never_answers_does_not_hold_up_the_start() {
+    // Far longer than the budget, and short enough to tell it from a start that waits for ever.
+    let patience = Duration::from_secs(20);
+    for updates in ["between-invocations", "streaming", "polling"] {
+        let service = launchdarkly(flag(1, true)).await;
+        service.fail(Fault::BlackHole);
+        let settings = [("REDIRECT_UPDATES", updates), ("REDIRECT_INIT_BUDGET_MS", "200")];
+        let world = World::new(service, &settings).await;
+        let asked = tokio::time::timeout(patience, world.lambda.polled(1)).await;
+        assert!(asked.is_ok(), "{updates}: no event was asked for");
+    }
+}
+
+#[tokio::test]
+async fn what_goes_on_after_a_response_ends_before_the_deadline() {
+    let settings = [("REDIRECT_REFRESH_AFTER_SECONDS", "0")];
+    let world = World::new(launchdarkly(flag(1, true)).await, &settings).await;
+    world.lambda.polled(1).await;
+    world.launchdarkly.fail(Fault::BlackHole);
+    // 10 s would be allowed between invocations, but the deadline is in 3 s, and half a second before it all must end.
+    let deadline = SystemTime::now() + Duration::from_secs(3);
+    world.lambda.invoke_with_deadline(event("/a", "192.0.2.1"), deadline).await.unwrap();
+    world.lambda.polled(2).await;
+    assert!(SystemTime::now() < deadline, "Lambda would have ended the environment");
+    assert_eq!(world.launchdarkly.count("GET"), 2);
+}
+
+#[tokio::test]
+async fn an_attempt_of_the_cold_start_that_a_freeze_ended_is_made_anew() {
+    let service = launchdarkly(flag(1, true)).await;
+    service.fail(Fault::BlackHole);
+    let settings = [
+        ("REDIRECT_INIT_BUDGET_MS", "100"),
+        ("REDIRECT_VIEWER_BUDGET_MS", "400"),
+        ("REDIRECT_BETWEEN_BUDGET_MS", "400"),
+    ];
+    let mut world = World::new(service, &settings).await;
+    world.lambda.polled(1).await;
+    world.function.freeze();
+    world.launchdarkly.fail(Fault::None);
+    // Longer than the attempt may take, by the machine's own clocks: there was no deadline yet.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    world.function.thaw();
+    check(&world.visit("/a", "192.0.2.1").await, "thawed", "302 /site/beta/a", "fresh");
+}
+
+#[tokio::test]
+async fn throttling_that_asks_for_no_wait_is_waited_for_all_the_same() {
+    let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
+    world.visit("/a", "192.0.2.1").await;
+    world.launchdarkly.fail(Fault::Status(429, Some(0)));
+    let later = ten_minutes_later(1);
+    for _ in 0..10 {
+        world.send_at(&event("/a", "192.0.2.1"), later).await;
+    }
+    let asked = world.launchdarkly.count("GET");
+    assert!((2..=5).contains(&asked), "{asked} requests for ten stale visits");
+}
+
+#[tokio::test]
+async fn many_large_segments_are_refused_before_memory_is_short() {
+    let mut top = flag(1, true);
+    let keys: Vec<_> = (0..40).map(|number| format!("segment-{number}")).collect();
+    top["rules"] = json!([{"id": "r", "variation": 0, "trackEvents": false, "clauses": [
+        {"attribute": "", "op": "segmentMatch", "values": keys, "negate": false},
+    ]}]);
+    let service = launchdarkly(top).await;
+    service.change(|data| {
+        for key in &keys {
+            let included = "x".repeat(1_000_000);
+            data.segments.insert(
+                key.clone(),
+                json!({"key": key, "version": 1, "included": [included], "excluded": [], "rules": [], "salt": "s"}),
+            );
+        }
+    });
+    let mut world = World::new(service, &[]).await;
+    check(&world.visit("/a", "192.0.2.1").await, "large segments", "302 /site/a", "default");
+    assert!(world.messages()[0].contains("has more than"), "{:?}", world.messages());
+    assert!(peak_memory_kb(&world) < 100 * 1024, "{} kB", peak_memory_kb(&world));
+}
+
+#[tokio::test]
+async fn what_the_sdk_says_never_names_the_viewer() {
+    let mut odd = flag(1, true);
+    odd["rules"] = json!([{"id": "r", "variation": 0, "trackEvents": false, "clauses": [
+        {"attribute": "key", "op": "matches", "values": ["^(?!10\\.).*"], "negate": false},
+    ]}]);
+    let mut world = World::new(launchdarkly(odd).await, &[]).await;
+    for _ in 0..3 {
+        world.visit("/a", "192.0.2.77").await;
+    }
+    let messages = world.messages();
+    assert_eq!(messages.len(), 1, "{messages:?}");
+    assert!(messages[0].contains("LaunchDarkly's evaluation"), "{messages:?}");
+    assert!(!world.function.log().join("\n").contains("192.0.2.77"));
+}
+
+#[tokio::test]
+async fn a_stream_that_is_refused_does_not_hold_up_the_start() {
     let service = launchdarkly(flag(1, true)).await;
     let settings = [("REDIRECT_UPDATES", "streaming"), ("REDIRECT_INIT_BUDGET_MS", "200")];
     let lambda = RuntimeApi::start().await.unwrap();

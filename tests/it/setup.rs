@@ -88,6 +88,15 @@ fn decisions(log: &[String]) -> usize {
     log.iter().filter(|line| line.contains("\"outcome\"")).count()
 }
 
+/// A field of `redirect.toml` as it is checked in.
+pub fn field(name: &str) -> Option<String> {
+    let line = include_str!("../../redirect.toml").lines().find_map(|line| {
+        let rest = line.strip_prefix(name)?.trim_start();
+        rest.strip_prefix('=')
+    })?;
+    Some(line.trim().trim_matches('"').to_owned())
+}
+
 /// Starts the edge function that this test run built.
 pub fn start(lambda: &RuntimeApi, launchdarkly: &str, settings: &[(&str, &str)]) -> Function {
     start_program(env!("CARGO_BIN_EXE_redirect"), lambda, launchdarkly, settings)

@@ -6,19 +6,7 @@ use redirect::standins::RuntimeApi;
 
 #[track_caller]
 fn check(field: &str, value: &str, expected: &str) {
-    let file = |name: &str| {
-        let right = match name {
-            "flag_key" => "rebrand",
-            name if name.ends_with("_uri") => "https://sdk.launchdarkly.com/",
-            "fetch" => "items",
-            "updates" => "between-invocations",
-            "events" => "full",
-            "log" => "all",
-            "log_client_ip" => "false",
-            _ => "5",
-        };
-        Some(if name == field { value } else { right }.to_owned())
-    };
+    let file = |name: &str| if name == field { Some(value.to_owned()) } else { crate::setup::field(name) };
     let outcome = match Settings::read(file, |_| None) {
         Ok(_) => "right".to_owned(),
         Err(error) => error.to_string(),
@@ -36,6 +24,12 @@ fn a_wrong_setting_names_itself_its_value_and_what_would_be_right() {
     check("launchdarkly_base_uri", "sdk.launchdarkly.com", "expected an address such as");
     check("launchdarkly_events_uri", "https://a?b", "expected an address such as");
     check("launchdarkly_stream_uri", "https://", "expected an address such as");
+    check("launchdarkly_base_uri", "https://relay.example:8030/launch/", "right");
+    check("launchdarkly_base_uri", "http://[::1]:8030", "right");
+    for wrong in ["https://a[b", "https://h/%zz|^", "https://host:99999", "https://:443", "https:///x", "https://a:b@c"]
+    {
+        check("launchdarkly_events_uri", wrong, "expected an address such as");
+    }
     check(
         "updates",
         "push",
@@ -50,9 +44,9 @@ fn a_wrong_setting_names_itself_its_value_and_what_would_be_right() {
     check("viewer_budget_ms", "6000", "expected a whole number of milliseconds from 0 to 5000");
     check("function_timeout_seconds", "31", "expected a whole number of seconds from 1 to 30");
     check("bundled_max_age_hours", "", "expected a whole number of hours from 0 to 8760");
-    check("init_budget_ms", "4500", "function_timeout_seconds is \"5\"; expected at least 5.005s");
-    check("between_budget_ms", "4495", "right");
-    check("between_budget_ms", "4496", "function_timeout_seconds is \"5\"; expected at least 5.001s");
+    check("init_budget_ms", "4500", "function_timeout_seconds is \"5\"; expected at least 6.5s");
+    check("between_budget_ms", "3500", "right");
+    check("between_budget_ms", "3501", "function_timeout_seconds is \"5\"; expected at least 5.001s");
 }
 
 #[test]
