@@ -4,6 +4,8 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 
 export PATH := justfile_directory() / ".tools/bin" + ":" + env("PATH")
 export PYTHONDONTWRITEBYTECODE := "1"
+# The tests wait for processes and time-outs more than they compute.
+export RUST_TEST_THREADS := "8"
 
 # Every optional part at once, so that nothing is compiled twice.
 all := "--all-features --all-targets"
@@ -16,9 +18,11 @@ invoke *EVENTS: (_python "build")
     @python src/tools/invoke.py {{EVENTS}}
 
 # Run all tests, as CI does
-test: (_python "build") fmt-check lint doc
+test: (_python "build") (_python "test") fmt-check lint doc
+    @python tests/package/twice.py
     cargo test --all-features
     @python tests/fuzz/run.py --seconds 30
+    @python -m pytest -q -n 4 tests/deploy
 
 # 100,000 invocations with faults at random: no answer lost, memory flat (SEED repeats a run)
 soak SEED="1": (_python "build")
@@ -28,6 +32,35 @@ soak SEED="1": (_python "build")
 build: (_python "build")
     # At a fixed address: 12,000 relocations less at each cold start, and 0.04 MB less package.
     CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-Crelocation-model=static" cargo lambda build --release
+
+# Build and pack the function for Lambda@Edge: target/edge/redirect.zip (--flags FILE, --no-flags)
+package *OPTIONS: build
+    @python src/tools/package.py {{OPTIONS}}
+
+# Key, flag, credentials, Region and quotas: what is wrong, and what to do about it
+doctor ENV="production": (_python "deploy")
+    @python src/tools/deploy.py doctor {{ENV}}
+
+# Put site and function on AWS (an environment's name, --dry-run, --without-function, --set PARAMETER=VALUE)
+deploy *OPTIONS: (_python "deploy")
+    @[[ " {{OPTIONS}} " =~ " --dry-run " || " {{OPTIONS}} " =~ " --without-function " ]] || just package
+    @python src/tools/deploy.py deploy {{OPTIONS}}
+
+# Take the function off the distribution at once: everyone gets the current site
+detach ENV="production": (_python "deploy")
+    @python src/tools/deploy.py detach {{ENV}}
+
+# Delete everything that deploy made; may be interrupted and run again
+destroy ENV="production": (_python "deploy")
+    @python src/tools/deploy.py destroy {{ENV}}
+
+# Print the site's address
+url ENV="production": (_python "deploy")
+    @python src/tools/deploy.py url {{ENV}}
+
+# Follow the function's log in every Region where viewers were
+logs ENV="production": (_python "deploy")
+    @python src/tools/deploy.py logs {{ENV}}
 
 # Format the code
 fmt:

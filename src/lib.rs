@@ -18,6 +18,8 @@ pub mod cloudfront;
 pub mod edge;
 pub mod flags;
 pub mod logs;
+#[cfg(feature = "preview")]
+pub mod preview;
 pub mod redirect;
 pub mod settings;
 pub mod sources;

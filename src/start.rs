@@ -3,7 +3,7 @@
 use crate::edge::{BetweenInvocations, Edge};
 use crate::flags::{Clock, Flags};
 use crate::logs;
-use crate::settings::{SDK_KEY_VARIABLE, SdkKey, Settings, Source};
+use crate::settings::{SDK_KEY_VARIABLE, SdkKey, SettingError, Settings, Source};
 use lambda_runtime::{Error, Runtime, service_fn};
 use lambda_runtime_api_client::Client;
 use lambda_runtime_api_client::body::Body;
@@ -42,11 +42,7 @@ pub async fn serve(edge: Arc<Edge>) -> Result<(), Error> {
 
 /// Reads the settings and starts the flags.
 async fn edge() -> Result<Arc<Edge>, Error> {
-    let compiled_in = |field: &str| {
-        let line = SETTINGS.lines().find_map(|line| line.split_once('=').filter(|(name, _)| *name == field));
-        line.map(|(_, value)| value.to_owned())
-    };
-    let settings = Arc::new(Settings::read(compiled_in, |variable| env::var(variable).ok())?);
+    let settings = Arc::new(settings(|variable| env::var(variable).ok())?);
     let key = SdkKey::parse(&env::var(SDK_KEY_VARIABLE).unwrap_or_else(|_| SDK_KEY.to_owned()))?;
     if key.is_none() && settings.source == Source::LaunchDarkly {
         logs::message(
@@ -57,6 +53,18 @@ async fn edge() -> Result<Arc<Edge>, Error> {
     let clock = Clock::default();
     let flags = Flags::start(settings.clone(), key.as_ref(), clock.clone()).await?;
     Ok(Arc::new(Edge::new(settings, clock, flags)))
+}
+
+/// The settings that were compiled in, and what `environment` has instead.
+///
+/// # Errors
+/// A wrong setting in the environment.
+pub fn settings(environment: impl Fn(&str) -> Option<String>) -> Result<Settings, SettingError> {
+    let compiled_in = |field: &str| {
+        let line = SETTINGS.lines().find_map(|line| line.split_once('=').filter(|(name, _)| *name == field));
+        line.map(|(_, value)| value.to_owned())
+    };
+    Settings::read(compiled_in, environment)
 }
 
 /// Sends the last events when Lambda shuts the environment down. Lambda gives 500 ms for that, and only where an

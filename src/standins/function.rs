@@ -69,9 +69,20 @@ impl Function {
         }
     }
 
+    /// The log as it is written. A line that is taken from there is not kept here, so that the log of a function that
+    /// lives long does not grow.
+    pub fn follow(&self) -> Following {
+        Following { log: self.log.clone(), lines: self.lines.clone() }
+    }
+
     /// The process id.
     pub fn id(&self) -> Option<u32> {
         self.process.id()
+    }
+
+    /// Whether the process has not ended yet.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
     }
 
     /// Stops the process where it is, as Lambda freezes an environment.
@@ -110,6 +121,26 @@ impl Function {
     /// It could not be killed.
     pub async fn kill(&mut self) -> io::Result<()> {
         self.process.kill().await
+    }
+}
+
+/// The log of a [`Function`] as it is written.
+pub struct Following {
+    log: Arc<Mutex<Vec<String>>>,
+    lines: watch::Receiver<usize>,
+}
+
+impl Following {
+    /// Waits for the next lines; `None` when the function has ended and there are no more.
+    pub async fn next(&mut self) -> Option<Vec<String>> {
+        loop {
+            self.lines.mark_unchanged();
+            let lines = std::mem::take(&mut *self.log.lock());
+            if !lines.is_empty() {
+                return Some(lines);
+            }
+            self.lines.changed().await.ok()?;
+        }
     }
 }
 

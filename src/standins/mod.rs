@@ -11,6 +11,6 @@ mod runtime_api;
 mod serve;
 
 pub use aws::{DynamoDbFault, DynamoDbProxy, Secrets};
-pub use function::{Function, lambda_environment};
+pub use function::{Following, Function, lambda_environment};
 pub use launchdarkly::{Data, Fault, LaunchDarkly, Seen};
 pub use runtime_api::{Outcome, RuntimeApi};

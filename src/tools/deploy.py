@@ -104,6 +104,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        if options.command == "logs":
+            return 0  # the way to end it
         again = f"just {options.command} {options.environment}"
         print(f"\nInterrupted. What AWS has begun goes on there; {again} takes it up again.", file=sys.stderr)
         return 130
@@ -309,7 +311,7 @@ def dry_run(
     if package:
         say(f"   and upload {PACKAGE.relative_to(ROOT)} ({package.size:,} bytes) as {package.key}")
     elif not site_only:
-        say(f"   and upload {PACKAGE.relative_to(ROOT)}, which just package makes first")
+        say(f"   and upload {PACKAGE.relative_to(ROOT)}, once it is built and packed")
     say(f"\n2. Create or update the stack {environment.stack.name} from {TEMPLATE.relative_to(ROOT)}")
     values = {**chosen, **function_parameters(package, bucket)}
     for name, value in values.items():

@@ -23,24 +23,28 @@ class Wrong(Exception):
 
 def examine(stack: Stack, function: str, root: Path, package: Path) -> None:
     """Prints one line for each thing that is examined; fails if one is wrong."""
-    wrong = 0
-    checks: list[tuple[str, Callable[[], str]]] = [
-        ("SDK key", check_key),
-        ("Flag", lambda: check_flag(root)),
-        ("Credentials", check_credentials),
-        ("Region", check_region),
-        ("Concurrency", check_concurrency),
-        ("Zip quota", lambda: check_zip_quota(package)),
-        ("Stack", lambda: check_stack(stack, function)),
+    checks: list[tuple[str, str, Callable[[], str]]] = [
+        # name, what it needs to be right, the check
+        ("SDK key", "", check_key),
+        ("Flag", "SDK key", lambda: check_flag(root)),
+        ("Credentials", "", check_credentials),
+        ("Region", "Credentials", check_region),
+        ("Concurrency", "Credentials", check_concurrency),
+        ("Zip quota", "", lambda: check_zip_quota(package)),
+        ("Stack", "Credentials", lambda: check_stack(stack, function)),
     ]
-    for name, check in checks:
+    wrong: set[str] = set()
+    for name, needed, check in checks:
+        if needed in wrong:
+            say(f"--     {name:<12} not examined, as it needs: {needed}")
+            continue
         try:
             say(f"ok     {name:<12} {check()}")
         except (Wrong, LaunchDarklyError, DeployError) as error:
-            wrong += 1
+            wrong.add(name)
             say(f"WRONG  {name:<12} " + str(error).replace("\n", "\n" + " " * 20))
     if wrong:
-        raise DeployError(f"{wrong} of {len(checks)} things are wrong; each says above what to do.")
+        raise DeployError(f"Wrong: {', '.join(sorted(wrong))}. Each says above what to do.")
 
 
 def check_key() -> str:

@@ -50,10 +50,9 @@ def sdk_key() -> str:
 
 
 def setting(root: Path, name: str) -> str:
-    """A text field of redirect.toml, or of the environment variable that overrides it."""
-    variable = name.upper() if name.startswith("launchdarkly_") else f"REDIRECT_{name.upper()}"
-    if os.environ.get(variable):
-        return os.environ[variable]
+    """A text field of redirect.toml, as it is compiled in; LaunchDarkly's addresses may come from the environment."""
+    if name.startswith("launchdarkly_") and os.environ.get(name.upper()):
+        return os.environ[name.upper()]
     found = re.search(rf'^{name} *= *"([^"]*)"', (root / "redirect.toml").read_text(), re.MULTILINE)
     if not found:
         raise LaunchDarklyError(f'redirect.toml has no {name}. Give it: {name} = "...".')

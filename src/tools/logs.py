@@ -47,9 +47,13 @@ def follow(function: str) -> None:
         pause(POLL_SECONDS)
 
 
+def regions_of_account() -> list[str]:
+    return [region["RegionName"] for region in aws("ec2", "describe-regions")["Regions"]]
+
+
 def regions_with(group: str) -> list[str]:
     """The account's Regions that have the log group."""
-    regions = [region["RegionName"] for region in aws("ec2", "describe-regions")["Regions"]]
+    regions = regions_of_account()
 
     def has(region: str) -> bool:
         try:

@@ -75,16 +75,24 @@ class Stack:
         wait = Wait()
         began = not token
         while True:
+            # In this order, or a state from before the operation could stand beside its first event.
+            tokens = self._tell_events(wait, stack_id, seen)
+            began = began or token in tokens
             found = self.describe(wait, by=stack_id)
-            for event in reversed(newest_events(wait, stack_id)):
-                began = began or event.get("ClientRequestToken") == token
-                if event["EventId"] not in seen:
-                    seen.add(event["EventId"])
-                    say(f"  {wait.elapsed()} {described(event)}")
             state = found["StackStatus"] if found else "DELETE_COMPLETE"
             if began and not is_busy(state):
+                self._tell_events(wait, stack_id, seen)
                 return state
             pause(POLL_SECONDS)
+
+    def _tell_events(self, wait: Wait, stack_id: str, seen: set[str]) -> set[str]:
+        """Prints the events that are new; returns the tokens of all."""
+        events = newest_events(wait, stack_id)
+        for event in reversed(events):
+            if event["EventId"] not in seen:
+                seen.add(event["EventId"])
+                say(f"  {wait.elapsed()} {described(event)}")
+        return {event.get("ClientRequestToken", "") for event in events}
 
     # ---- Changing it -------------------------------------------------------------------------------------------------
 

@@ -1,32 +1,23 @@
 """What the tests of package, deploy, detach and destroy share: a small project, AWS on this machine, a record of all."""
 
-import json
+import http.server
 import os
 import shutil
-import sys
-import zipfile
-from pathlib import Path
+import threading
 from urllib.request import Request, urlopen
 
-import boto3
+from harness import CANARY, ROOT, Cloud  # first: it finds the tools
+
+import aws
+import deploy
+import distribution
+import logs
 import pytest
+import stack
 from moto.iam.access_control import PermissionResult
 from moto.s3.models import FakeBucket
 from moto.server import ThreadedMotoServer
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "src" / "tools"))
-
-import aws  # noqa: E402
-import deploy  # noqa: E402
-import distribution  # noqa: E402
-import forked_cli  # noqa: E402
-import logs  # noqa: E402
-import stack  # noqa: E402
-from standin import Standin  # noqa: E402
-
-# A key of the right shape that no output, no command line and no request may ever show.
-CANARY = "sdk-c0ffee00-0000-4000-8000-00000000cafe"
+from standin import Standin
 
 
 # ---- AWS on this machine ---------------------------------------------------------------------------------------------
@@ -50,81 +41,35 @@ def standin(moto):
     server.stop()
 
 
+@pytest.fixture
+def launchdarkly():
+    """LaunchDarkly's per-item endpoints: `answers` by path, and what was `asked`."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers["Authorization"]))
+            status, body = server.answers.get(self.path, (404, ""))
+            self.send_response(status)
+            if status == 302:
+                self.send_header("Location", "/elsewhere")
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_):
+            pass
+
+    asked = []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.asked = asked
+    server.answers = {}
+    server.address = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
 # ---- A project and its environment -----------------------------------------------------------------------------------
-
-
-class Cloud:
-    """Runs deploy.py against AWS on this machine, and keeps what was run and what was said."""
-
-    def __init__(self, project, moto, standin, capsys):
-        self.project, self.aws, self.capsys = project, standin, capsys
-        self.commands, self.record, self.pauses = [], [], 0
-        self.on_pause = lambda number: None
-        self.run_cli = forked_cli.run
-        arguments = dict(
-            endpoint_url=moto, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
-        )
-        self.s3 = boto3.client("s3", **arguments)
-        self.lambda_ = boto3.client("lambda", **arguments)
-        self.iam = boto3.client("iam", **arguments)
-        self.logs = lambda region: boto3.client("logs", **{**arguments, "region_name": region})
-
-    def __call__(self, *arguments):
-        """The exit status, the lines on stdout, the text on stderr."""
-        self.capsys.readouterr()
-        status = deploy.main(list(arguments))
-        out, err = self.capsys.readouterr()
-        self.record += [out, err]
-        return status, out.splitlines(), err
-
-    def does(self, *arguments):
-        status, out, err = self(*arguments)
-        assert status == 0, err
-        return out
-
-    def fails(self, *arguments):
-        status, _, err = self(*arguments)
-        assert status == 1
-        return err
-
-    def run(self, command, env, **options):
-        assert "LAUNCHDARKLY_SDK_KEY" not in env
-        self.commands.append(command[1:])
-        self.record.append(json.dumps(command))
-        self.record += [Path(word[7:]).read_text() for word in command if word.startswith("file://")]
-        done = self.run_cli(command, env=env, **options)
-        self.record += [done.stdout, done.stderr]
-        return done
-
-    def pause(self, _):
-        self.pauses += 1
-        self.on_pause(self.pauses)
-
-    def package(self, content=b"first"):
-        path = self.project / "target/edge/redirect.zip"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("redirect", CANARY.encode() + content)
-            archive.writestr("carrier.py", "")
-        return path.read_bytes()
-
-    # ---- What is there now
-
-    def buckets(self):
-        return sorted(bucket["Name"] for bucket in self.s3.list_buckets()["Buckets"])
-
-    def bucket(self, part):
-        return next(name for name in self.buckets() if part in name)
-
-    def keys(self, bucket):
-        return [entry["Key"] for entry in self.s3.list_objects_v2(Bucket=bucket).get("Contents", [])]
-
-    def config(self):
-        (found,) = self.aws.distributions.values()
-        return found["config"]
-
-    def stack(self, name="redirect-production"):
-        return self.aws.stacks[name]
 
 
 @pytest.fixture

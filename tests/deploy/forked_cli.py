@@ -1,8 +1,8 @@
 """The AWS CLI, loaded once and forked for each command.
 
 Most of a short run of the CLI is the start of Python, the import of the CLI and the reading of its service models. Here
-a server does all that once; each command is the same CLI in a process of its own, in a fraction of the time. The
-journey in test_deploy.py runs `aws` as users do.
+a server does all that once; each command is the same CLI in a process of its own, in a fraction of the time. One test
+of test_deploy.py runs `aws` as users do.
 """
 
 import multiprocessing

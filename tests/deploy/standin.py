@@ -78,7 +78,7 @@ class Standin:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         self.reset()
 
     def stop(self):
@@ -95,6 +95,8 @@ class Standin:
         self.invalidations = []
         self.replicas = Counter()  # function -> how many more questions its replicas survive
         self.replicas_live_for = 2
+        self.steps = 100  # how far CloudFormation comes between two questions
+        self.sluggish = False  # whether a stack shows its old state for a moment after an operation began
         self.slow_distribution = 0  # how many questions a changed distribution stays InProgress
         self.resource_faults = {}  # logical ID -> why CloudFormation cannot make or change it
         self.faults = {}  # operation -> list of what becomes of its next calls: a status, "reset", or None
@@ -115,7 +117,11 @@ class Standin:
             return
         try:
             if fault:
-                raise AwsFault({412: "PreconditionFailed", 400: "Throttling", 403: "AccessDenied"}.get(fault, "Fault"), "injected", fault)
+                raise AwsFault(
+                    {412: "PreconditionFailed", 400: "Throttling", 403: "AccessDenied"}.get(fault, "Fault"),
+                    "injected",
+                    fault,
+                )
             status, headers, text = run()
         except AwsFault as error:
             status, headers = error.status, {"x-amzn-ErrorType": error.code}
@@ -136,7 +142,11 @@ class Standin:
         if "Action" in form:
             action = form["Action"]
             handler = getattr(self, "cfn_" + re.sub(r"(?<!^)(?=[A-Z])", "_", action).lower())
-            return action, lambda: (200, {}, f"<{action}Response><{action}Result>{handler(form)}</{action}Result></{action}Response>")
+            return action, lambda: (
+                200,
+                {},
+                f"<{action}Response><{action}Result>{handler(form)}</{action}Result></{action}Response>",
+            )
         distribution = re.fullmatch(r"/2020-05-31/distribution/(\w+)(/config|/invalidation|/invalidation/\w+)?", path)
         if distribution:
             name, part = distribution.groups()
@@ -168,7 +178,9 @@ class Standin:
 
     def cfn_describe_stacks(self, form):
         stack = self.stack(form["StackName"])
-        parameters = members({"ParameterKey": name, "ParameterValue": value} for name, value in stack.parameters.items())
+        parameters = members(
+            {"ParameterKey": name, "ParameterValue": value} for name, value in stack.parameters.items()
+        )
         outputs = members({"OutputKey": name, "OutputValue": value} for name, value in stack.outputs.items())
         return (
             f"<Stacks><member><StackName>{stack.name}</StackName><StackId>{stack.id}</StackId>"
@@ -195,7 +207,7 @@ class Standin:
 
     def cfn_describe_stack_events(self, form):
         stack = self.stack(form["StackName"])
-        for _ in range(3):
+        for _ in range(self.steps):
             if stack.work and next(stack.work, "done") == "done":
                 stack.work = None
         return f"<StackEvents>{members(stack.events)}</StackEvents>"
@@ -228,7 +240,9 @@ class Standin:
             raise AwsFault("ValidationError", str(error)) from None
         if not new and body == stack.body and values == stack.parameters:
             status = "FAILED"
-            reason = "The submitted information didn't contain changes. Submit different information to create a change set."
+            reason = (
+                "The submitted information didn't contain changes. Submit different information to create a change set."
+            )
         self.change_sets[change_set] = (stack, body, values, status, reason)
         return f"<Id>{change_set}</Id><StackId>{stack.id}</StackId>"
 
@@ -254,7 +268,8 @@ class Standin:
         stack, body, values, _, _ = self.change_sets.pop(form["ChangeSetName"])
         verb = "CREATE" if stack.state == "REVIEW_IN_PROGRESS" else "UPDATE"
         stack.work = self.deploying(stack, body, values, verb, form["ClientRequestToken"])
-        stack.state = f"{verb}_IN_PROGRESS"
+        if not self.sluggish:
+            stack.state = f"{verb}_IN_PROGRESS"
         return ""
 
     def cfn_delete_stack(self, form):
@@ -284,8 +299,10 @@ class Standin:
     def deploying(self, stack, body, values, verb, token):
         own = "AWS::CloudFormation::Stack"
         yield  # the first question is answered before anything has happened
-        self.event(stack, token, stack.name, own, f"{verb}_IN_PROGRESS")
+        stack.state = f"{verb}_IN_PROGRESS"
+        self.event(stack, token, stack.name, own, stack.state)
         before = (stack.body, dict(stack.parameters))
+        versions = {name: one for name, one in stack.resources.items() if one.kind == "AWS::Lambda::Version"}
         try:
             yield from self.bring_to(stack, body, values, verb, token)
             stack.state = f"{verb}_COMPLETE"
@@ -298,6 +315,7 @@ class Standin:
                 kept = yield from self.remove(stack, list(stack.resources), token)
                 stack.state = "ROLLBACK_FAILED" if kept else "ROLLBACK_COMPLETE"
             else:
+                stack.resources.update(versions)  # a rollback goes back to what was replaced, and makes nothing new
                 yield from self.bring_to(stack, *before, "UPDATE", token)
                 stack.state = "UPDATE_ROLLBACK_COMPLETE"
         self.event(stack, token, stack.name, own, stack.state)
@@ -422,6 +440,10 @@ class Standin:
             if self.s3.list_objects_v2(Bucket=resource.physical)["KeyCount"]:
                 raise AwsFault("BucketNotEmpty", "The bucket you tried to delete is not empty")
             self.s3.delete_bucket(Bucket=resource.physical)
+        elif resource.kind == "AWS::IAM::Role":
+            for policy in self.iam.list_role_policies(RoleName=resource.physical)["PolicyNames"]:
+                self.iam.delete_role_policy(RoleName=resource.physical, PolicyName=policy)
+            self.iam.delete_role(RoleName=resource.physical)
         elif resource.kind == "AWS::Lambda::Function":
             try:
                 self.delete_function(resource.physical)
@@ -462,17 +484,25 @@ class Standin:
 
     def get_distribution(self, name):
         found = self.distribution(name)
-        status = "InProgress" if found["busy"] else "Deployed"
         found["busy"] = max(0, found["busy"] - 1)
+        return self.distribution_answer(name)
+
+    def distribution_answer(self, name):
+        found = self.distribution(name)
+        status = "InProgress" if found["busy"] else "Deployed"
         inner = config_to_xml(found["config"])
-        return 200, {"ETag": found["etag"]}, f"<Distribution><Id>{name}</Id><Status>{status}</Status>{inner}</Distribution>"
+        return (
+            200,
+            {"ETag": found["etag"]},
+            f"<Distribution><Id>{name}</Id><Status>{status}</Status>{inner}</Distribution>",
+        )
 
     def update_distribution(self, name, etag, body):
         found = self.distribution(name)
         if etag != found["etag"]:
             raise AwsFault("PreconditionFailed", "The request failed because it did not meet the preconditions", 412)
         self.put_distribution(name, config_from_xml(body))
-        return self.get_distribution(name)
+        return self.distribution_answer(name)
 
     def create_invalidation(self, name, body):
         self.distribution(name)
@@ -480,10 +510,14 @@ class Standin:
         return self.invalidation_answer(201, "InProgress")
 
     def invalidation_answer(self, status, state):
-        return status, {}, (
-            f"<Invalidation><Id>I1</Id><Status>{state}</Status><CreateTime>2026-01-01T00:00:00Z</CreateTime>"
-            "<InvalidationBatch><Paths><Quantity>0</Quantity></Paths><CallerReference>1</CallerReference>"
-            "</InvalidationBatch></Invalidation>"
+        return (
+            status,
+            {},
+            (
+                f"<Invalidation><Id>I1</Id><Status>{state}</Status><CreateTime>2026-01-01T00:00:00Z</CreateTime>"
+                "<InvalidationBatch><Paths><Quantity>0</Quantity></Paths><CallerReference>1</CallerReference>"
+                "</InvalidationBatch></Invalidation>"
+            ),
         )
 
     # ---- Lambda ------------------------------------------------------------------------------------------------------

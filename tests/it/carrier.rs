@@ -26,7 +26,7 @@ fn managed_python(lambda: &RuntimeApi, root: &Path, settings: &[(&str, &str)]) -
     let python = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin/python");
     assert!(python.exists(), "{} is missing: run the tests with `just test`", python.display());
     let mut command = Command::new(python);
-    command.args(["-m", "awslambdaric", "carrier.handler"]).current_dir(root).env_clear();
+    command.args(["-B", "-m", "awslambdaric", "carrier.handler"]).current_dir(root).env_clear();
     command.envs(lambda_environment(lambda)).envs(settings.iter().copied());
     command.env("LAMBDA_TASK_ROOT", root).env("_HANDLER", "carrier.handler");
     command.env("AWS_EXECUTION_ENV", "AWS_Lambda_python3.13").env("PYTHONPATH", root);
@@ -58,6 +58,39 @@ async fn the_binary_takes_the_place_of_python_before_any_event_is_asked_for() {
     }
 }
 
+/// What `just package` made, unpacked as Lambda does it, with the environment variables that Lambda@Edge gives and no
+/// other: without a way to LaunchDarkly, it decides from the flag data in the package.
+#[tokio::test]
+async fn the_package_answers_every_event() {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/edge/redirect.zip");
+    assert!(package.exists(), "{} is missing: run the tests with `just test`", package.display());
+    let root = task_root("carrier-package");
+    fs::remove_file(root.join("carrier.py")).unwrap();
+    // As unzip does it: with the modes that the package gives.
+    let unzip = "import os, sys, zipfile\nwith zipfile.ZipFile(sys.argv[1]) as package:\n    for member in package.infolist(): \
+                 os.chmod(package.extract(member, sys.argv[2]), member.external_attr >> 16)";
+    let unpacked = std::process::Command::new("python3").args(["-c", unzip]).arg(&package).arg(&root).status();
+    assert!(unpacked.unwrap().success());
+    let mut members: Vec<_> = fs::read_dir(&root).unwrap().map(|file| file.unwrap().file_name()).collect();
+    members.sort();
+    assert_eq!(members, ["carrier.py", "flags.json", "redirect"]);
+
+    let lambda = RuntimeApi::start().await.unwrap();
+    let function = managed_python(&lambda, &root, &[]);
+    let mut world = World { lambda, launchdarkly: launchdarkly(flag(1, true)).await, function };
+    let answered = world.visit("/a", "192.0.2.1").await;
+    assert_eq!(answered.line["data"], "bundled", "{}", answered.line);
+    assert_eq!(answered.line["source"], "launchdarkly");
+    for path in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("events")).unwrap() {
+        let path = path.unwrap().path();
+        if path.extension().is_some_and(|ending| ending == "json") {
+            let answered = world.send(&fs::read_to_string(&path).unwrap()).await;
+            let expected = fs::read_to_string(path.with_extension("expected")).unwrap();
+            assert_eq!(answered.is_error, expected.starts_with("error"), "{}", path.display());
+        }
+    }
+}
+
 #[track_caller]
 fn check_names(error: &str, expected: &[&str]) {
     for text in expected {
@@ -65,10 +98,17 @@ fn check_names(error: &str, expected: &[&str]) {
     }
 }
 
+async fn init_error_of(lambda: &RuntimeApi, mut function: Function) -> String {
+    tokio::select! {
+        biased;
+        error = lambda.init_error() => error,
+        status = function.ended() => panic!("no init error, but {status:?}: {:?}", function.log()),
+    }
+}
+
 async fn init_error(root: &Path) -> String {
     let lambda = RuntimeApi::start().await.unwrap();
-    let _function = managed_python(&lambda, root, &[]);
-    let error = lambda.init_error().await;
+    let error = init_error_of(&lambda, managed_python(&lambda, root, &[])).await;
     assert_eq!(lambda.polls(), 0, "an event was asked for");
     error
 }
@@ -103,8 +143,8 @@ async fn a_binary_that_fails_to_start_tells_lambda_itself() {
     let root = task_root("carrier-start");
     fs::copy(env!("CARGO_BIN_EXE_redirect"), root.join("redirect")).unwrap();
     let lambda = RuntimeApi::start().await.unwrap();
-    let _function = managed_python(&lambda, &root, &[("REDIRECT_LOG", "loud")]);
-    check_names(&lambda.init_error().await, &["StartError", "REDIRECT_LOG is \\\"loud\\\""]);
+    let function = managed_python(&lambda, &root, &[("REDIRECT_LOG", "loud")]);
+    check_names(&init_error_of(&lambda, function).await, &["StartError", "REDIRECT_LOG is \\\"loud\\\""]);
     assert_eq!(lambda.polls(), 0);
 }
 

@@ -134,7 +134,11 @@ async fn off_means_no_request() {
 
 /// While events cannot be delivered viewers do not notice, the log has it once, and later events arrive again.
 async fn check_events_fault(what: &str, fault: Fault, told: &str) {
-    let settings = [("REDIRECT_FLUSH_AFTER_SECONDS", "0"), ("REDIRECT_REFRESH_AFTER_SECONDS", "3600")];
+    let settings = [
+        ("REDIRECT_FLUSH_AFTER_SECONDS", "0"),
+        ("REDIRECT_REFRESH_AFTER_SECONDS", "3600"),
+        ("REDIRECT_BETWEEN_BUDGET_MS", "1500"),
+    ];
     let mut world = World::new(launchdarkly(flag(3, true)).await, &settings).await;
     world.launchdarkly.fail_events(fault);
     let start = SystemTime::now();

@@ -20,12 +20,16 @@ fn check(answered: &Answered, what: &str, summary: &str, data: &str) {
     assert!(answered.took < FUNCTION_TIME_OUT, "{what}: {:?}", answered.took);
 }
 
+/// Those of redirect.toml, but for a shorter start.
+const BUDGETS: [(&str, &str); 3] =
+    [("REDIRECT_INIT_BUDGET_MS", "400"), ("REDIRECT_VIEWER_BUDGET_MS", "300"), ("REDIRECT_BETWEEN_BUDGET_MS", "1500")];
+
 /// A fault of LaunchDarkly, at a cold start and later. `told` is what the log must say, once.
 async fn check_fault(what: &str, fault: Fault, told: &str) {
     // At a cold start there is nothing to decide from: the current site.
     let service = launchdarkly(flag(1, true)).await;
     service.fail(fault.clone());
-    let mut world = World::new(service, &[("REDIRECT_INIT_BUDGET_MS", "400")]).await;
+    let mut world = World::new(service, &BUDGETS).await;
     for address in ["/a", "/b"] {
         let answered = world.visit(address, "192.0.2.1").await;
         check(&answered, what, &format!("302 /site{address}"), "default");
@@ -42,7 +46,7 @@ async fn check_fault(what: &str, fault: Fault, told: &str) {
     assert!(peak_memory_kb(&world) < 100 * 1024, "{what}: {} kB", peak_memory_kb(&world));
 
     // Later there is older data, which is better than none.
-    let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
+    let mut world = World::new(launchdarkly(flag(1, true)).await, &BUDGETS).await;
     check(&world.visit("/a", "192.0.2.1").await, what, "302 /site/beta/a", "fresh");
     world.launchdarkly.fail(fault);
     let answered = world.send_at(&event("/b", "192.0.2.1"), ten_minutes_later(1)).await;
@@ -53,7 +57,11 @@ async fn check_fault(what: &str, fault: Fault, told: &str) {
     // And when the fault is over, what is new.
     world.launchdarkly.fail(Fault::None);
     world.launchdarkly.set_flag(&flag(2, false));
-    let answered = world.send_at(&event("/c", "192.0.2.1"), ten_minutes_later(20)).await;
+    // On a busy machine the fetch may take longer than a viewer waits, and is there for the next one.
+    let mut answered = world.send_at(&event("/c", "192.0.2.1"), ten_minutes_later(20)).await;
+    if answered.line["data"] == "older" {
+        answered = world.send_at(&event("/c", "192.0.2.1"), ten_minutes_later(20)).await;
+    }
     check(&answered, what, "302 /site/c", "fresh");
 }
 

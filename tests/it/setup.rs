@@ -58,7 +58,11 @@ impl World {
     pub async fn send_at(&mut self, event: &str, arrival: SystemTime) -> Answered {
         let deadline = arrival + Duration::from_secs(5);
         let before = decisions(&self.function.log());
-        let outcome = self.lambda.invoke_with_deadline(event.to_owned(), deadline).await.expect("the function ended");
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.lambda.invoke_with_deadline(event.to_owned(), deadline) => outcome.unwrap(),
+            status = self.function.ended() => panic!("the function ended with {status:?}: {:?}", self.function.log()),
+        };
         // The line is written before the next event is asked for.
         self.lambda.polled(self.lambda.invocations() + 1).await;
         let count = |log: &[String]| decisions(log) > before;
@@ -91,6 +95,11 @@ pub fn start(lambda: &RuntimeApi, launchdarkly: &str, settings: &[(&str, &str)])
 
 pub fn start_program(program: &str, lambda: &RuntimeApi, launchdarkly: &str, settings: &[(&str, &str)]) -> Function {
     let mut environment = vec![
+        // Long enough for a busy machine: a test that is about a budget sets its own.
+        ("REDIRECT_FUNCTION_TIMEOUT_SECONDS", "30"),
+        ("REDIRECT_INIT_BUDGET_MS", "9000"),
+        ("REDIRECT_VIEWER_BUDGET_MS", "5000"),
+        ("REDIRECT_BETWEEN_BUDGET_MS", "10000"),
         ("LAUNCHDARKLY_SDK_KEY", KEY),
         ("LAUNCHDARKLY_BASE_URI", launchdarkly),
         ("LAUNCHDARKLY_STREAM_URI", launchdarkly),

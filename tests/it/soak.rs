@@ -50,7 +50,11 @@ async fn soak() {
     let (times, seed) = (number("SOAK", 5_000), number("SOAK_SEED", 1));
     let mut dice = Dice(seed);
     // Short budgets, so that a fault costs little time; the way through the code is the same.
-    let settings = [("REDIRECT_VIEWER_BUDGET_MS", "20"), ("REDIRECT_BETWEEN_BUDGET_MS", "60"), ("REDIRECT_LOG", "all")];
+    let settings = [
+        ("REDIRECT_VIEWER_BUDGET_MS", "20"),
+        ("REDIRECT_BETWEEN_BUDGET_MS", "60"),
+        ("REDIRECT_INIT_BUDGET_MS", "1000"),
+    ];
     let mut world = World::new(launchdarkly(flag(1, true)).await, &settings).await;
     let mut arrival = SystemTime::now();
     let mut early = 0;

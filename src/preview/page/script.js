@@ -1,0 +1,326 @@
+// The control page: shows what the preview tells it, and asks for what a person wants.
+
+const COUNT = 1000;
+const MOST_ROWS = 300;
+
+const byId = (id) => document.getElementById(id);
+const number = new Intl.NumberFormat("en");
+const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
+
+let state;
+let addresses = [];
+let own = "";
+// What is to be set next; the flag as it was last told, until someone wants something else.
+let wanted;
+let isSetting = false;
+let isWantedAgain = false;
+// What each visitor saw before, to show who moved.
+let seen = "";
+
+// ---- Asking ----
+
+async function ask(method, path, body) {
+  const headers = body ? { "content-type": "application/json" } : {};
+  const response = await fetch(`/__preview/${path}`, { method, headers, body: body && JSON.stringify(body) });
+  const answer = response.headers.get("content-type")?.includes("json") ? await response.json() : {};
+  byId("error").textContent = response.ok ? "" : answer.error ?? `The preview answered ${response.status}.`;
+  return { isDone: response.ok, answer };
+}
+
+// A drag wants more than can be asked at once: only the latest is.
+async function setFlag(changes) {
+  wanted = { ...wanted, ...changes };
+  isWantedAgain = true;
+  if (isSetting) return true;
+  isSetting = true;
+  let isDone = true;
+  while (isWantedAgain) {
+    isWantedAgain = false;
+    ({ isDone } = await ask("PUT", "flag", wanted));
+  }
+  isSetting = false;
+  if (!isDone) showFlag();
+  return isDone;
+}
+
+async function visitAs(address) {
+  const { isDone } = address === own ? await ask("DELETE", "viewer") : await ask("PUT", "viewer", { address });
+  if (!isDone) return;
+  setVisitor(address);
+  visitAgain();
+}
+
+// Without an entry in the browser's history: Back leaves the page, not the visit.
+function visitAgain() {
+  byId("site").contentWindow.location.replace("/");
+}
+
+// ---- Showing ----
+
+function showFlag() {
+  const { flag, population } = state;
+  if (!population) {
+    byId("percent").textContent = "?";
+    byId("percent-text").textContent = "the flag is not known yet";
+    return;
+  }
+  if (!isSetting) {
+    const percent = Math.round(flag.new_site_percent);
+    wanted = { on: flag.on, new_site_percent: percent, targets: flag.targets };
+    byId("share").value = percent;
+  }
+  showShare(wanted.new_site_percent, wanted.on);
+  byId("switch").setAttribute("aria-checked", String(wanted.on));
+  byId("switch-text").textContent = wanted.on ? "On" : "Off";
+  byId("count-new").textContent = number.format(population.new);
+  byId("count-current").textContent = number.format(COUNT - population.new);
+  byId("dots").setAttribute("aria-label",
+    `${number.format(COUNT)} simulated visitors: ${number.format(population.new)} see the new site, ` +
+    `${number.format(COUNT - population.new)} the current one`);
+  byId("moved").textContent = movement(flag, population);
+  showDots(population.sees);
+  showTargets(flag.targets);
+}
+
+function showShare(percent, isOn) {
+  const share = byId("share");
+  share.style.setProperty("--at", `${percent}%`);
+  share.setAttribute("aria-valuetext", `${percent} % see the new site`);
+  byId("percent").textContent = isOn ? `${percent} %` : "Off";
+  byId("percent-text").textContent = isOn ? "are meant to see the new site" : "everyone sees the current site";
+  byId("flag").classList.toggle("is-off", !isOn);
+}
+
+// What the last change did, in words.
+function movement(flag, { drag, last_change: change }) {
+  if (!flag.on) {
+    return `Switched off: everyone sees the current site.${change.to_current ? ` ${plural(change.to_current, "visitor")} went back to it.` : ""}`;
+  }
+  const [from, to] = [Math.round(drag.from_percent), Math.round(drag.to_percent)];
+  if (from !== to) {
+    const site = to > from ? "to the new site" : "back to the current site";
+    const moved = `From ${from} % to ${to} %: ${plural(drag.moved, "visitor")} moved ${site}`;
+    return drag.moved_again
+      ? `${moved}, ${number.format(drag.moved_again)} of them more than once.`
+      : `${moved}, each of them once. Nobody flipped back and forth.`;
+  }
+  if (change.to_new || change.to_current) {
+    return `The last change moved ${plural(change.to_new, "visitor")} to the new site and ${number.format(change.to_current)} to the current one.`;
+  }
+  return "Drag the slider: visitors move over, and nobody flips back and forth.";
+}
+
+// Who moved lights up.
+function showDots(sees) {
+  if (sees === seen) return;
+  for (const [index, dot] of [...byId("dots").children].entries()) {
+    dot.classList.toggle("new", sees[index] === "1");
+    dot.classList.toggle("moved", seen !== "" && seen[index] !== sees[index]);
+  }
+  seen = sees;
+}
+
+function showTargets(targets) {
+  const list = byId("targets");
+  const isReadOnly = state.is_live;
+  list.replaceChildren(...targets.map((target) => {
+    const remove = element("button", { type: "button", disabled: isReadOnly }, "Remove");
+    remove.setAttribute("aria-label", `Remove ${target.address}`);
+    remove.addEventListener("click", () => {
+      setFlag({ targets: wanted.targets.filter(({ address }) => address !== target.address) });
+      byId("target-address").focus();
+    });
+    const site = target.sees_new_site ? "new site" : "current site";
+    return element("li", {}, mark(target.sees_new_site), element("span", {}, element("code", {}, target.address), ` sees the ${site}`), remove);
+  }));
+  if (!targets.length) list.append(element("li", { className: "none" }, "Nobody is targeted."));
+}
+
+function showRest() {
+  const { is_live: isLive, environment, fault } = state;
+  byId("flag-key").textContent = state.flag_key;
+  byId("origin").textContent = isLive
+    ? "CloudFront on this machine, with a real LaunchDarkly environment, read only"
+    : "CloudFront on this machine, with a stand-in for LaunchDarkly";
+  for (const control of [byId("switch"), byId("share"), byId("faults"), ...byId("target-form").elements]) {
+    control.disabled = isLive;
+  }
+  const notes = [];
+  if (isLive) notes.push("This flag is in LaunchDarkly: change it there. The picture follows within 5 s.");
+  if (state.flag.rules) notes.push(`The flag has ${state.flag.rules} rules before its default one.`);
+  if (state.flag_problem) notes.push(`The flag was not read: ${state.flag_problem}`);
+  byId("flag-note").textContent = notes.join(" ");
+  byId("flag-note").hidden = !notes.length;
+
+  byId("freshness").textContent =
+    `The function may decide from flag data up to ${state.max_staleness_seconds} s old here, so that a change is seen at once; ` +
+    `redirect.toml says ${state.deployed_max_staleness_seconds} s.`;
+  document.querySelector(`[name="fault"][value="${fault}"]`).checked = true;
+  byId("fault-note").textContent = isLive ? "A real LaunchDarkly cannot be made to fail from here." : {
+    none: "Pick a fault, then visit: a visitor always gets a site.",
+    down: `It takes connections and says nothing. A visitor waits at most ${state.viewer_budget_ms} ms, then older data decides.`,
+    slow: `Longer than a visitor waits (${state.viewer_budget_ms} ms): older data decides.`,
+    refused: "It answers 401. The function asks again after 5 minutes, or after a cold start.",
+  }[fault];
+  const says = { none: "not started", running: "running, warm", frozen: "frozen" }[environment.state];
+  byId("environment").replaceChildren(element("b", {}, says),
+    `, ${plural(environment.invocations, "request")}, ${plural(environment.cold_starts, "cold start")}` +
+    (state.freezes ? "; frozen after every request" : ""));
+  byId("freeze").disabled = environment.state === "none";
+  byId("kill").disabled = environment.state === "none";
+}
+
+function plural(count, word) {
+  return `${number.format(count)} ${word}${count === 1 ? "" : "s"}`;
+}
+
+function setVisitor(address) {
+  byId("address").value = address;
+  for (const [index, dot] of [...byId("dots").children].entries()) {
+    dot.classList.toggle("you", addresses[index] === address);
+  }
+}
+
+function showVisit() {
+  const { pathname, search } = byId("site").contentWindow.location;
+  byId("seen-path").textContent = pathname + search;
+  byId("seen-mark").classList.toggle("new", pathname.startsWith("/site/beta/"));
+}
+
+// ---- The log ----
+
+const rows = new Map();
+
+function showEntry(entry) {
+  const row = entry.kind === "message" ? messageRow(entry) : requestRow(entry);
+  const old = rows.get(entry.id);
+  rows.set(entry.id, row);
+  if (old) old.replaceWith(row);
+  else byId("log").prepend(row);
+  if (rows.size > MOST_ROWS) {
+    const [oldest] = rows.keys();
+    rows.get(oldest).remove();
+    rows.delete(oldest);
+  }
+  byId("empty").hidden = true;
+}
+
+function messageRow(entry) {
+  const cell = element("td", { colSpan: 7 }, entry.message);
+  return element("tr", { className: "message" }, element("td", {}, clock.format(entry.at_ms)), cell);
+}
+
+function requestRow({ at_ms: at, viewer, method, address, served, decision }) {
+  const problem = served.problem ?? (decision && decision.level !== "info" ? decision.message : null);
+  const answer = element("td", {}, `${served.status}`);
+  if (served.location) answer.append(" to ", element("code", {}, served.location));
+  else if (served.status < 300) answer.append(element("small", {}, `behaviour ${served.behavior}`));
+  if (problem) answer.append(element("span", { className: "why" }, problem));
+
+  const flag = element("td");
+  if (typeof decision?.variation === "boolean") flag.append(mark(decision.variation), decision.variation ? "new" : "current");
+
+  const without = { function: "not asked", script: "CloudFront Function", nothing: "no function" };
+  const reason = element("td", {}, decision?.reason ?? without[served.by]);
+  if (decision?.error_kind) reason.append(element("small", {}, decision.error_kind));
+
+  const data = element("td");
+  if (decision?.data) {
+    const age = decision.data_age_ms === undefined ? "" : `${duration(decision.data_age_ms * 1000)} old, `;
+    data.append(decision.data, element("small", {}, age + decision.source));
+  }
+  const took = element("td", {}, duration(served.took_us));
+  if (served.cold) took.append(" ", element("span", { className: "badge" }, "cold"));
+  if (decision) took.append(element("small", {}, `${duration(decision.duration_us)} deciding`));
+
+  const className = [served.by === "function" || problem ? "" : "quiet", served.status >= 500 ? "fault" : ""].join(" ").trim();
+  return element("tr", { className },
+    element("td", {}, clock.format(at)), element("td", {}, element("code", {}, viewer)),
+    element("td", {}, `${method} `, element("code", {}, address)), answer, flag, reason, data, took);
+}
+
+function duration(microseconds) {
+  if (microseconds >= 10_000_000) return `${Math.round(microseconds / 1_000_000)} s`;
+  if (microseconds >= 1_000_000) return `${(microseconds / 1_000_000).toFixed(1)} s`;
+  return `${(microseconds / 1000).toFixed(microseconds < 10_000 ? 1 : 0)} ms`;
+}
+
+function mark(isNew) {
+  return element("span", { className: isNew ? "mark new" : "mark" });
+}
+
+function element(name, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+}
+
+// ---- Wiring ----
+
+byId("share").addEventListener("input", ({ target }) => {
+  showShare(target.valueAsNumber, wanted.on);
+  setFlag({ new_site_percent: target.valueAsNumber });
+});
+byId("switch").addEventListener("click", () => setFlag({ on: !wanted.on }));
+byId("target-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const target = { address: byId("target-address").value.trim(), sees_new_site: byId("target-site").value === "true" };
+  const before = wanted.targets;
+  if (await setFlag({ targets: [...before, target] })) byId("target-address").value = "";
+});
+byId("visit-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  visitAs(byId("address").value.trim());
+});
+for (const button of document.querySelectorAll("[data-pick]")) {
+  button.addEventListener("click", () => {
+    const fitting = addresses.filter((_, index) => seen[index] === button.dataset.pick);
+    if (fitting.length) visitAs(fitting[Math.floor(Math.random() * fitting.length)]);
+    else byId("error").textContent = `None of the ${number.format(COUNT)} visitors sees that site now.`;
+  });
+}
+byId("own").addEventListener("click", () => visitAs(own));
+byId("faults").addEventListener("change", ({ target }) => ask("PUT", "fault", { fault: target.value }));
+byId("freeze").addEventListener("click", () => ask("POST", "environment/freeze"));
+byId("kill").addEventListener("click", () => ask("POST", "environment/kill"));
+byId("all").addEventListener("change", ({ target }) => {
+  document.querySelector(".log").classList.toggle("shows-all", target.checked);
+});
+byId("site").addEventListener("load", showVisit);
+
+const hint = byId("hint").textContent;
+const dotAt = ({ target }) => [...byId("dots").children].indexOf(target);
+byId("dots").addEventListener("pointerover", (event) => {
+  const index = dotAt(event);
+  const site = seen[index] === "1" ? "new" : "current";
+  byId("hint").textContent = index < 0 || !seen ? hint : `${addresses[index]} sees the ${site} site. Click to visit as that address.`;
+});
+byId("dots").addEventListener("pointerleave", () => { byId("hint").textContent = hint; });
+byId("dots").addEventListener("click", (event) => {
+  const index = dotAt(event);
+  if (index >= 0) visitAs(addresses[index]);
+});
+
+byId("dots").append(...Array.from({ length: COUNT }, () => document.createElement("i")));
+let visitor;
+[addresses, { address: visitor, own }] = await Promise.all(
+  ["viewers", "viewer"].map(async (path) => (await fetch(`/__preview/${path}`)).json()),
+);
+setVisitor(visitor);
+
+const news = new EventSource("/__preview/news");
+news.addEventListener("open", () => {
+  // Everything is told again.
+  rows.clear();
+  byId("log").replaceChildren();
+  byId("error").textContent = "";
+});
+news.addEventListener("error", () => { byId("error").textContent = "The preview does not answer. Was it stopped?"; });
+news.addEventListener("state", ({ data }) => {
+  const isFirst = !state;
+  state = JSON.parse(data);
+  showFlag();
+  showRest();
+  if (isFirst) visitAgain();
+});
+news.addEventListener("entry", ({ data }) => showEntry(JSON.parse(data)));

@@ -1,0 +1,86 @@
+"""The CloudFront Function CurrentSite, run in a JavaScript engine: the rules of src/redirect.rs for `false`."""
+
+import json
+
+import pytest
+import template as templates
+from harness import ROOT
+from py_mini_racer import MiniRacer
+
+
+@pytest.fixture(scope="module")
+def handler():
+    template = templates.load((ROOT / "cloudformation/edge.yaml").read_text())
+    properties = template["Resources"]["CurrentSite"]["Properties"]
+    assert properties["FunctionConfig"]["Runtime"] == "cloudfront-js-2.0"
+    code = properties["FunctionCode"]
+    assert len(code.encode()) <= 10_240, "CloudFront's quota for a function"
+    engine = MiniRacer()
+    engine.eval(code)
+
+    def run(path, method="GET"):
+        uri, mark, query = path.partition("?")
+        request = json.dumps({"method": method, "uri": uri, "querystring": {}, "headers": {}})
+        raw = json.dumps(query) if mark else "undefined"
+        script = f"var r = {request}; r.rawQueryString = function () {{ return {raw}; }}; JSON.stringify(handler({{request: r}}))"
+        answer = json.loads(engine.eval(script))
+        if "statusCode" not in answer:
+            return answer["uri"]
+        assert answer["headers"]["cache-control"]["value"] == "no-store"
+        return f"{answer['statusCode']} {answer['headers']['location']['value']}"
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        # It names the index page of a directory, without a redirect.
+        ("/site/docs/", "/site/docs/index.html"),
+        ("/site/docs/?q", "/site/docs/index.html"),
+        ("/site/index.html", "/site/index.html"),
+        ("/site/logo.svg", "/site/logo.svg"),
+        ("/site/about", "/site/about"),
+        ("/site/betamax/", "/site/betamax/index.html"),
+        # In the place of the function: everyone gets the current site.
+        ("/", "302 /site/index.html"),
+        ("/?utm=a&b=%20c&b", "302 /site/index.html?utm=a&b=%20c&b"),
+        ("/?", "302 /site/index.html"),
+        ("/a/b.html?c", "302 /site/a/b.html?c"),
+        ("/docs/", "302 /site/docs/index.html"),
+        ("/sitemap.xml", "302 /site/sitemap.xml"),
+        ("/site-map", "302 /site/site-map"),
+        ("/site", "302 /site/index.html"),
+        ("/site/", "302 /site/index.html"),
+        ("/site?q", "302 /site/index.html?q"),
+        ("/site/beta", "302 /site/index.html"),
+        ("/site/beta/?q", "302 /site/index.html?q"),
+        ("/site/beta/about.html?q", "302 /site/about.html?q"),
+        ("/site/beta/OLD.HTM", "302 /site/OLD.HTM"),
+        ("/site/beta/docs/", "302 /site/docs/index.html"),
+        ("/site/beta/about", "302 /site/about"),
+        # An asset of beta that no behaviour could tell from a page.
+        ("/site/beta/v1.2/logo.svg", "/site/beta/v1.2/logo.svg"),
+        # Nothing leads out of the prefix, or to another host.
+        ("//example.com/", "302 /site//example.com/index.html"),
+        ("/\\example.com", "302 /site/\\example.com"),
+    ],
+)
+def test_where_a_path_leads(handler, path, expected):
+    assert handler(path) == expected
+
+
+def test_other_methods_keep_method_and_body(handler):
+    assert handler("/form", "POST") == "307 /site/form"
+    assert handler("/form", "HEAD") == "302 /site/form"
+
+
+def test_it_never_loops(handler):
+    """Where a redirect leads is served, or redirected once more, to the current site."""
+    for path in ("/", "/a", "/a/", "/site", "/site/beta", "/site/beta/a", "/site/beta/beta/a", "/site/beta/site/beta/"):
+        answer, hops = handler(path), 0
+        while answer.startswith("302 "):
+            hops += 1
+            assert hops <= 3, path
+            answer = handler(answer.removeprefix("302 "))
+        assert answer.startswith("/site/")

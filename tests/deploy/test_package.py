@@ -1,0 +1,321 @@
+"""package.py: what goes into the package, that the same inputs give the same bytes, and what it refuses."""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from harness import CANARY, ROOT
+
+FLAG = '{"key":"rebrand","version":7,"on":true,"variations":[true,false],"prerequisites":[{"key":"paid","variation":0}],"salt":"s","big":12345678901234567890.50}'
+PREREQUISITE = '{"key":"paid","version":1,"on":true,"variations":[true,false],"rules":[{"clauses":[{"op":"segmentMatch","values":["team","lost"]}]}]}'
+SEGMENT = '{"key":"team","version":1,"rules":[{"clauses":[{"op":"segmentMatch","values":["inner"]},{"op":"in","values":["x"]}]}]}'
+INNER = '{"key":"inner","version":1,"rules":[{"clauses":[{"op":"segmentMatch","values":["team"]}]}]}'
+ITEMS = {
+    "/sdk/flags/rebrand": FLAG,
+    "/sdk/flags/paid": PREREQUISITE,
+    "/sdk/segments/team": SEGMENT,
+    "/sdk/segments/inner": INNER,
+}
+
+
+def elf(machine=62, bits=2, symbols=False, glibc=("2.17", "2.34"), key=CANARY):
+    """A program as far as its headers go: sections with the names of symbol versions, and the key among its data."""
+    versions = b"\0libc.so.6\0" + b"".join(f"GLIBC_{version}\0".encode() for version in glibc)
+    contents = [(".dynstr", versions), (".rodata", b"key " + key.encode())]
+    if symbols:
+        contents.append((".symtab", b"\0" * 24))
+    contents.append((".shstrtab", b""))
+    texts = b"\0" + b"".join(name.encode() + b"\0" for name, _ in contents)
+    body, headers = b"", struct.pack("<IIQQQQIIQQ", *[0] * 10)
+    for name, data in contents:
+        data = texts if name == ".shstrtab" else data
+        offset = texts.index(b"\0" + name.encode() + b"\0") + 1
+        headers += struct.pack("<IIQQQQIIQQ", offset, 3, 0, 0, 64 + len(body), len(data), 0, 0, 1, 0)
+        body += data
+    start = b"\x7fELF" + bytes([bits, 1, 1]) + b"\0" * 9
+    count = len(contents) + 1
+    start += struct.pack("<HHIQQQIHHHHHH", 3, machine, 1, 0, 0, 64 + len(body), 0, 64, 0, 0, 64, count, count - 1)
+    return start + body + headers
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return make_tree(tmp_path / "one")
+
+
+def make_tree(folder):
+    """A copy of what package.py reads, so that the project's own target folder plays no part."""
+    (folder / "src").mkdir(parents=True)
+    shutil.copytree(ROOT / "src/tools", folder / "src/tools", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "src/carrier").mkdir()
+    (folder / "src/carrier/carrier.py").write_text("# the carrier\n")
+    shutil.copy(ROOT / "redirect.toml", folder)
+    binary = folder / "target/lambda/redirect/bootstrap"
+    binary.parent.mkdir(parents=True)
+    binary.write_bytes(elf())
+    return folder
+
+
+def pack(tree, *arguments, key=CANARY, **environment):
+    """The exit status, and all that was said; which never holds the key."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("LAUNCHDARKLY_", "REDIRECT_"))}
+    own |= {"LAUNCHDARKLY_SDK_KEY": key, **environment, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, str(tree / "src/tools/package.py"), *map(str, arguments)]
+    done = subprocess.run(command, env=own, capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    assert CANARY not in said
+    assert "Traceback" not in said
+    return done.returncode, said
+
+
+def package(tree):
+    return tree / "target/edge/redirect.zip"
+
+
+# ---- What is in it ---------------------------------------------------------------------------------------------------
+
+
+def test_the_package_holds_its_members_and_nothing_else(tree):
+    status, said = pack(tree, "--no-flags")
+    assert status == 0, said
+    with zipfile.ZipFile(package(tree)) as archive:
+        assert archive.testzip() is None
+        modes = {entry.filename: entry.external_attr >> 16 for entry in archive.infolist()}
+        times = {entry.date_time for entry in archive.infolist()}
+        assert archive.read("redirect") == (tree / "target/lambda/redirect/bootstrap").read_bytes()
+        assert archive.read("carrier.py") == b"# the carrier\n"
+    assert modes == {"redirect": 0o100755, "carrier.py": 0o100644}
+    assert times == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_unzipped_it_can_be_run_and_no_one_else_can_write_it(tree, tmp_path):
+    pack(tree, "--no-flags")
+    out = tmp_path / "out"
+    subprocess.run(["unzip", "-q", package(tree), "-d", out], check=True) if shutil.which("unzip") else unzip(tree, out)
+    assert os.access(out / "redirect", os.X_OK)
+    for file in out.iterdir():
+        assert not file.stat().st_mode & 0o022, f"{file.name} can be written by others"
+
+
+def unzip(tree, out):
+    """As `unzip` does, modes included."""
+    with zipfile.ZipFile(package(tree)) as archive:
+        for entry in archive.infolist():
+            Path(archive.extract(entry, out)).chmod(entry.external_attr >> 16 & 0o777)
+
+
+def test_the_package_itself_is_for_its_owner_alone(tree):
+    pack(tree, "--no-flags")
+    assert package(tree).stat().st_mode & 0o777 == 0o600
+
+
+def test_the_report_tells_size_digest_and_members(tree):
+    _, said = pack(tree, "--no-flags")
+    data = package(tree).read_bytes()
+    digest = hashlib.sha256(data)
+    assert f"{len(data):,} bytes" in said
+    assert digest.hexdigest() in said
+    assert base64.b64encode(digest.digest()).decode() in said
+    binary = f"{len(elf()):,}"
+    assert re.search(rf"-rwxr-xr-x +{binary} bytes  redirect\n", said)
+    assert re.search(r"-rw-r--r-- +14 bytes  carrier.py\n", said)
+
+
+# ---- The same inputs, the same bytes ---------------------------------------------------------------------------------
+
+
+def test_two_folders_give_the_same_package(tmp_path):
+    flags = tmp_path / "flags.json"
+    flags.write_text('{"fetched_at":"2026-01-31T12:00:00Z","flags":{"rebrand":{"key":"rebrand"}},"segments":{}}')
+    first, second = make_tree(tmp_path / "one"), make_tree(tmp_path / "elsewhere" / "two")
+    for file in second.rglob("*"):
+        if file.is_file():
+            os.utime(file, (1, 1))
+            file.chmod(0o600)
+    for tree in (first, second):
+        status, said = pack(tree, "--flags", flags)
+        assert status == 0, said
+    assert package(first).read_bytes() == package(second).read_bytes()
+
+
+def test_another_binary_gives_another_package(tree):
+    pack(tree, "--no-flags")
+    before = package(tree).read_bytes()
+    (tree / "target/lambda/redirect/bootstrap").write_bytes(elf() + b"more")
+    pack(tree, "--no-flags")
+    assert package(tree).read_bytes() != before
+
+
+# ---- Flag data -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def launchdarkly(launchdarkly):
+    launchdarkly.answers = {path: (200, body) for path, body in ITEMS.items()}
+    return launchdarkly
+
+
+def test_the_flag_and_all_that_it_names_are_bundled_verbatim(tree, launchdarkly):
+    status, said = pack(tree, LAUNCHDARKLY_BASE_URI=launchdarkly.address + "/")
+    assert status == 0, said
+    assert "segment lost: not there" in said
+    with zipfile.ZipFile(package(tree)) as archive:
+        text = archive.read("flags.json").decode()
+    for item in ITEMS.values():
+        assert item in text, "items stay as LaunchDarkly wrote them, numbers included"
+    data = json.loads(text)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", data["fetched_at"])
+    assert (list(data["flags"]), list(data["segments"])) == (["rebrand", "paid"], ["team", "inner"])
+    assert [path for path, _ in launchdarkly.asked] == [
+        "/sdk/flags/rebrand", "/sdk/flags/paid", "/sdk/segments/team", "/sdk/segments/lost", "/sdk/segments/inner"
+    ]  # fmt: skip
+    assert {key for _, key in launchdarkly.asked} == {CANARY}
+
+
+def test_the_flag_key_is_the_one_of_the_settings(tree, launchdarkly):
+    launchdarkly.answers["/sdk/flags/other%20one"] = (200, '{"key":"other one"}')
+    settings = tree / "redirect.toml"
+    settings.write_text(settings.read_text().replace('flag_key = "rebrand"', 'flag_key = "other one"'))
+    status, said = pack(tree, LAUNCHDARKLY_BASE_URI=launchdarkly.address)
+    assert status == 0, said
+    assert "flags other one" in said
+
+
+def test_flag_data_given_by_hand_is_taken_verbatim(tree, tmp_path):
+    flags = tmp_path / "mine.json"
+    text = '{ "fetched_at": "2026-01-31T12:00:00Z",\n "flags": {"rebrand": {}}, "segments": {} }'
+    flags.write_text(text)
+    assert pack(tree, "--flags", flags)[0] == 0
+    with zipfile.ZipFile(package(tree)) as archive:
+        assert archive.read("flags.json").decode() == text
+        assert archive.getinfo("flags.json").external_attr >> 16 == 0o100644
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ((401, ""), "refuses the SDK key (401"),
+        ((403, ""), "refuses the SDK key (403"),
+        ((404, ""), "has no flag rebrand"),
+        ((500, ""), "answers 500 for the flag rebrand"),
+        ((302, ""), "answers 302 for the flag rebrand"),
+        ((200, "<html>"), "is no flag data"),
+        ((200, "[]"), "is no flag data"),
+        ((200, '{"key":"rebrand","prerequisites":[1]}'), "malformed"),
+        ((200, '{"key":"rebrand","rules":{"a":1}}'), "malformed"),
+    ],
+)
+def test_flag_data_that_cannot_be_had_stops_the_package(tree, launchdarkly, answer, told):
+    launchdarkly.answers["/sdk/flags/rebrand"] = answer
+    status, said = pack(tree, LAUNCHDARKLY_BASE_URI=launchdarkly.address)
+    assert status == 1
+    assert told in said
+    assert not package(tree).exists()
+    assert "/elsewhere" not in [path for path, _ in launchdarkly.asked], "the key does not follow a redirect"
+
+
+def test_an_unreachable_launchdarkly_stops_the_package(tree):
+    status, said = pack(tree, LAUNCHDARKLY_BASE_URI="http://127.0.0.1:9")
+    assert status == 1
+    assert "cannot be reached at http://127.0.0.1:9" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "cannot be read"),
+        ("{", "is not of the form"),
+        ("[]", "is not of the form"),
+        ('{"flags":{"rebrand":{}},"segments":{}}', "is not of the form"),
+        ('{"fetched_at":"yesterday","flags":{"rebrand":{}},"segments":{}}', "is not of the form"),
+        ('{"fetched_at":"2026-01-31T12:00:00Z","flags":{"rebrand":{}}}', "is not of the form"),
+        ('{"fetched_at":"2026-01-31T12:00:00Z","flags":{},"segments":{}}', "does not hold the flag rebrand"),
+    ],
+)
+def test_flag_data_by_hand_is_checked(tree, tmp_path, text, told):
+    flags = tmp_path / "mine.json"
+    if text is not None:
+        flags.write_text(text)
+    status, said = pack(tree, "--flags", flags)
+    assert (status, told in said) == (1, True), said
+
+
+# ---- What is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("binary", "told"),
+    [
+        (elf(key="no key"), "was built without the SDK key"),
+        (b"#!/bin/sh\n" + CANARY.encode(), "is no ELF program"),
+        (b"", "is no ELF program"),
+        (elf(machine=183), "is not for x86-64"),
+        (elf(bits=1), "is not for x86-64"),
+        (elf(symbols=True), "is not stripped"),
+        (elf(glibc=("2.2.5", "2.35")), "needs glibc 2.35, but Lambda has 2.34"),
+        (elf()[:100], "is damaged"),
+    ],
+    ids=["offline", "script", "empty", "arm64", "32 bit", "not stripped", "newer glibc", "damaged"],
+)
+def test_a_binary_that_would_not_run_is_refused(tree, binary, told):
+    (tree / "target/lambda/redirect/bootstrap").write_bytes(binary)
+    status, said = pack(tree, "--no-flags")
+    assert (status, told in said) == (1, True), said
+    assert not package(tree).exists()
+
+
+def test_a_real_program_is_read_as_it_is(tree):
+    """The checks on a program that a real linker made: this Python, which has symbols of glibc."""
+    sys.path.insert(0, str(ROOT / "src/tools"))
+    import package as module
+
+    python = Path(sys.executable).resolve().read_bytes()
+    sections = module.elf_sections(python)
+    assert ".text" in sections and ".dynstr" in sections
+    assert b"libc.so.6" in sections[".dynstr"]
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("", "LAUNCHDARKLY_SDK_KEY is not set"),
+        ("mob-c0ffee00-0000-4000-8000-00000000cafe", "a mobile key"),
+        ("api-c0ffee00-0000-4000-8000-00000000cafe", "an API access token"),
+        (CANARY + "\nX-Header: 1", "characters that no key has"),
+    ],
+)
+def test_a_key_that_is_none_is_refused(tree, key, told):
+    status, said = pack(tree, "--no-flags", key=key)
+    assert (status, told in said) == (1, True), said
+
+
+def test_a_package_that_is_too_large_is_refused(tree):
+    (tree / "target/lambda/redirect/bootstrap").write_bytes(elf() + os.urandom(2_200_000))
+    status, said = pack(tree, "--no-flags")
+    assert status == 1
+    assert "more than 2,200,000" in said
+    assert not package(tree).exists()
+
+
+def test_a_binary_that_is_not_built_yet_is_told(tree):
+    (tree / "target/lambda/redirect/bootstrap").unlink()
+    status, said = pack(tree, "--no-flags")
+    assert (status, "just build" in said) == (1, True)
+
+
+def test_a_refusal_leaves_no_half_package(tree):
+    pack(tree, "--no-flags")
+    before = package(tree).read_bytes()
+    (tree / "target/lambda/redirect/bootstrap").write_bytes(b"broken")
+    pack(tree, "--no-flags")
+    assert package(tree).read_bytes() == before
+    assert [file.name for file in package(tree).parent.iterdir()] == ["redirect.zip"]

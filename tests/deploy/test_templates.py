@@ -1,0 +1,335 @@
+"""The templates: linted, and read for what they promise."""
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import template as templates
+from harness import ROOT
+
+TEMPLATES = sorted((ROOT / "cloudformation").glob("*.yaml"))
+EDGE = ROOT / "cloudformation/edge.yaml"
+PACKAGE = {"PackageBucket": "bucket", "PackageKey": "packages/1.zip", "PackageSha256": "A" * 43 + "="}
+FUNCTION, CURRENT_SITE = "arn:function:1", "arn:current-site"
+
+
+def each_template(test):
+    return pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)(test)
+
+
+def edge(**values):
+    resolved = templates.Resolved(templates.load(EDGE.read_text()), values, "redirect-test")
+    resolved.physical = {name: name for name in resolved.template["Resources"]} | {"FunctionVersion": FUNCTION}
+    known = {
+        "FunctionARN": CURRENT_SITE,
+        "Arn": "arn",
+        "Id": "id",
+        "DomainName": "d.example",
+        "RegionalDomainName": "r.example",
+    }
+    resolved.attributes = dict.fromkeys(resolved.template["Resources"], known)
+    return resolved
+
+
+def properties(resolved, name):
+    return resolved.value(resolved.template["Resources"][name]["Properties"])
+
+
+# ---- Linters ---------------------------------------------------------------------------------------------------------
+
+
+@each_template
+def test_cfn_lint_finds_nothing(path):
+    done = subprocess.run(
+        [Path(sys.executable).with_name("cfn-lint"), path], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@each_template
+def test_the_security_linter_finds_only_what_is_explained(path):
+    """Every accepted finding stands beside its resource, with the reason; one that is no finding any more must go."""
+    command = [Path(sys.executable).with_name("checkov"), "-f", path, "--framework", "cloudformation", "-o", "json"]
+    done = subprocess.run([*command, "--skip-download"], capture_output=True, text=True, check=False)
+    results = json.loads(done.stdout)["results"]
+    assert [(check["check_id"], check["resource"]) for check in results["failed_checks"]] == []
+    skipped = {(check["check_id"], check["resource"].split(".")[1]) for check in results["skipped_checks"]}
+    explained = set()
+    for name, resource in templates.load(path.read_text())["Resources"].items():
+        for entry in resource.get("Metadata", {}).get("checkov", {}).get("skip", []):
+            assert len(entry["comment"]) > 10
+            explained.add((entry["id"], name))
+    assert explained == skipped
+
+
+@each_template
+def test_every_parameter_and_output_is_described(path):
+    template = templates.load(path.read_text())
+    for part in ("Parameters", "Outputs"):
+        for name, entry in template.get(part, {}).items():
+            assert len(entry.get("Description", "")) > 10, f"{part} {name}"
+
+
+@each_template
+def test_a_template_fits_into_one_call(path):
+    """CloudFormation takes 51,200 bytes in a call; more would have to go through a bucket."""
+    assert path.stat().st_size <= 51_200
+
+
+# ---- Which behaviour takes a path ------------------------------------------------------------------------------------
+
+
+def behaviour_of(config, path):
+    """The first pattern that matches, as CloudFront does: "*" is any characters, "?" is one."""
+    for behaviour in config["CacheBehaviors"]:
+        wild = {"*": ".*", "?": "."}
+        pattern = "".join(wild.get(character) or re.escape(character) for character in behaviour["PathPattern"])
+        if re.fullmatch(pattern, path, re.DOTALL):
+            return behaviour
+    return config["DefaultCacheBehavior"]
+
+
+def who_answers(path, config):
+    behaviour = behaviour_of(config, path)
+    lambdas = [entry["LambdaFunctionARN"] for entry in behaviour.get("LambdaFunctionAssociations", [])]
+    functions = [entry["FunctionARN"] for entry in behaviour.get("FunctionAssociations", [])]
+    (answer,) = (lambdas + functions) or ["nobody"]
+    return {FUNCTION: "function", CURRENT_SITE: "current site"}.get(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/", "function"),
+        ("/about.html", "function"),
+        ("/a/b/c.css", "function"),
+        ("/site", "function"),
+        ("/site/", "function"),
+        ("/sitemap.xml", "function"),
+        ("/site-map", "function"),
+        ("/sitebeta/x", "function"),
+        ("/site/index.html", "current site"),
+        ("/site/style.css", "current site"),
+        ("/site/docs/", "current site"),
+        ("/site/betamax/x.html", "current site"),
+        ("/site/beta.html", "current site"),
+        ("/site/beta", "function"),
+        ("/site/beta/", "function"),
+        ("/site/beta/index.html", "function"),
+        ("/site/beta/old.htm", "function"),
+        ("/site/beta/a/b.html", "function"),
+        ("/site/beta/about", "function"),
+        ("/site/beta/docs/", "function"),
+        ("/site/beta/v1.2/docs", "function"),
+        ("/site/beta/v1.2/", "function"),
+        ("/site/beta/style.css", "nobody"),
+        ("/site/beta/a/b/logo.svg", "nobody"),
+        ("/site/beta/.well-known", "nobody"),
+    ],
+)
+def test_who_answers_a_path(path, expected):
+    assert who_answers(path, properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]) == expected
+
+
+def test_no_page_of_beta_escapes_the_function():
+    """All short paths over these segments, by the rule of src/redirect.rs. Only a page may cost an invocation, save
+    where a directory's name has a dot."""
+    config = properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
+    names = ["a", "a.b", "x.html", "x.htm", "x.css", "beta", "site", ".", "..b", "v1.2", ""]
+    count = 0
+    for length in (1, 2, 3):
+        for segments in itertools.product(names, repeat=length):
+            path = "/site/beta/" + "/".join(segments)
+            last = segments[-1]
+            is_page = "." not in last or last.rsplit(".", 1)[1] in ("html", "htm")
+            answer = who_answers(path, config)
+            count += 1
+            if is_page:
+                assert answer == "function", path
+            elif not any("." in segment for segment in segments[:-1]):
+                assert answer == "nobody", path
+    assert count == 11 + 11**2 + 11**3
+
+
+def test_without_the_function_the_current_site_answers_everywhere():
+    for values in ({}, {**PACKAGE, "AttachFunction": "no"}):
+        config = properties(edge(**values), "Distribution")["DistributionConfig"]
+        for path in ("/", "/a/b", "/site", "/site/", "/site/beta", "/site/beta/", "/site/beta/x.html", "/site/x"):
+            assert who_answers(path, config) == "current site", path
+        assert who_answers("/site/beta/x.css", config) == "nobody"
+
+
+def test_methods_reach_the_function_where_it_answers_itself():
+    """It answers POST with 307, which CloudFront would refuse if the behaviour did not allow it."""
+    config = properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
+    for path in ("/", "/site", "/site/", "/site/beta", "/site/beta/"):
+        assert "POST" in behaviour_of(config, path)["AllowedMethods"]
+
+
+# ---- What the site is made of ----------------------------------------------------------------------------------------
+
+
+def test_every_behaviour_is_https_compressed_cached_and_has_security_headers():
+    config = properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
+    for behaviour in [config["DefaultCacheBehavior"], *config["CacheBehaviors"]]:
+        assert behaviour["ViewerProtocolPolicy"] == "redirect-to-https"
+        assert behaviour["Compress"] is True
+        assert behaviour["CachePolicyId"] == "658327ea-f89d-4fab-a63d-7e88639e58f6"
+        assert behaviour["ResponseHeadersPolicyId"] == "67f7725c-6f97-4210-82d7-5512b31e9d03"
+        assert "ForwardedValues" not in behaviour
+        both = behaviour.get("LambdaFunctionAssociations", []) + behaviour.get("FunctionAssociations", [])
+        assert len(both) <= 1, "CloudFront takes one kind of function on viewer requests"
+        assert all(entry["EventType"] == "viewer-request" for entry in both)
+
+
+def test_the_distribution_is_modern_and_shows_pages_for_errors():
+    config = properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
+    assert config["HttpVersion"] == "http2and3"
+    assert "DefaultRootObject" not in config, "it would rewrite / before the function sees it"
+    errors = {
+        error["ErrorCode"]: (error["ResponseCode"], error["ResponsePagePath"])
+        for error in config["CustomErrorResponses"]
+    }
+    assert errors == {403: (404, "/site/404.html"), 404: (404, "/site/404.html")}
+    assert config["ViewerCertificate"] == {"CloudFrontDefaultCertificate": True}
+    assert "Aliases" not in config
+
+
+def test_a_custom_domain_has_tls_1_2():
+    certificate = "arn:aws:acm:us-east-1:123456789012:certificate/0a1b"
+    config = properties(edge(DomainName="www.example.com", CertificateArn=certificate), "Distribution")[
+        "DistributionConfig"
+    ]
+    assert config["Aliases"] == ["www.example.com"]
+    assert config["ViewerCertificate"]["MinimumProtocolVersion"] == "TLSv1.2_2021"
+    assert config["ViewerCertificate"]["AcmCertificateArn"] == certificate
+
+
+def test_only_cloudfront_reads_the_bucket_and_only_the_site():
+    policy = properties(edge(), "SiteBucketPolicy")["PolicyDocument"]
+    allow, deny = policy["Statement"]
+    assert (allow["Effect"], allow["Principal"]) == ("Allow", {"Service": "cloudfront.amazonaws.com"})
+    assert (allow["Action"], allow["Resource"]) == ("s3:GetObject", "arn/site/*")
+    assert allow["Condition"]["StringEquals"]["AWS:SourceArn"].endswith(":distribution/Distribution")
+    assert (deny["Effect"], deny["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
+
+
+@pytest.mark.parametrize("name", ["SiteBucket", "LogBucket"])
+def test_buckets_are_private_and_encrypted(name):
+    bucket = properties(edge(AccessLogs="yes"), name)
+    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+    assert len(bucket["PublicAccessBlockConfiguration"]) == 4
+    assert bucket["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
+    assert bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+
+
+# ---- The function ----------------------------------------------------------------------------------------------------
+
+
+def test_the_function_is_what_lambda_at_edge_takes():
+    function = properties(edge(**PACKAGE), "Function")
+    timeout = int(
+        re.search(r"^function_timeout_seconds = (\d+)", (ROOT / "redirect.toml").read_text(), re.MULTILINE)[1]
+    )
+    assert function["Timeout"] == timeout <= 5
+    assert (function["Runtime"], function["Handler"]) == ("python3.13", "carrier.handler")
+    assert (function["MemorySize"], function["Architectures"]) == (128, ["x86_64"])
+    for refused in (
+        "Environment",
+        "Layers",
+        "VpcConfig",
+        "TracingConfig",
+        "DeadLetterConfig",
+        "KmsKeyArn",
+        "EphemeralStorage",
+    ):
+        assert refused not in function
+
+
+def test_the_version_is_replaced_with_the_package_and_kept():
+    version = templates.load(EDGE.read_text())["Resources"]["FunctionVersion"]
+    assert (version["DeletionPolicy"], version["UpdateReplacePolicy"]) == ("Retain", "Retain")
+    first, second = edge(**PACKAGE), edge(**PACKAGE | {"PackageSha256": "B" * 43 + "="})
+    assert properties(first, "FunctionVersion")["CodeSha256"] != properties(second, "FunctionVersion")["CodeSha256"]
+
+
+def test_the_role_may_write_its_logs_and_nothing_else():
+    role = properties(edge(**PACKAGE), "FunctionRole")
+    (trust,) = role["AssumeRolePolicyDocument"]["Statement"]
+    assert sorted(trust["Principal"]["Service"]) == ["edgelambda.amazonaws.com", "lambda.amazonaws.com"]
+    (policy,) = role["Policies"]
+    (statement,) = policy["PolicyDocument"]["Statement"]
+    assert all(action.startswith("logs:") for action in statement["Action"])
+    assert all(
+        ":log-group:/aws/lambda/" in resource and "redirect-test:" in resource for resource in statement["Resource"]
+    )
+    assert "ManagedPolicyArns" not in role
+    arn = "arn:aws:iam::123456789012:policy/flag-store-read"
+    assert properties(edge(**PACKAGE, FlagStorePolicyArn=arn), "FunctionRole")["ManagedPolicyArns"] == [arn]
+
+
+# ---- What is made when -----------------------------------------------------------------------------------------------
+
+SITE = {"SiteBucket", "SiteBucketPolicy", "OriginAccessControl", "Distribution", "CurrentSite"}
+REDIRECT = {"FunctionRole", "Function", "FunctionVersion"}
+LOGS = {"LogBucket", "LogBucketPolicy", "LogSource", "LogDestination", "LogDelivery"}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, SITE),
+        (PACKAGE, SITE | REDIRECT),
+        (PACKAGE | {"AttachFunction": "no"}, SITE | REDIRECT),
+        (PACKAGE | {"AccessLogs": "yes"}, SITE | REDIRECT | LOGS),
+        (PACKAGE | {"ExistingBucketName": "mine"}, (SITE | REDIRECT) - {"SiteBucket", "SiteBucketPolicy"}),
+        (PACKAGE | {"ExistingDistributionId": "E1"}, {"CurrentSite"} | REDIRECT),
+        (PACKAGE | {"ExistingDistributionId": "E1", "AccessLogs": "yes"}, {"CurrentSite"} | REDIRECT),
+    ],
+)
+def test_what_is_made(values, expected):
+    resolved = edge(**values)
+    assert set(resolved.resources()) == expected
+    assert all(resolved.outputs().values()), "every output that exists can be worked out"
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"PackageKey": "x"}, "belong together"),
+        ({"PackageBucket": "x", "PackageKey": "y"}, "belong together"),
+        (PACKAGE | {"PackageSha256": "0" * 64}, "base64"),
+        ({"DomainName": "www.example.com"}, "belong together"),
+        ({"ExistingDistributionId": "E1", "ExistingBucketName": "mine"}, "Leave ExistingBucketName empty"),
+        ({"FlagStorePolicyArn": "flag-store"}, "ARN of a customer managed policy"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused(values, told):
+    with pytest.raises(templates.Refused, match=told):
+        edge(**values)
+
+
+def test_it_is_refused_outside_us_east_1():
+    with pytest.raises(templates.Refused, match="us-east-1"):
+        templates.Resolved(templates.load(EDGE.read_text()), {}, "redirect-test", region="eu-west-1")
+
+
+def test_the_behaviours_for_an_existing_distribution_are_those_of_our_own():
+    text = edge(ExistingDistributionId="E1").outputs()["Behaviours"]
+    told = [
+        (pattern.strip(), who.strip())
+        for group in text.split(";")
+        for who, _, patterns in [group.partition(":")]
+        for pattern in patterns.split(",")
+    ]
+    names = {"function": "redirect function", "current site": "CloudFront Function", "nobody": "no function"}
+    config = properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
+    ours = [
+        (behaviour["PathPattern"], names[who_answers(behaviour["PathPattern"].replace("*", "x"), config)])
+        for behaviour in config["CacheBehaviors"]
+    ]
+    assert told == [*ours, ("default (*)", "redirect function")]

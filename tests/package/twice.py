@@ -1,0 +1,65 @@
+"""Builds and packs the function in two folders: the same inputs must give the same bytes.
+
+Leaves target/edge/redirect.zip, which the tests of the carrier run. The key is no key of anybody's.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "sdk-00000000-0000-4000-8000-000000000000"
+PACKAGE = Path("target/edge/redirect.zip")
+
+
+def flag_data() -> Path:
+    """The repository's flag as packaged data, of today: older data would yield to the default."""
+    data = json.loads((ROOT / "src/sources/offline-flags.json").read_text())
+    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    path = ROOT / "target" / "packaged-flags.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"fetched_at": now, **data}))
+    return path
+
+
+def package(folder: Path, flags: Path) -> str:
+    print(f"Building and packing in {folder} ...", file=sys.stderr, flush=True)
+    environment = {**os.environ, "LAUNCHDARKLY_SDK_KEY": KEY}
+    environment.pop("CARGO_TARGET_DIR", None)
+    command = ["just", "--justfile", str(folder / "justfile"), "package", "--flags", str(flags)]
+    subprocess.run(command, cwd=folder, env=environment, check=True)
+    return hashlib.sha256((folder / PACKAGE).read_bytes()).hexdigest()
+
+
+def copy_of_the_tree(folder: Path) -> None:
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    (folder / ".tools").symlink_to(ROOT / ".tools")
+
+
+def main() -> int:
+    flags = flag_data()
+    here = package(ROOT, flags)
+    with tempfile.TemporaryDirectory(prefix="redirect-") as elsewhere:
+        copy_of_the_tree(Path(elsewhere))
+        there = package(Path(elsewhere), flags)
+    if here != there:
+        print(f"The package depends on the folder it is made in: {here} here, {there} elsewhere", file=sys.stderr)
+        return 1
+    print(f"Twice the same package: {here}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
