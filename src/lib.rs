@@ -13,6 +13,9 @@
 //! any other program; with `sync`, the module of that name keeps them up to date.
 //!
 //! [`settings`] and [`start`] bring a process that far; [`transport`] is the way out of it.
+//!
+//! For tests, `standins` has what cannot run on a developer's machine; `preview` puts it behind a CloudFront of its own,
+//! in a browser. Both are cargo features.
 
 pub mod cloudfront;
 pub mod edge;

@@ -33,7 +33,7 @@ const LIVE_EVERY: Duration = Duration::from_secs(5);
 
 /// What the control page controls.
 pub(super) struct Control {
-    pub launchdarkly: Origin,
+    pub launchdarkly: Service,
     pub environment: Environment,
     pub journal: Journal,
     /// As the function has them here.
@@ -45,8 +45,8 @@ pub(super) struct Control {
     pub fault: Mutex<FaultName>,
 }
 
-/// Where the flag is.
-pub(super) enum Origin {
+/// Which LaunchDarkly has the flag.
+pub(super) enum Service {
     /// Here, where it can be set.
     StandIn(LaunchDarkly),
     /// In a real environment, which is only read.
@@ -111,7 +111,7 @@ impl Control {
 
     /// Reads the flag of a real environment, again and again.
     pub(super) async fn follow_live(&self) {
-        let Origin::Live(source) = &self.launchdarkly else { return };
+        let Service::Live(source) = &self.launchdarkly else { return };
         let key = &self.settings.flag_key;
         let mut known: Option<Items> = None;
         loop {
@@ -133,7 +133,7 @@ impl Control {
             "flag_key": self.settings.flag_key,
             "flag": flag.population.flag(),
             "flag_problem": flag.problem,
-            "is_live": matches!(self.launchdarkly, Origin::Live(_)),
+            "is_live": matches!(self.launchdarkly, Service::Live(_)),
             "population": flag.population.picture(),
             "fault": *self.fault.lock(),
             "environment": self.environment.status(),
@@ -218,7 +218,7 @@ async fn visit_as_self() -> Response {
 }
 
 async fn set_flag(State(control): State<Arc<Control>>, Json(wanted): Json<Wanted>) -> Response {
-    let Origin::StandIn(launchdarkly) = &control.launchdarkly else { return read_only() };
+    let Service::StandIn(launchdarkly) = &control.launchdarkly else { return read_only() };
     if let Err(error) = wanted.check() {
         return refusal(&error.to_string());
     }
@@ -232,7 +232,7 @@ struct SetFault {
 }
 
 async fn set_fault(State(control): State<Arc<Control>>, Json(SetFault { fault }): Json<SetFault>) -> Response {
-    let Origin::StandIn(launchdarkly) = &control.launchdarkly else { return read_only() };
+    let Service::StandIn(launchdarkly) = &control.launchdarkly else { return read_only() };
     launchdarkly.fail(fault.fault());
     launchdarkly.fail_events(fault.fault());
     *control.fault.lock() = fault;
@@ -243,7 +243,7 @@ async fn set_fault(State(control): State<Arc<Control>>, Json(SetFault { fault })
 async fn freeze(State(control): State<Arc<Control>>) -> StatusCode {
     control.environment.freeze_long().await;
     // No server keeps an idle connection for so long.
-    if let Origin::StandIn(launchdarkly) = &control.launchdarkly {
+    if let Service::StandIn(launchdarkly) = &control.launchdarkly {
         launchdarkly.drop_connections();
     }
     StatusCode::NO_CONTENT

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::sync::broadcast;
 
@@ -71,12 +72,14 @@ pub(super) struct Served {
 #[derive(Clone)]
 pub(super) struct Journal {
     entries: Arc<Mutex<VecDeque<Entry>>>,
+    /// How many messages there were, which makes their ids.
+    messages: Arc<AtomicU64>,
     news: broadcast::Sender<News>,
 }
 
 impl Journal {
     pub(super) fn new() -> Self {
-        Self { entries: Arc::default(), news: broadcast::Sender::new(BEHIND) }
+        Self { entries: Arc::default(), messages: Arc::default(), news: broadcast::Sender::new(BEHIND) }
     }
 
     /// A request came in. It is shown when it is answered.
@@ -120,7 +123,8 @@ impl Journal {
     /// Something else that the log should tell.
     pub(super) fn message(&self, level: &str, message: &str) {
         let what = What::Message { level: level.to_owned(), message: message.to_owned() };
-        let entry = self.add(format!("message-{}", now_ms()), what);
+        let id = format!("message-{}", self.messages.fetch_add(1, Ordering::Relaxed));
+        let entry = self.add(id, what);
         // Nobody may be listening.
         let _ = self.news.send(News::Entry(Arc::new(entry)));
     }

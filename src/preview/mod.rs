@@ -29,7 +29,7 @@ use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
 use behaviors::Distribution;
 use cloudfront::CloudFront;
-use control::{Control, FaultName, FlagState, Origin};
+use control::{Control, FaultName, FlagState, Service};
 use environment::{Environment, Program};
 use flag::Wanted;
 use journal::Journal;
@@ -131,8 +131,8 @@ pub async fn run(options: Options) -> Result<(), PreviewError> {
         fault: Mutex::new(FaultName::default()),
     });
     match &control.launchdarkly {
-        Origin::StandIn(launchdarkly) => control.set_flag(launchdarkly, &Wanted::half()),
-        Origin::Live(_) => {
+        Service::StandIn(launchdarkly) => control.set_flag(launchdarkly, &Wanted::half()),
+        Service::Live(_) => {
             let control = control.clone();
             tokio::spawn(async move { control.follow_live().await });
         }
@@ -194,7 +194,7 @@ fn lively() -> Variables {
 }
 
 /// A LaunchDarkly of our own, and the environment variables of a function that asks it.
-async fn stand_in() -> Result<(Origin, Variables), PreviewError> {
+async fn stand_in() -> Result<(Service, Variables), PreviewError> {
     const KEY: &str = "sdk-preview";
     let launchdarkly = LaunchDarkly::start(KEY, Data::default()).await?;
     let mut variables = lively();
@@ -202,11 +202,11 @@ async fn stand_in() -> Result<(Origin, Variables), PreviewError> {
     for field in ["launchdarkly_base_uri", "launchdarkly_stream_uri", "launchdarkly_events_uri"] {
         variables.push((variable(field), launchdarkly.uri()));
     }
-    Ok((Origin::StandIn(launchdarkly), variables))
+    Ok((Service::StandIn(launchdarkly), variables))
 }
 
 /// A real environment, and the environment variables of a function that asks it, without telling it anything.
-fn live() -> Result<(Origin, Variables), PreviewError> {
+fn live() -> Result<(Service, Variables), PreviewError> {
     let key = SdkKey::parse(&env::var(SDK_KEY_VARIABLE).unwrap_or_default())?.ok_or(PreviewError::NoKey)?;
     let mut variables = lively();
     variables.push((SDK_KEY_VARIABLE.to_owned(), key.reveal().to_owned()));
@@ -220,5 +220,5 @@ fn live() -> Result<(Origin, Variables), PreviewError> {
     let settings = start::settings(given)?;
     let transport = Transport::new(Clock::default(), LIVE_TIMEOUT);
     let source = sources::LaunchDarkly::new(transport, &settings.launchdarkly_base_uri, &key, settings.fetch);
-    Ok((Origin::Live(Box::new(source)), variables))
+    Ok((Service::Live(Box::new(source)), variables))
 }
