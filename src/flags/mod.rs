@@ -260,6 +260,7 @@ fn context(client_ip: &str, events: Events) -> Result<Context, String> {
 }
 
 /// Where the flag data comes from. LaunchDarkly cannot be asked without a key; a store can.
+#[cfg_attr(not(any(feature = "dynamodb", feature = "redis")), expect(clippy::unnecessary_wraps))]
 fn source(
     settings: &Settings,
     key: Option<&SdkKey>,

@@ -225,3 +225,27 @@ async fn a_wrong_setting_names_itself_and_hides_a_password() {
         assert!(message.contains(expected) && !message.contains("hunter2"), "{message}");
     }
 }
+
+#[tokio::test]
+async fn the_example_evaluates_any_flag_from_the_table() {
+    let table = servers::new_table().await;
+    filled(&table).await;
+    let api = RuntimeApi::start().await.unwrap();
+    let mut environment = lambda_environment(&api);
+    environment.extend([
+        ("AWS_ACCESS_KEY_ID", "test".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
+        ("AWS_ENDPOINT_URL_DYNAMODB", servers::dynamodb_uri()),
+        ("FLAG_STORE_TABLE", table),
+    ]);
+    let _function = Function::start(env!("CARGO_BIN_EXE_any-flag"), &api, environment).unwrap();
+    for (flag, kind, value) in [
+        ("rebrand", "RULE_MATCH", json!(false)),
+        ("site-is-up", "FALLTHROUGH", json!(true)),
+        ("nowhere", "ERROR", Value::Null),
+    ] {
+        let event = json!({"flag": flag, "context": "192.0.2.1"}).to_string();
+        let answer: Value = serde_json::from_slice(&api.invoke(event).await.unwrap().body).unwrap();
+        assert_eq!((&answer["reason"]["kind"], &answer["value"]), (&json!(kind), &value), "{answer}");
+    }
+}
