@@ -59,11 +59,12 @@ async fn start(
     if let Some(throttle) = throttle {
         throttle.apply_to(&mut command)?;
     }
+    let event = event(number)?;
     let before = cpu_of_ended_children();
     let started = Instant::now();
     let mut function = Function::run(command)?;
     let outcome = tokio::select! {
-        outcome = lambda.invoke(event(number)) => outcome.filter(|outcome| !outcome.is_error),
+        outcome = lambda.invoke(event) => outcome.filter(|outcome| !outcome.is_error),
         _ = function.ended() => None,
     };
     let wall = started.elapsed();

@@ -88,7 +88,8 @@ impl Subject {
             Runtime::Provided => {}
             Runtime::Python { .. } => {
                 command.env("_HANDLER", "carrier.handler").env("PYTHONPATH", &self.folder);
-                command.env("AWS_EXECUTION_ENV", "AWS_Lambda_python3.13");
+                // Lambda unpacks the package where nothing can be written.
+                command.env("AWS_EXECUTION_ENV", "AWS_Lambda_python3.13").env("PYTHONDONTWRITEBYTECODE", "1");
             }
             Runtime::Node { handler, .. } => {
                 command.env("_HANDLER", handler).env("AWS_EXECUTION_ENV", "AWS_Lambda_nodejs20.x");
@@ -156,8 +157,10 @@ fn flag(key: &str) -> Value {
     })
 }
 
-/// A viewer's request, each from another address.
-pub(crate) fn event(number: usize) -> String {
-    let ip = format!("203.0.{}.{}", number / 256 % 256, number % 256);
-    include_str!("../../events/ipv4.json").replace("203.0.113.24", &ip)
+/// A viewer's request, each from another address, without white space, as CloudFront sends it.
+pub(crate) fn event(number: usize) -> Result<String> {
+    let mut event: Value = serde_json::from_str(include_str!("../../events/ipv4.json"))?;
+    let ip = event.pointer_mut("/Records/0/cf/request/clientIp").ok_or("the sample event has no clientIp")?;
+    *ip = Value::String(format!("203.0.{}.{}", number / 256 % 256, number % 256));
+    Ok(event.to_string())
 }

@@ -82,7 +82,8 @@ impl Run {
         for number in first..first + count {
             // What it does between invocations is over when it asks for the next event.
             self.lambda.polled(self.lambda.invocations() + 1).await;
-            let outcome = self.lambda.invoke(event(number)).await.filter(|outcome| !outcome.is_error);
+            let event = event(number)?;
+            let outcome = self.lambda.invoke(event).await.filter(|outcome| !outcome.is_error);
             let outcome = outcome.ok_or_else(|| format!("{} gave no answer: {:?}", self.name, self.function.log()))?;
             times.push(outcome.took.as_secs_f64() * 1e6);
             answer = outcome.body.to_vec();
