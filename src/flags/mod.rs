@@ -3,6 +3,7 @@
 mod events;
 mod freshness;
 mod refresh;
+mod reporter;
 mod snapshot;
 
 #[cfg(feature = "dynamodb")]
@@ -28,6 +29,7 @@ use launchdarkly_server_sdk::{
 };
 use parking_lot::Mutex;
 use refresh::Refresher;
+use reporter::Reporter;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +56,8 @@ pub struct Flags {
     snapshot: Snapshot,
     /// `None` where the SDK itself keeps its data fresh.
     refresher: Option<Refresher>,
+    /// `None` where there are no events, or the client sends them itself.
+    reporter: Option<Reporter>,
     events: EventSender,
     flushing: Mutex<Flushing>,
     events_told: Mutex<Option<String>>,
@@ -99,8 +103,9 @@ impl Flags {
             let package = Package::of_this_function();
             Some(Refresher::new(settings.clone(), clock.clone(), source, package, snapshot.clone()))
         };
-        let client = client(&settings, key, &snapshot, &events)?;
-        client.start_with_default_executor();
+        let client = client(&settings, key, &snapshot, own_updates.then_some(&events))?;
+        let reporter = key.filter(|_| !own_updates && settings.events != Events::Off);
+        let reporter = reporter.map(|key| Reporter::new(settings.clone(), key.clone(), events.clone()));
         match &refresher {
             Some(refresher) => refresher.start().await,
             None => {
@@ -112,7 +117,7 @@ impl Flags {
 
         let flushing = Mutex::new(Flushing::new(clock.clone(), settings.flush_after));
         let events_told = Mutex::default();
-        Ok(Self { settings, clock, client, snapshot, refresher, events, flushing, events_told })
+        Ok(Self { settings, clock, client, snapshot, refresher, reporter, events, flushing, events_told })
     }
 
     /// Where the flag data comes from, for the log.
@@ -136,6 +141,7 @@ impl Flags {
     pub async fn between_invocations(&self) {
         let until_deadline = self.clock.remaining().map(|remaining| remaining.saturating_sub(DEADLINE_RESERVE));
         let budget = self.settings.between_budget.min(until_deadline.unwrap_or(Duration::MAX));
+        self.report();
         let refresh = async {
             if let Some(refresher) = &self.refresher {
                 refresher.between_invocations(budget).await;
@@ -149,6 +155,18 @@ impl Flags {
         tokio::join!(refresh, flush);
     }
 
+    /// Tells the SDK's event sender of the evaluations since the last time.
+    fn report(&self) {
+        match self.reporter.as_ref().map(Reporter::report) {
+            None => {}
+            Some(Ok(count)) => {
+                let flags = self.snapshot.flags().max(1);
+                (0..count).for_each(|_| self.flushing.lock().evaluated(flags));
+            }
+            Some(Err(error)) => self.not_delivered(error.to_string()),
+        }
+    }
+
     /// Sends what events there are, when the environment is shut down.
     pub async fn flush_all(&self, budget: Duration) {
         if self.flushing.lock().anything_waits() {
@@ -160,27 +178,33 @@ impl Flags {
     /// `close` may hang and is never called.
     async fn flush(&self, budget: Duration) {
         self.events.take_problem();
-        let in_time = self.client.flush_blocking(budget).await;
+        let client = self.reporter.as_ref().map_or(Some(&self.client), Reporter::client);
+        let Some(client) = client else { return };
+        let in_time = client.flush_blocking(budget).await;
         let problem = match (in_time, self.events.take_problem()) {
             (false, _) => Some((format!("no answer within {budget:?}"), None)),
             (true, Some(problem)) => Some((problem.text, problem.wait)),
             (true, None) => None,
         };
-        let mut told = self.events_told.lock();
         match problem {
             None => {
                 self.flushing.lock().delivered();
-                if told.take().is_some() {
+                if self.events_told.lock().take().is_some() {
                     log::warn!("events are delivered again");
                 }
             }
             Some((text, wait)) => {
                 self.flushing.lock().failed(wait);
-                if told.as_ref() != Some(&text) {
-                    log::error!("events were not delivered: {text}");
-                    *told = Some(text);
-                }
+                self.not_delivered(text);
             }
+        }
+    }
+
+    fn not_delivered(&self, why: String) {
+        let mut told = self.events_told.lock();
+        if told.as_ref() != Some(&why) {
+            log::error!("events were not delivered: {why}");
+            *told = Some(why);
         }
     }
 
@@ -223,8 +247,10 @@ impl Flags {
             return (Verdict::NoData, "ERROR", Some("USER_NOT_SPECIFIED"));
         };
         let detail = self.client.bool_variation_detail(&context, &self.settings.flag_key, false);
-        if self.settings.events != Events::Off {
-            self.flushing.lock().evaluated(self.snapshot.flags().max(1));
+        match &self.reporter {
+            Some(reporter) => reporter.evaluated(context, &self.snapshot),
+            None if self.settings.events != Events::Off => self.flushing.lock().evaluated(1),
+            None => {}
         }
         let verdict = if detail.value == Some(true) { Verdict::Beta } else { Verdict::Current };
         match detail.reason {
@@ -294,11 +320,12 @@ fn source(
     }
 }
 
+/// A started client; one that sends no events without an `events` sender.
 fn client(
     settings: &Settings,
     key: Option<&SdkKey>,
     snapshot: &Snapshot,
-    events: &EventSender,
+    events: Option<&EventSender>,
 ) -> Result<Client, StartError> {
     let mut endpoints = ServiceEndpointsBuilder::new();
     endpoints
@@ -306,7 +333,7 @@ fn client(
         .streaming_base_url(&settings.launchdarkly_stream_uri)
         .events_base_url(&settings.launchdarkly_events_uri);
     let config = ConfigBuilder::new(key.map_or("offline", SdkKey::reveal)).service_endpoints(&endpoints);
-    let config = match processor(settings.events, events).filter(|_| key.is_some()) {
+    let config = match events.and_then(|events| processor(settings.events, events)) {
         Some(processor) => config.event_processor(&processor),
         None => config.event_processor(&NullEventProcessorBuilder::new()),
     };
@@ -331,5 +358,7 @@ fn client(
         }
     };
     let config = config.build().map_err(|error| StartError::Client(error.to_string()))?;
-    Client::build(config).map_err(|error| StartError::Client(error.to_string()))
+    let client = Client::build(config).map_err(|error| StartError::Client(error.to_string()))?;
+    client.start_with_default_executor();
+    Ok(client)
 }

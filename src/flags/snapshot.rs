@@ -106,8 +106,8 @@ pub enum Origin {
 }
 
 /// What the SDK evaluates from.
-#[derive(Debug, Default)]
-struct Data {
+#[derive(Clone, Debug, Default)]
+pub(super) struct Data {
     items: Arc<Items>,
     origin: Option<Origin>,
     synced: Option<SystemTime>,
@@ -120,12 +120,22 @@ pub struct Snapshot(Arc<RwLock<Data>>);
 impl Snapshot {
     /// Replaces the data. `synced` is when flag-sync last made the store that it comes from equal to LaunchDarkly.
     pub fn replace(&self, items: Arc<Items>, origin: Origin, synced: Option<SystemTime>) {
-        *self.0.write() = Data { items, origin: Some(origin), synced };
+        self.set(Data { items, origin: Some(origin), synced });
+    }
+
+    /// What is in it now.
+    pub(super) fn data(&self) -> Data {
+        self.0.read().clone()
+    }
+
+    /// Puts back what was in it, or in another one.
+    pub(super) fn set(&self, data: Data) {
+        *self.0.write() = data;
     }
 
     /// Forgets the data.
     pub fn clear(&self) {
-        *self.0.write() = Data::default();
+        self.set(Data::default());
     }
 
     /// Where the data came from; `None` when there is none.

@@ -69,8 +69,8 @@ pub struct Data {
 }
 
 impl Data {
-    fn all(&self) -> Value {
-        json!({"flags": self.flags, "segments": self.segments})
+    fn all(&self) -> String {
+        json!({"flags": self.flags, "segments": self.segments}).to_string()
     }
 }
 
@@ -83,6 +83,8 @@ pub struct LaunchDarkly {
 struct State {
     key: String,
     data: Mutex<Data>,
+    /// `data` as a whole, as it is sent. Kept, because writing 10,000 flags takes longer than most functions start.
+    whole: Mutex<Option<Arc<str>>>,
     fault: Mutex<Fault>,
     events_fault: Mutex<Fault>,
     max_age: Mutex<Option<u64>>,
@@ -100,6 +102,7 @@ impl LaunchDarkly {
         let state = Arc::new(State {
             key: key.to_owned(),
             data: Mutex::new(data),
+            whole: Mutex::default(),
             fault: Mutex::default(),
             events_fault: Mutex::default(),
             max_age: Mutex::default(),
@@ -120,7 +123,7 @@ impl LaunchDarkly {
     /// Replaces a flag and tells the streams.
     pub fn set_flag(&self, flag: &Value) {
         let key = flag.get("key").and_then(Value::as_str).unwrap_or_default().to_owned();
-        self.state.data.lock().flags.insert(key.clone(), flag.clone());
+        self.change(|data| drop(data.flags.insert(key.clone(), flag.clone())));
         let patch = json!({"path": format!("/flags/{key}"), "data": flag});
         let _ = self.state.changes.send(format!("event: patch\ndata: {patch}\n\n"));
     }
@@ -128,6 +131,7 @@ impl LaunchDarkly {
     /// Changes the data without telling the streams.
     pub fn change(&self, change: impl FnOnce(&mut Data)) {
         change(&mut self.state.data.lock());
+        *self.state.whole.lock() = None;
     }
 
     /// From now on, requests for flag data fail like this.
@@ -184,6 +188,12 @@ impl LaunchDarkly {
     }
 }
 
+impl State {
+    fn whole(&self) -> Arc<str> {
+        self.whole.lock().get_or_insert_with(|| self.data.lock().all().into()).clone()
+    }
+}
+
 async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
@@ -205,14 +215,13 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body>
     let body = match path.split('/').collect::<Vec<_>>().as_slice() {
         ["", "all"] if *state.fault.lock() == Fault::None => return put_and_patches(&state),
         ["", "diagnostic"] => return response(202, ""),
-        ["", "sdk", "latest-all"] => Some(state.data.lock().all()),
-        ["", "sdk", "flags", key] => state.data.lock().flags.get(*key).cloned(),
-        ["", "sdk", "segments", key] => state.data.lock().segments.get(*key).cloned(),
+        ["", "sdk", "latest-all"] => Some(state.whole().to_string()),
+        ["", "sdk", "flags", key] => state.data.lock().flags.get(*key).map(Value::to_string),
+        ["", "sdk", "segments", key] => state.data.lock().segments.get(*key).map(Value::to_string),
         _ => None,
     };
     let fault = state.fault.lock().clone();
     let Some(body) = body else { return failing(fault, Vec::new(), response(404, "{}")).await };
-    let body = body.to_string();
 
     let mut hasher = DefaultHasher::new();
     body.hash(&mut hasher);
@@ -309,8 +318,7 @@ async fn take_events(state: &State, request: Request<Incoming>, is_gzipped: bool
 /// The stream: everything first, then each change.
 fn put_and_patches(state: &State) -> Response<Body> {
     let changes = state.changes.subscribe();
-    let put = json!({"path": "/", "data": state.data.lock().all()});
-    let first = stream::iter([format!("event: put\ndata: {put}\n\n")]);
+    let first = stream::iter([format!("event: put\ndata: {{\"path\":\"/\",\"data\":{}}}\n\n", state.whole())]);
     let rest = stream::unfold(changes, |mut changes| async move { Some((changes.recv().await.ok()?, changes)) });
     let frames = first.chain(rest).map(|text| Ok(Frame::data(Bytes::from(text))));
     let mut answer = Response::new(BodyExt::boxed(StreamBody::new(frames)));

@@ -1,0 +1,93 @@
+//! From the start of a process to its first answer.
+
+use crate::Result;
+use crate::spread::Spread;
+use crate::subjects::{Subject, World, event};
+use crate::throttle::Throttle;
+use redirect::standins::{Function, RuntimeApi};
+use serde::Serialize;
+use std::mem::MaybeUninit;
+use std::time::{Duration, Instant};
+
+/// What a start took.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Cold {
+    pub(crate) subject: &'static str,
+    pub(crate) world: String,
+    pub(crate) wall_ms: Spread,
+    pub(crate) cpu_ms: Spread,
+}
+
+/// Starts every subject in every world once per round.
+pub(crate) async fn in_turns(
+    subjects: &[&Subject],
+    worlds: &[&World],
+    rounds: usize,
+    throttle: Option<&Throttle>,
+) -> Result<Vec<Cold>> {
+    let mut runs: Vec<(&Subject, &World, Vec<f64>, Vec<f64>)> = Vec::new();
+    for subject in subjects {
+        // To who asks nothing, all worlds are alike.
+        let worlds = if subject.asks { worlds } else { worlds.get(..1).unwrap_or_default() };
+        runs.extend(worlds.iter().map(|world| (*subject, *world, Vec::new(), Vec::new())));
+    }
+    for round in 0..rounds {
+        for (subject, world, walls, cpus) in &mut runs {
+            let (wall, cpu) = start(subject, world, round, throttle).await?;
+            walls.push(wall.as_secs_f64() * 1e3);
+            cpus.push(cpu.as_secs_f64() * 1e3);
+        }
+    }
+    let throttled = if throttle.is_some() { ", 7 % of a CPU" } else { "" };
+    let row = |(subject, world, walls, cpus): (&Subject, &World, Vec<f64>, Vec<f64>)| Cold {
+        subject: subject.name,
+        world: format!("{}{throttled}", world.name),
+        wall_ms: Spread::of(&walls),
+        cpu_ms: Spread::of(&cpus),
+    };
+    Ok(runs.into_iter().map(row).collect())
+}
+
+async fn start(
+    subject: &Subject,
+    world: &World,
+    number: usize,
+    throttle: Option<&Throttle>,
+) -> Result<(Duration, Duration)> {
+    let lambda = RuntimeApi::start().await?;
+    let mut command = subject.command(&lambda, world);
+    if let Some(throttle) = throttle {
+        throttle.apply_to(&mut command)?;
+    }
+    let event = event(number)?;
+    let before = cpu_of_ended_children();
+    let started = Instant::now();
+    let mut function = Function::run(command)?;
+    let outcome = tokio::select! {
+        outcome = lambda.invoke(event) => outcome.filter(|outcome| !outcome.is_error),
+        _ = function.ended() => None,
+    };
+    let wall = started.elapsed();
+    let Some(outcome) = outcome else {
+        return Err(format!("{} gave no answer: {}", subject.name, function.log().join("\n")).into());
+    };
+    function.kill().await?;
+    let cpu = cpu_of_ended_children().saturating_sub(before);
+    subject.check(&outcome.body)?;
+    Ok((wall, cpu))
+}
+
+/// User and system time of all children that have ended, all their threads included.
+fn cpu_of_ended_children() -> Duration {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: getrusage writes to the struct it is given; one of zeros is valid too.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    let time = |time: libc::timeval| {
+        let (seconds, micros) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_usec));
+        Duration::from_secs(seconds.unwrap_or_default()) + Duration::from_micros(micros.unwrap_or_default())
+    };
+    time(usage.ru_utime) + time(usage.ru_stime)
+}

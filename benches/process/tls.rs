@@ -1,0 +1,127 @@
+//! LaunchDarkly over TLS, with a certificate of the bench's own.
+//!
+//! The binary trusts Mozilla's roots, compiled in, and nothing else; a setting for more would be one that only this bench
+//! needs. So the bench takes copies of the packages in which name and key of one root are exchanged for its own, of the
+//! same lengths: the program is the same to every other byte. Node takes the certificate from `NODE_EXTRA_CA_CERTS`.
+
+use crate::Result;
+use crate::subjects::{Subject, World};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
+use webpki::anchor_from_trusted_cert;
+
+/// A world behind TLS, and the subjects that trust it.
+pub(crate) struct Tls {
+    pub(crate) world: World,
+    pub(crate) subjects: Vec<Subject>,
+}
+
+/// Puts TLS in front of a world's LaunchDarkly.
+pub(crate) async fn in_front_of(world: &World, root: &Path, subjects: &[Subject]) -> Result<Tls> {
+    let (params, authority_key, mozillas) = authority()?;
+    let authority_certificate = params.self_signed(&authority_key)?;
+    let authority = Issuer::new(params, authority_key);
+    let key = KeyPair::generate()?;
+    let certificate = CertificateParams::new(["localhost".to_owned()])?.signed_by(&key, &authority)?;
+
+    let folder = root.join("target/bench/tls");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder)?;
+    let pem = folder.join("authority.pem");
+    fs::write(&pem, authority_certificate.pem())?;
+    let mut all = Vec::new();
+    for subject in subjects.iter().filter(|subject| subject.asks) {
+        let mut subject = subject.with(subject.name, subject.label, &[("NODE_EXTRA_CA_CERTS", &pem.to_string_lossy())]);
+        if subject.is_rust() {
+            subject.folder = trusting(&subject, &folder, mozillas, authority_certificate.der())?;
+        }
+        all.push(subject);
+    }
+
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der())?)?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let uri = format!("https://localhost:{}", listener.local_addr()?.port());
+    let behind: SocketAddr = world.uri.trim_start_matches("http://").parse()?;
+    tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(config)), behind));
+    let name = format!("{}, TLS", world.name);
+    Ok(Tls { world: World::at(uri, name), subjects: all })
+}
+
+async fn serve(listener: TcpListener, acceptor: TlsAcceptor, behind: SocketAddr) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let acceptor = acceptor.clone();
+        tokio::spawn(async move {
+            let _ = stream.set_nodelay(true);
+            // A subject that is ended breaks its connections; one that refuses the certificate fails its check.
+            if let (Ok(mut outer), Ok(mut inner)) = (acceptor.accept(stream).await, TcpStream::connect(behind).await) {
+                let _ = inner.set_nodelay(true);
+                let _ = copy_bidirectional(&mut outer, &mut inner).await;
+            }
+        });
+    }
+}
+
+/// An authority of our own, and a root with a name and a key as long as its.
+fn authority() -> Result<(CertificateParams, KeyPair, &'static TrustAnchor<'static>)> {
+    let key = KeyPair::generate()?;
+    for length in 1..64 {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "x".repeat(length));
+        let certificate = params.self_signed(&key)?;
+        let ours = anchor_from_trusted_cert(certificate.der())?;
+        let root = webpki_roots::TLS_SERVER_ROOTS.iter().find(|root| {
+            root.subject.len() == ours.subject.len()
+                && root.subject_public_key_info.len() == ours.subject_public_key_info.len()
+                && root.name_constraints.is_none()
+        });
+        if let Some(root) = root {
+            return Ok((params, key, root));
+        }
+    }
+    Err("no root of Mozilla's has a name and a key as long as ours".into())
+}
+
+/// A copy of a package whose binary has our authority in the place of a root.
+fn trusting(
+    subject: &Subject,
+    folder: &Path,
+    root: &TrustAnchor<'_>,
+    authority: &CertificateDer<'_>,
+) -> Result<PathBuf> {
+    let copy = folder.join(subject.name);
+    fs::create_dir_all(&copy)?;
+    let ours = anchor_from_trusted_cert(authority)?;
+    for file in fs::read_dir(&subject.folder)? {
+        let path = file?.path();
+        let mut bytes = fs::read(&path)?;
+        if bytes.starts_with(b"\x7fELF") {
+            exchange(&mut bytes, &root.subject, &ours.subject)?;
+            exchange(&mut bytes, &root.subject_public_key_info, &ours.subject_public_key_info)?;
+        }
+        let to = copy.join(path.file_name().unwrap_or_default());
+        fs::write(&to, bytes)?;
+        fs::set_permissions(to, fs::metadata(path)?.permissions())?;
+    }
+    Ok(copy)
+}
+
+fn exchange(bytes: &mut [u8], old: &[u8], new: &[u8]) -> Result<()> {
+    let place = bytes.windows(old.len()).position(|window| window == old);
+    let place = place.and_then(|start| bytes.get_mut(start..start + old.len()));
+    place.ok_or("the binary does not hold the root that was to be exchanged")?.copy_from_slice(new);
+    Ok(())
+}

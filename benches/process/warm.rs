@@ -1,0 +1,109 @@
+//! Invocation after invocation: how long each takes, and what stays in memory.
+
+use crate::Result;
+use crate::spread::{Spread, quantile};
+use crate::subjects::{Subject, World, event};
+use redirect::standins::{Function, RuntimeApi};
+use serde::Serialize;
+use std::fs;
+use tokio::process::Command;
+
+/// Invocations of one subject before it is the next one's turn.
+pub(crate) const BLOCK: usize = 250;
+
+/// What warm invocations took: from handing out the event to the answer, over the Runtime API.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Warm {
+    pub(crate) subject: &'static str,
+    pub(crate) p50_us: Spread,
+    pub(crate) p99_us: Spread,
+    /// Resident after 1,000 invocations and after all of them, and the peak.
+    pub(crate) early_mb: f64,
+    pub(crate) late_mb: f64,
+    pub(crate) peak_mb: f64,
+}
+
+struct Run {
+    name: &'static str,
+    lambda: RuntimeApi,
+    function: Function,
+    p50: Vec<f64>,
+    p99: Vec<f64>,
+    early_mb: f64,
+}
+
+/// All subjects are up at once, and one after the other gets a block of invocations. Each is held to the second CPU
+/// and the bench to the first, so that the scheduler's placement does not decide.
+pub(crate) async fn in_turns(subjects: &[Subject], world: &World, blocks: usize) -> Result<Vec<Warm>> {
+    let mut subjects = subjects.to_vec();
+    // What of the difference to the floor is the events'.
+    let eventless = subjects.iter().find(|subject| subject.name == "redirect-native").map(|subject| {
+        subject.with("redirect-native-no-events", "redirect, native, events off", &[("REDIRECT_EVENTS", "off")])
+    });
+    subjects.extend(eventless);
+    let mut runs = Vec::new();
+    for subject in &subjects {
+        let lambda = RuntimeApi::start().await?;
+        let function = subject.start(&lambda, world)?;
+        let mut run = Run { name: subject.name, lambda, function, p50: vec![], p99: vec![], early_mb: 0.0 };
+        // The cold start is not measured here.
+        subject.check(&run.block(0, 1).await?)?;
+        pin(run.function.id(), 1).await?;
+        runs.push(run);
+    }
+    pin(Some(std::process::id()), 0).await?;
+    for block in 0..blocks {
+        for run in &mut runs {
+            run.block(block * BLOCK, BLOCK).await?;
+            if (block + 1) * BLOCK == 1_000 {
+                run.early_mb = run.memory_mb("VmRSS:")?;
+            }
+        }
+    }
+    let row = |run: Run| {
+        Ok(Warm {
+            subject: run.name,
+            // The first block is everyone's warm-up.
+            p50_us: Spread::of(run.p50.get(2..).unwrap_or_default()),
+            p99_us: Spread::of(run.p99.get(2..).unwrap_or_default()),
+            early_mb: run.early_mb,
+            late_mb: run.memory_mb("VmRSS:")?,
+            peak_mb: run.memory_mb("VmHWM:")?,
+        })
+    };
+    runs.into_iter().map(row).collect()
+}
+
+impl Run {
+    /// Gives the last answer.
+    async fn block(&mut self, first: usize, count: usize) -> Result<Vec<u8>> {
+        let mut times = Vec::with_capacity(count);
+        let mut answer = Vec::new();
+        for number in first..first + count {
+            // What it does between invocations is over when it asks for the next event.
+            self.lambda.polled(self.lambda.invocations() + 1).await;
+            let event = event(number)?;
+            let outcome = self.lambda.invoke(event).await.filter(|outcome| !outcome.is_error);
+            let outcome = outcome.ok_or_else(|| format!("{} gave no answer: {:?}", self.name, self.function.log()))?;
+            times.push(outcome.took.as_secs_f64() * 1e6);
+            answer = outcome.body.to_vec();
+        }
+        self.p50.push(quantile(&times, 0.5));
+        self.p99.push(quantile(&times, 0.99));
+        Ok(answer)
+    }
+
+    fn memory_mb(&self, field: &str) -> Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.function.id().unwrap_or_default()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let kilobytes = line.and_then(|line| line.split_whitespace().next());
+        Ok(kilobytes.ok_or("no memory in /proc")?.parse::<f64>()? / 1_024.0)
+    }
+}
+
+/// Keeps all threads of a process on one CPU.
+async fn pin(process: Option<u32>, cpu: usize) -> Result<()> {
+    let process = process.unwrap_or_default().to_string();
+    let output = Command::new("taskset").args(["-a", "-c", "-p", &cpu.to_string(), &process]).output().await?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into()) }
+}

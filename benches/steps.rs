@@ -1,0 +1,79 @@
+//! The steps of one decision, each for itself, in this process.
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use redirect::cloudfront::{Answer, Event, Redirect};
+use redirect::flags::{Clock, Flags};
+use redirect::redirect::{Verdict, Visit};
+use redirect::settings::{SdkKey, Settings};
+use redirect::standins::{Data, LaunchDarkly};
+use serde_json::json;
+use serde_json::value::{RawValue, to_raw_value};
+use std::hint::black_box;
+use std::sync::Arc;
+use tokio::runtime::Runtime;
+
+const KEY: &str = "sdk-00000000-1111-4222-8333-444444444444";
+const EVENT: &str = include_str!("../events/deep-path-with-query.json");
+
+fn parse(criterion: &mut Criterion) {
+    let event = RawValue::from_string(EVENT.to_owned()).expect("a sample event is JSON");
+    criterion.bench_function("parse", |bencher| bencher.iter(|| Event::parse(black_box(&event)).is_ok()));
+}
+
+fn decide(criterion: &mut Criterion) {
+    criterion.bench_function("decide", |bencher| {
+        bencher.iter(|| {
+            let (uri, query) = (black_box("/shop/bicycles/city/"), black_box("size=54&colour=red"));
+            Visit::new(Some("GET"), Some(uri), Some(query)).answer(Verdict::Beta)
+        });
+    });
+}
+
+fn evaluate(criterion: &mut Criterion) {
+    let runtime = Runtime::new().expect("tokio starts");
+    for (name, targets) in [("evaluate, small flag", 0), ("evaluate, 10,000 targets", 10_000)] {
+        let flags = runtime.block_on(flags(targets));
+        let _context = runtime.enter();
+        criterion.bench_function(name, |bencher| bencher.iter(|| flags.evaluate(black_box("203.0.113.24")).verdict));
+    }
+}
+
+fn serialise(criterion: &mut Criterion) {
+    let redirect = Redirect { status: 302, location: "/site/beta/shop/bicycles/city/index.html?size=54".to_owned() };
+    let answer = Answer::Redirect(redirect);
+    criterion.bench_function("serialise", |bencher| bencher.iter(|| to_raw_value(black_box(&answer)).is_ok()));
+}
+
+/// Flags with an environment whose flag names so many viewers.
+async fn flags(targets: usize) -> Flags {
+    let viewers: Vec<_> = (0..targets).map(|number| format!("10.0.{}.{}", number / 256, number % 256)).collect();
+    let flag = json!({
+        "key": "rebrand", "version": 7, "on": true, "prerequisites": [], "rules": [],
+        "targets": [{"variation": 1, "values": viewers}],
+        "fallthrough": {"rollout": {"variations": [{"variation": 0, "weight": 50_000}, {"variation": 1, "weight": 50_000}]}},
+        "offVariation": 1, "variations": [true, false], "salt": "0123456789abcdef",
+    });
+    let mut data = Data::default();
+    data.flags.insert("rebrand".to_owned(), flag);
+    let launchdarkly = LaunchDarkly::start(KEY, data).await.expect("a free port");
+    let settings = Settings::read(in_redirect_toml, |variable| match variable {
+        "LAUNCHDARKLY_BASE_URI" => Some(launchdarkly.uri()),
+        "REDIRECT_EVENTS" => Some("off".to_owned()),
+        _ => None,
+    });
+    let settings = Arc::new(settings.expect("redirect.toml is right"));
+    let key = SdkKey::parse(KEY).expect("a key");
+    let flags = Flags::start(settings, key.as_ref(), Clock::default()).await.expect("the client starts");
+    assert_eq!(flags.evaluate("203.0.113.24").data, "fresh");
+    flags
+}
+
+/// The file has one `field = value` a line.
+fn in_redirect_toml(field: &str) -> Option<String> {
+    let lines = include_str!("../redirect.toml").lines();
+    let value = lines.into_iter().find_map(|line| line.strip_prefix(field)?.strip_prefix(" = "));
+    value.map(|value| value.trim_matches('"').to_owned())
+}
+
+criterion_group!(steps, parse, decide, evaluate, serialise);
+criterion_main!(steps);
