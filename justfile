@@ -17,12 +17,26 @@ _default:
 invoke *EVENTS: (_python "build")
     @python src/tools/invoke.py {{EVENTS}}
 
+# CloudFront on this machine: both sites and a page to play with the flag (--freeze, --live, --port N, --no-open)
+preview *OPTIONS:
+    cargo build --features preview --bin preview --bin redirect
+    @exec target/debug/preview {{OPTIONS}}
+
 # Run all tests, as CI does
-test: (_python "build") (_python "test") fmt-check lint doc
-    @python tests/package/twice.py
+test: (_debian "redis-server:redis-server" "chromium:chromium" "npm:npm" "node:nodejs" "valgrind:valgrind") (_python "build") (_python "test") (_python "stores") (_npm "tests/stores/node") (_npm "tests/preview") fmt-check lint doc
+    @.tools/bin/python tests/package/twice.py
     cargo test --all-features
-    @python tests/fuzz/run.py --seconds 30
-    @python -m pytest -q -n 4 tests/deploy
+    @just _count
+    node --test tests/preview/browser.test.mjs
+    @.tools/bin/python -m pytest -q -n 4 tests/deploy
+    @.tools/bin/python tests/fuzz/run.py --seconds 30
+
+# Count the instructions of a cold start and of an invocation, beside those of a function that does nothing
+guard: (_debian "valgrind:valgrind") build _count
+
+_count:
+    cargo lambda build --release --features floor --bin noop
+    cargo bench --profile dev --all-features --bench instructions
 
 # 100,000 invocations with faults at random: no answer lost, memory flat (SEED repeats a run)
 soak SEED="1": (_python "build")
@@ -62,6 +76,28 @@ url ENV="production": (_python "deploy")
 logs ENV="production": (_python "deploy")
     @python src/tools/deploy.py logs {{ENV}}
 
+# Deploy the flag store: table, flag-sync and its webhook (store-deploy ENV --set NAME=VALUE; see docs/flag-store.md)
+store-deploy *OPTIONS: (_python "build") (_python "deploy")
+    cargo lambda build --release --features sync --bin flag-sync --output-format zip
+    @python src/tools/store.py deploy {{OPTIONS}}
+
+# Make the deployed table equal to LaunchDarkly now (sync ENV check only compares)
+sync ENV="production" ACTION="once": (_python "deploy")
+    cargo build --quiet --release --features sync --bin flag-sync
+    @python src/tools/store.py sync {{ENV}} {{ACTION}}
+
+# Print the webhook's address
+store-url ENV="production": (_python "deploy")
+    @python src/tools/store.py url {{ENV}}
+
+# Follow flag-sync's log
+store-logs ENV="production": (_python "deploy")
+    @python src/tools/store.py logs {{ENV}}
+
+# Delete table, function, webhook and their parameters
+store-destroy ENV="production": (_python "deploy")
+    @python src/tools/store.py destroy {{ENV}}
+
 # Format the code
 fmt:
     cargo fmt
@@ -77,6 +113,31 @@ fmt-check:
 # The documentation of the crate, in target/doc
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features
+
+# Installs Debian packages whose command is missing; each is given as command:package.
+_debian +PAIRS:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    missing=()
+    for pair in {{PAIRS}}; do
+        command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
+    done
+    [ ${#missing[@]} -gt 0 ] || exit 0
+    echo "Installing Debian's ${missing[*]} ..." >&2
+    as_root=$([ "$(id -u)" = 0 ] || echo sudo)
+    $as_root apt-get update -qq >/dev/null
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+
+# Installs the npm packages of a folder once, and again when its lock file changes.
+_npm FOLDER:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cd {{FOLDER}}
+    if ! cmp -s package-lock.json node_modules/.installed; then
+        echo "Installing the packages of {{FOLDER}}/package-lock.json ..." >&2
+        npm ci --ignore-scripts --no-audit --no-fund --silent
+        cp package-lock.json node_modules/.installed
+    fi
 
 # Installs a set of Python tools once, and again when its list changes.
 _python SET:

@@ -29,7 +29,7 @@ impl<S> Shared<S> {
         let (program, [script, store @ ..]) = self.program.split_first().unwrap() else { panic!("no script") };
         let mut command = Command::new(program);
         command.arg(script).arg(mode).args(store).args(arguments);
-        command.env("NODE_PATH", servers::tools().join("stores/node_modules")).env("NODE_NO_WARNINGS", "1");
+        command.env("NODE_PATH", servers::node_modules()).env("NODE_NO_WARNINGS", "1");
         let output = command.output().await.unwrap_or_else(|error| {
             panic!("{program} did not start: {error}; run these tests by `just test`, which installs it")
         });

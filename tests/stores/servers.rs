@@ -13,6 +13,11 @@ pub(crate) fn tools() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools")
 }
 
+/// The same for what comes from npm.
+pub(crate) fn node_modules() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stores/node/node_modules")
+}
+
 /// A process that ends with this.
 pub(crate) struct Server {
     process: Child,
@@ -67,12 +72,12 @@ pub(crate) fn start_dynamodb() -> Server {
     let script = "const server = require('dynalite')({createTableMs: 0, deleteTableMs: 0, updateTableMs: 0}); \
                   server.listen(0, '127.0.0.1', () => console.log('ready on port:' + server.address().port))";
     let mut command = Command::new("node");
-    command.args(["--no-warnings", "-e", script]).env("NODE_PATH", tools().join("stores/node_modules"));
+    command.args(["--no-warnings", "-e", script]).env("NODE_PATH", node_modules());
     Server::start(
         command,
         "ready on port:",
         0,
-        "run these tests by `just test`, which installs dynalite in .tools/stores",
+        "run these tests by `just test`, which installs dynalite in tests/stores/node",
     )
 }
 
