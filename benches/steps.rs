@@ -1,5 +1,7 @@
 //! The steps of one decision, each for itself, in this process.
 
+#![allow(missing_docs, clippy::expect_used)] // A bench fails by panicking; criterion's macro documents nothing.
+
 use criterion::{Criterion, criterion_group, criterion_main};
 use redirect::cloudfront::{Answer, Event, Redirect};
 use redirect::flags::{Clock, Flags};

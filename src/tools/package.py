@@ -32,8 +32,9 @@ PACKAGE = Path("target/edge/redirect.zip")
 # Amazon Linux 2023, on which the managed Python runtime runs, has this glibc.
 # https://docs.aws.amazon.com/linux/al2023/release-notes/all-packages-AL2023.html
 NEWEST_GLIBC = (2, 34)
-# Ours, not Lambda's: a larger package starts more slowly.
+# Ours, not Lambda's: a larger package starts more slowly. A store's client needs its share.
 MOST_BYTES = 2_200_000
+MOST_BYTES_WITH_STORE = 3_200_000
 
 
 class Refusal(Exception):
@@ -47,23 +48,27 @@ def main(arguments: list[str] | None = None) -> int:
     choice.add_argument("--no-flags", action="store_true", help="bundle no flag data")
     options = parser.parse_args(arguments)
     try:
-        key = sdk_key()
+        has_store = setting(ROOT, "source") != "launchdarkly"
+        most = MOST_BYTES_WITH_STORE if has_store else MOST_BYTES
+        # With a store, the key serves the events alone.
+        key = None if has_store and setting(ROOT, "events") == "off" else sdk_key()
         members = {"redirect": (checked_binary(key), 0o755), "carrier.py": (read(CARRIER), 0o644)}
-        if not options.no_flags:
-            flags = flags_from(options.flags) if options.flags else fetched_flags(key)
-            members["flags.json"] = (flags, 0o644)
+        if options.flags:
+            members["flags.json"] = (flags_from(options.flags), 0o644)
+        elif key and not options.no_flags:
+            members["flags.json"] = (fetched_flags(key), 0o644)
         print("Packing (15 seconds or so) ...", flush=True)
         package = packed(members)
-        if len(package) > MOST_BYTES:
+        if len(package) > most:
             raise Refusal(
-                f"the package has {len(package):,} bytes, more than {MOST_BYTES:,}. Build with a smaller opt-level, or "
+                f"the package has {len(package):,} bytes, more than {most:,}. Build with a smaller opt-level, or "
                 "leave a dependency out."
             )
         write(package)
     except (Refusal, LaunchDarklyError) as error:
         print(f"No package: {error}", file=sys.stderr)
         return 1
-    report(package, members)
+    report(package, members, most)
     return 0
 
 
@@ -78,12 +83,12 @@ def read(path: Path) -> bytes:
 # ---- The binary ------------------------------------------------------------------------------------------------------
 
 
-def checked_binary(key: str) -> bytes:
+def checked_binary(key: str | None) -> bytes:
     binary = read(BINARY)
     for problem in elf_problems(binary):
         raise Refusal(f"{BINARY} {problem}")
     # Lambda@Edge has no environment variables, so a binary without the key would decide by the sample flag for ever.
-    if key.encode() not in binary:
+    if key and key.encode() not in binary:
         raise Refusal(
             f"{BINARY} was built without the SDK key that {KEY_VARIABLE} holds now: offline, or with another one. "
             "Build it with the key in the environment: just build."
@@ -240,9 +245,9 @@ def write(package: bytes) -> None:
     half.replace(path)
 
 
-def report(package: bytes, members: dict[str, tuple[bytes, int]]) -> None:
+def report(package: bytes, members: dict[str, tuple[bytes, int]], most: int) -> None:
     digest = hashlib.sha256(package).digest()
-    print(f"{PACKAGE}  {len(package):,} bytes (at most {MOST_BYTES:,})")
+    print(f"{PACKAGE}  {len(package):,} bytes (at most {most:,})")
     for name, (data, mode) in members.items():
         print(f"  {stat.filemode(stat.S_IFREG | mode)} {len(data):>11,} bytes  {name}")
     if "flags.json" in members:

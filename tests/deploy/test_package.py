@@ -319,3 +319,27 @@ def test_a_refusal_leaves_no_half_package(tree):
     pack(tree, "--no-flags")
     assert package(tree).read_bytes() == before
     assert [file.name for file in package(tree).parent.iterdir()] == ["redirect.zip"]
+
+
+# ---- With a store as the source --------------------------------------------------------------------------------------
+
+
+def with_settings(tree, **fields):
+    path = tree / "redirect.toml"
+    text = path.read_text()
+    for name, value in fields.items():
+        text, count = re.subn(rf'^{name} = ".*"', f'{name} = "{value}"', text, flags=re.MULTILINE)
+        assert count == 1, name
+    path.write_text(text)
+
+
+def test_a_store_without_events_needs_no_key(tree):
+    with_settings(tree, source="dynamodb", events="off")
+    (tree / "target/lambda/redirect/bootstrap").write_bytes(elf().replace(CANARY.encode(), b"x" * len(CANARY)))
+    status, said = pack(tree, key="")
+    assert status == 0, said
+    with zipfile.ZipFile(package(tree)) as archive:
+        assert archive.namelist() == ["redirect", "carrier.py"]
+    with_settings(tree, events="full")
+    status, said = pack(tree, key="")
+    assert status == 1 and "LAUNCHDARKLY_SDK_KEY is not set" in said
