@@ -1,5 +1,7 @@
 //! The steps of one decision, each for itself, in this process.
 
+#![expect(clippy::expect_used, reason = "a bench that cannot be set up has nothing to say")]
+
 use criterion::{Criterion, criterion_group, criterion_main};
 use redirect::cloudfront::{Answer, Event, Redirect};
 use redirect::flags::{Clock, Flags};
