@@ -32,7 +32,14 @@ pub(crate) async fn in_turns(
         runs.extend(worlds.iter().map(|world| (*subject, *world, Vec::new(), Vec::new())));
     }
     for round in 0..rounds {
-        for (subject, world, walls, cpus) in &mut runs {
+        // What ran just before leaves its traces in the caches: no one always follows the same one.
+        let mut order: Vec<_> = runs.iter_mut().collect();
+        let first = round % order.len().max(1);
+        order.rotate_left(first);
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for (subject, world, walls, cpus) in order {
             let (wall, cpu) = start(subject, world, round, throttle).await?;
             walls.push(wall.as_secs_f64() * 1e3);
             cpus.push(cpu.as_secs_f64() * 1e3);

@@ -85,9 +85,10 @@ impl Report {
         };
         for (world, guide, bundled) in [("1 flag", 0.30, 0.43), ("1000 flags", 0.19, 0.27), ("10000 flags", 0.08, 0.09)]
         {
-            // Who asks nothing is in the first world alone.
-            start("redirect-edge", world, "noop-edge", "1 flag", 1.03);
-            start("redirect-native", world, "noop-native", "1 flag", 1.5);
+            // Who asks nothing took its turns once for both of the first two.
+            let floor = if world == "1000 flags" { "1 flag" } else { world };
+            start("redirect-edge", world, "noop-edge", floor, 1.03);
+            start("redirect-native", world, "noop-native", floor, 1.5);
             start("redirect-edge", world, "guide-bundled", world, bundled);
             start("redirect-edge", world, "guide", world, guide);
         }

@@ -30,6 +30,7 @@ use launchdarkly_server_sdk::{
 use parking_lot::Mutex;
 use refresh::Refresher;
 use reporter::Reporter;
+use snapshot::Data;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ pub enum StartError {
 pub struct Flags {
     settings: Arc<Settings>,
     clock: Clock,
-    client: Client,
+    decider: Mutex<Arc<Decider>>,
     snapshot: Snapshot,
     /// `None` where the SDK itself keeps its data fresh.
     refresher: Option<Refresher>,
@@ -103,21 +104,36 @@ impl Flags {
             let package = Package::of_this_function();
             Some(Refresher::new(settings.clone(), clock.clone(), source, package, snapshot.clone()))
         };
-        let client = client(&settings, key, &snapshot, own_updates.then_some(&events))?;
         let reporter = key.filter(|_| !own_updates && settings.events != Events::Off);
         let reporter = reporter.map(|key| Reporter::new(settings.clone(), key.clone(), events.clone()));
-        match &refresher {
-            Some(refresher) => refresher.start().await,
-            None => {
-                if client.wait_for_initialization(settings.init_budget).await != Some(true) {
-                    log::error!("LaunchDarkly did not give flag data within {:?}", settings.init_budget);
-                }
+        let decider = if let Some(refresher) = &refresher {
+            refresher.start().await;
+            Decider::new(&settings, None, snapshot.data(), None)?
+        } else {
+            let decider = Decider::new(&settings, key, snapshot.data(), Some(&events))?;
+            if decider.client.wait_for_initialization(settings.init_budget).await != Some(true) {
+                log::error!("LaunchDarkly did not give flag data within {:?}", settings.init_budget);
             }
-        }
+            decider
+        };
 
         let flushing = Mutex::new(Flushing::new(clock.clone(), settings.flush_after));
         let events_told = Mutex::default();
-        Ok(Self { settings, clock, client, snapshot, refresher, reporter, events, flushing, events_told })
+        let decider = Mutex::new(Arc::new(decider));
+        Ok(Self { settings, clock, decider, snapshot, refresher, reporter, events, flushing, events_told })
+    }
+
+    /// Lets decisions rest on the data that came, if it has changed.
+    fn renew_decider(&self) {
+        let data = self.snapshot.data();
+        let mut decider = self.decider.lock();
+        if self.refresher.is_none() || decider.snapshot.take_if_same(&data) {
+            return;
+        }
+        match Decider::new(&self.settings, None, data, None) {
+            Ok(renewed) => *decider = Arc::new(renewed),
+            Err(error) => log::error!("decisions rest on the flag data of before: {error}"),
+        }
     }
 
     /// Where the flag data comes from, for the log.
@@ -133,6 +149,7 @@ impl Flags {
     pub async fn on_arrival(&self) {
         if let Some(refresher) = &self.refresher {
             refresher.on_arrival().await;
+            self.renew_decider();
         }
     }
 
@@ -153,6 +170,7 @@ impl Flags {
             }
         };
         tokio::join!(refresh, flush);
+        self.renew_decider();
     }
 
     /// Tells the SDK's event sender of the evaluations since the last time.
@@ -178,7 +196,8 @@ impl Flags {
     /// `close` may hang and is never called.
     async fn flush(&self, budget: Duration) {
         self.events.take_problem();
-        let client = self.reporter.as_ref().map_or(Some(&self.client), Reporter::client);
+        let decider = self.decider.lock().clone();
+        let client = self.reporter.as_ref().map_or(Some(&decider.client), Reporter::client);
         let Some(client) = client else { return };
         let in_time = client.flush_blocking(budget).await;
         let problem = match (in_time, self.events.take_problem()) {
@@ -246,7 +265,8 @@ impl Flags {
         let Ok(context) = context(client_ip, self.settings.events) else {
             return (Verdict::NoData, "ERROR", Some("USER_NOT_SPECIFIED"));
         };
-        let detail = self.client.bool_variation_detail(&context, &self.settings.flag_key, false);
+        let decider = self.decider.lock().clone();
+        let detail = decider.client.bool_variation_detail(&context, &self.settings.flag_key, false);
         match &self.reporter {
             Some(reporter) => reporter.evaluated(context, &self.snapshot),
             None if self.settings.events != Events::Off => self.flushing.lock().evaluated(1),
@@ -320,11 +340,33 @@ fn source(
     }
 }
 
-/// A started client; one that sends no events without an `events` sender.
+/// The client that decides, and what it decides from: the SDK reads data that never changes only once. Where the SDK
+/// keeps the data fresh itself, the snapshot stays empty.
+struct Decider {
+    client: Client,
+    snapshot: Snapshot,
+}
+
+impl Decider {
+    fn new(
+        settings: &Settings,
+        key: Option<&SdkKey>,
+        data: Data,
+        events: Option<&EventSender>,
+    ) -> Result<Self, StartError> {
+        let snapshot = Snapshot::default();
+        snapshot.set(data);
+        let mut store = PersistentDataStoreBuilder::new(Arc::new(snapshot.clone()));
+        store.cache_forever();
+        Ok(Self { client: client(settings, key, &store, events)?, snapshot })
+    }
+}
+
+/// A started client; one that sends no events without an `events` sender. The store is that of daemon mode.
 fn client(
     settings: &Settings,
     key: Option<&SdkKey>,
-    snapshot: &Snapshot,
+    store: &PersistentDataStoreBuilder,
     events: Option<&EventSender>,
 ) -> Result<Client, StartError> {
     let mut endpoints = ServiceEndpointsBuilder::new();
@@ -350,12 +392,7 @@ fn client(
             let transport = HyperTransport::builder().connect_timeout(connect).read_timeout(read).build_https()?;
             config.data_source(PollingDataSourceBuilder::new().transport(transport))
         }
-        _ => {
-            // Any cache of the SDK's would hide a refresh.
-            let mut store = PersistentDataStoreBuilder::new(Arc::new(snapshot.clone()));
-            store.no_caching();
-            config.daemon_mode(true).data_store(&store)
-        }
+        _ => config.daemon_mode(true).data_store(store),
     };
     let config = config.build().map_err(|error| StartError::Client(error.to_string()))?;
     let client = Client::build(config).map_err(|error| StartError::Client(error.to_string()))?;

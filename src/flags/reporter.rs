@@ -9,7 +9,7 @@ use super::events::EventSender;
 use super::snapshot::{Data, Snapshot};
 use super::{StartError, client};
 use crate::settings::{SdkKey, Settings};
-use launchdarkly_server_sdk::{Client, Context};
+use launchdarkly_server_sdk::{Client, Context, PersistentDataStoreBuilder};
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -48,8 +48,12 @@ impl Reporter {
         if waiting.is_empty() {
             return Ok(0);
         }
-        let start = || client(&self.settings, Some(&self.key), &self.snapshot, Some(&self.events));
-        let client = self.client.get_or_try_init(start)?;
+        let client = self.client.get_or_try_init(|| {
+            let mut store = PersistentDataStoreBuilder::new(Arc::new(self.snapshot.clone()));
+            // Any cache of the SDK's would hide a change of the data.
+            store.no_caching();
+            client(&self.settings, Some(&self.key), &store, Some(&self.events))
+        })?;
         let count = waiting.len();
         for (context, data) in waiting {
             self.snapshot.set(data);

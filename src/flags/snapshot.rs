@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// A flag or a segment, as JSON.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
     json: String,
     version: u64,
@@ -66,7 +66,7 @@ impl Item {
 }
 
 /// A flag and what it names.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Items {
     flags: HashMap<String, Item>,
     segments: HashMap<String, Item>,
@@ -126,6 +126,20 @@ impl Snapshot {
     /// What is in it now.
     pub(super) fn data(&self) -> Data {
         self.0.read().clone()
+    }
+
+    /// Takes the data if it would evaluate as what is in it does, and says whether it would.
+    pub(super) fn take_if_same(&self, data: &Data) -> bool {
+        let held = self.data().items;
+        if Arc::ptr_eq(&held, &data.items) {
+            return true;
+        }
+        let is_same = held == data.items;
+        if is_same {
+            // The next comparison is one of addresses.
+            self.set(data.clone());
+        }
+        is_same
     }
 
     /// Puts back what was in it, or in another one.
