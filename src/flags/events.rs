@@ -12,12 +12,12 @@ use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How many events the SDK keeps; more are dropped.
-const CAPACITY: usize = 1_000;
+/// How many events the SDK keeps; more are dropped. The SDK takes memory for all of them at once, three times over.
+const CAPACITY: usize = 300;
 
 /// How many evaluations make a flush due before its time. An evaluation makes at most three events (index, feature,
 /// debug), so what is kept is sent before any is dropped.
-const FULL: u32 = 300;
+const FULL: u32 = 100;
 
 /// The SDK's own timer would fire when a frozen environment thaws, on a viewer's time. It never does within the life
 /// of an environment, which is hours.
