@@ -27,12 +27,13 @@ pub(crate) fn of(report: &Report) -> String {
         for (subject, label) in ROWS {
             let Some(median) = median(subject) else { continue };
             let (width, text_y, label_x) = (WIDTH * median / longest, y + 14, LEFT - 8.0);
+            let digits = usize::from(median < 10.0);
             let class = if subject.starts_with("redirect") { "ours" } else { "guide" };
             let _ = write!(
                 bars,
                 r#"<text x="{label_x}" y="{text_y}" class="label">{label}</text>
 <rect x="{LEFT}" y="{y}" width="{width:.1}" height="18" rx="3" class="{class}"/>
-<text x="{:.1}" y="{text_y}">{median:.0} ms</text>
+<text x="{:.1}" y="{text_y}">{median:.digits$} ms</text>
 "#,
                 LEFT + width + 8.0,
             );

@@ -18,11 +18,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How many events the SDK keeps; more are dropped.
-const CAPACITY: usize = 1_000;
+/// How many events the SDK keeps; more are dropped. The SDK takes memory for all of them at once, three times over.
+const CAPACITY: usize = 300;
 
 /// How many events make a flush due before its time: what is kept is sent before any is dropped.
-const FULL: usize = 900;
+const FULL: usize = CAPACITY;
 
 /// The SDK's own timer would fire when a frozen environment thaws, on a viewer's time. It never does within the life
 /// of an environment, which is hours.
