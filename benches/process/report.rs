@@ -77,10 +77,11 @@ impl Report {
     fn compare(&self) -> Vec<Ratio> {
         let mut ratios = Vec::new();
         let mut start = |subject, subject_world: &str, to, to_world: &str, most| {
-            let median = |subject, world| self.cold(subject, world).map(|row| row.wall_ms.median);
-            if let (Some(one), Some(other)) = (median(subject, subject_world), median(to, to_world)) {
+            if let (Some(one), Some(other)) = (self.cold(subject, subject_world), self.cold(to, to_world)) {
                 let what = format!("start of {} / {}, {subject_world}", self.label(subject), self.label(to));
-                ratios.push(Ratio { what, of: one / other, most });
+                let of = one.wall_ms.median / other.wall_ms.median;
+                let cpu = Some(one.cpu_ms.median / other.cpu_ms.median);
+                ratios.push(Ratio { what, of, cpu, most });
             }
         };
         for (world, guide, bundled) in [("1 flag", 0.30, 0.43), ("1000 flags", 0.19, 0.27), ("10000 flags", 0.08, 0.09)]
@@ -97,7 +98,7 @@ impl Report {
             (warm("noop-native"), warm("redirect-native"), warm("redirect-native-no-events"))
         {
             let mut ratio = |what: &str, one: Spread, other: Spread, most| {
-                ratios.push(Ratio { what: what.to_owned(), of: one.median / other.median, most });
+                ratios.push(Ratio { what: what.to_owned(), of: one.median / other.median, cpu: None, most });
             };
             ratio("warm p50 of redirect / no-op Rust, events off", off.p50_us, floor.p50_us, 1.15);
             ratio("warm p50 of redirect / no-op Rust, events on", on.p50_us, floor.p50_us, 1.4);
@@ -113,6 +114,8 @@ impl Report {
 struct Ratio {
     what: String,
     of: f64,
+    /// The same of the CPU time, which a busy machine changes less.
+    cpu: Option<f64>,
     most: f64,
 }
 
@@ -141,9 +144,10 @@ impl fmt::Display for Report {
         for (subject, bytes) in &self.package_bytes {
             writeln!(f, "{:<32}{bytes:>10}", self.label(subject))?;
         }
-        writeln!(f, "\n{:<82}  at most", "Ratio of medians")?;
-        for Ratio { what, of, most } in &self.ratios {
-            writeln!(f, "{what:<76}{of:>6.3}  {most:.2}{}", if of > most { "  MISSED" } else { "" })?;
+        writeln!(f, "\n{:<76}{:>6}{:>7}  at most", "Ratio of medians", "time", "CPU")?;
+        for Ratio { what, of, cpu, most } in &self.ratios {
+            let cpu = cpu.map(|cpu| format!("{cpu:.3}")).unwrap_or_default();
+            writeln!(f, "{what:<76}{of:>6.3}{cpu:>7}  {most:.2}{}", if of > most { "  MISSED" } else { "" })?;
         }
         for skipped in &self.skipped {
             writeln!(f, "SKIPPED {skipped}")?;
