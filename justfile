@@ -45,7 +45,7 @@ _count: _noop
     cargo bench --profile dev --all-features --bench instructions
 
 # Start, CPU, latency, memory and package beside the floor and the guide's handler in Node: a table, and docs/bench.svg
-bench: (_debian "npm:npm" "node:nodejs" "cmake:cmake" "taskset:util-linux") build _noop (_python "test") (_npm "benches/guide")
+bench: (_debian "npm:npm" "node:nodejs" "cmake:cmake" "taskset:util-linux") build _noop (_python "test") (_npm "benches/guide" "")
     @python benches/packages.py
     cargo bench --features standins --bench process
 
@@ -145,13 +145,13 @@ _debian +PAIRS:
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 
 # Installs the npm packages of a folder once, and again when its lock file changes.
-_npm FOLDER:
+_npm FOLDER SCRIPTS="--ignore-scripts":
     #!/usr/bin/env bash
     set -euo pipefail
     cd {{FOLDER}}
     if ! cmp -s package-lock.json node_modules/.installed; then
         echo "Installing the packages of {{FOLDER}}/package-lock.json ..." >&2
-        npm ci --no-audit --no-fund --silent
+        npm ci {{SCRIPTS}} --no-audit --no-fund --silent
         cp package-lock.json node_modules/.installed
     fi
 
