@@ -37,7 +37,7 @@ def bundle() -> Path:
     out = TARGET / "bundle/guide.mjs"
     require = "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);"
     command = [GUIDE / "node_modules/.bin/esbuild", "guide.js", "--bundle", "--minify", "--format=esm"]
-    command += ["--platform=node", "--target=node20", f"--banner:js={require}", f"--outfile={out}"]
+    command += ["--platform=node", "--target=node22", f"--banner:js={require}", f"--outfile={out}"]
     subprocess.run([*command, "--log-level=error"], cwd=GUIDE, check=True)
     return out
 

@@ -4,10 +4,10 @@
 //! [event structure](https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/lambda-event-structure.html),
 //! but any field may be missing or of another type: AWS's own samples leave out several.
 
-use serde::ser::{SerializeMap, SerializeStruct};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::fmt;
 
 /// What a Lambda@Edge function can be asked.
 #[derive(Debug)]
@@ -21,8 +21,7 @@ pub enum Event<'a> {
 /// The parts of a viewer request that a decision rests on. What is missing or no text is `None`.
 #[derive(Debug)]
 pub struct ViewerRequest<'a> {
-    /// The whole request as it came, for passing it back byte for byte.
-    pub raw: &'a RawValue,
+    payload: &'a RawValue,
     /// CloudFront's id of the request, which its access logs and the `X-Amz-Cf-Id` header have too.
     pub request_id: Option<Cow<'a, str>>,
     /// The viewer's address, IPv4 or IPv6.
@@ -40,48 +39,45 @@ pub struct ViewerRequest<'a> {
 #[error("no CloudFront event: {0}")]
 pub struct NotCloudFront(String);
 
-#[derive(Deserialize)]
-struct Payload<'a> {
-    #[serde(borrow, rename = "Records")]
-    records: Option<Vec<Record<'a>>>,
+/// The payload, with whatever stands for a configuration, a request and a response.
+#[derive(serde::Deserialize)]
+struct Payload<C, R, S> {
+    #[serde(rename = "Records")]
+    records: Option<Vec<Record<C, R, S>>>,
 }
 
-#[derive(Deserialize)]
-struct Record<'a> {
-    #[serde(borrow)]
-    cf: Option<CloudFront<'a>>,
+#[derive(serde::Deserialize)]
+struct Record<C, R, S> {
+    cf: Option<CloudFront<C, R, S>>,
 }
 
-#[derive(Deserialize)]
-struct CloudFront<'a> {
-    #[serde(borrow)]
-    config: Option<&'a RawValue>,
-    #[serde(borrow)]
-    request: Option<&'a RawValue>,
-    #[serde(borrow)]
-    response: Option<&'a RawValue>,
+#[derive(serde::Deserialize)]
+struct CloudFront<C, R, S> {
+    config: Option<C>,
+    request: Option<R>,
+    response: Option<S>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Config<'a> {
-    #[serde(borrow)]
-    event_type: Option<&'a RawValue>,
-    #[serde(borrow)]
-    request_id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    event_type: Text<'a>,
+    #[serde(borrow, default)]
+    request_id: Text<'a>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Request<'a> {
-    #[serde(borrow)]
-    client_ip: Option<&'a RawValue>,
-    #[serde(borrow)]
-    method: Option<&'a RawValue>,
-    #[serde(borrow)]
-    uri: Option<&'a RawValue>,
-    #[serde(borrow)]
-    querystring: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    client_ip: Text<'a>,
+    #[serde(borrow, default)]
+    method: Text<'a>,
+    #[serde(borrow, default)]
+    uri: Text<'a>,
+    #[serde(borrow, default)]
+    querystring: Text<'a>,
 }
 
 impl<'a> Event<'a> {
@@ -90,19 +86,23 @@ impl<'a> Event<'a> {
     /// # Errors
     /// [`NotCloudFront`] when there is neither a request nor a response to answer with.
     pub fn parse(payload: &'a RawValue) -> Result<Self, NotCloudFront> {
-        let missing = |what: &str| NotCloudFront(format!("`{what}` is missing"));
-        let payload: Payload = serde_json::from_str(payload.get()).map_err(|error| NotCloudFront(error.to_string()))?;
-        let records = payload.records.ok_or_else(|| missing("Records"))?;
-        let record = records.into_iter().next().ok_or_else(|| missing("Records[0]"))?;
-        let CloudFront { config, request, response } = record.cf.ok_or_else(|| missing("Records[0].cf"))?;
-
-        let config: Config = config.and_then(|config| serde_json::from_str(config.get()).ok()).unwrap_or_default();
-        let is_viewer_request = match config.event_type.and_then(text).as_deref() {
-            Some(event_type) => event_type == "viewer-request",
-            None => response.is_none(),
-        };
+        // Nearly every event is a viewer request as documented, which is read in one go.
+        if let Ok(CloudFront { config, request: Some(request), response }) =
+            record::<Config, Request, IgnoredAny>(payload)
+        {
+            let config = config.unwrap_or_default();
+            if config.is_of_viewer_request(response.is_none()) {
+                return Ok(Self::ViewerRequest(ViewerRequest::new(payload, config, request)));
+            }
+        }
+        let CloudFront { config, request, response } = record::<&RawValue, &RawValue, &RawValue>(payload)?;
+        let config = config.and_then(|config| serde_json::from_str(config.get()).ok());
+        let config: Config = config.unwrap_or_default();
         match (request, response) {
-            (Some(request), _) if is_viewer_request => Ok(Self::ViewerRequest(ViewerRequest::new(&config, request))),
+            (Some(request), _) if config.is_of_viewer_request(response.is_none()) => {
+                let request = serde_json::from_str(request.get()).unwrap_or_default();
+                Ok(Self::ViewerRequest(ViewerRequest::new(payload, config, request)))
+            }
             (_, Some(response)) => Ok(Self::Other(response)),
             (Some(request), None) => Ok(Self::Other(request)),
             (None, None) => Err(missing("Records[0].cf.request")),
@@ -110,25 +110,106 @@ impl<'a> Event<'a> {
     }
 }
 
-impl<'a> ViewerRequest<'a> {
-    fn new(config: &Config<'a>, raw: &'a RawValue) -> Self {
-        let request: Request = serde_json::from_str(raw.get()).unwrap_or_default();
-        Self {
-            raw,
-            request_id: config.request_id.and_then(text),
-            client_ip: request.client_ip.and_then(text),
-            method: request.method.and_then(text),
-            uri: request.uri.and_then(text),
-            querystring: request.querystring.and_then(text),
-        }
+/// The first record of an event, which is the only one.
+fn record<'a, C, R, S>(payload: &'a RawValue) -> Result<CloudFront<C, R, S>, NotCloudFront>
+where
+    C: Deserialize<'a>,
+    R: Deserialize<'a>,
+    S: Deserialize<'a>,
+{
+    let payload: Payload<C, R, S> =
+        serde_json::from_str(payload.get()).map_err(|error| NotCloudFront(error.to_string()))?;
+    let records = payload.records.ok_or_else(|| missing("Records"))?;
+    let record = records.into_iter().next().ok_or_else(|| missing("Records[0]"))?;
+    record.cf.ok_or_else(|| missing("Records[0].cf"))
+}
+
+fn missing(what: &str) -> NotCloudFront {
+    NotCloudFront(format!("`{what}` is missing"))
+}
+
+impl Config<'_> {
+    fn is_of_viewer_request(&self, has_no_response: bool) -> bool {
+        self.event_type.0.as_ref().map_or(has_no_response, |event_type| event_type == "viewer-request")
     }
 }
 
-/// The text of a JSON string; borrowed unless it has escapes.
-fn text(json: &RawValue) -> Option<Cow<'_, str>> {
-    #[derive(Deserialize)]
-    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-    serde_json::from_str::<Text>(json.get()).ok().map(|text| text.0)
+impl<'a> ViewerRequest<'a> {
+    fn new(payload: &'a RawValue, config: Config<'a>, request: Request<'a>) -> Self {
+        Self {
+            payload,
+            request_id: config.request_id.0,
+            client_ip: request.client_ip.0,
+            method: request.method.0,
+            uri: request.uri.0,
+            querystring: request.querystring.0,
+        }
+    }
+
+    /// The whole request as it came, for passing it back byte for byte.
+    ///
+    /// # Errors
+    /// None for a request that [`Event::parse`] found.
+    pub fn raw(&self) -> Result<&'a RawValue, NotCloudFront> {
+        let found = record::<IgnoredAny, &RawValue, IgnoredAny>(self.payload)?;
+        found.request.ok_or_else(|| missing("Records[0].cf.request"))
+    }
+}
+
+/// The text of a JSON string, borrowed unless it has escapes; `None` for any other value.
+#[derive(Default)]
+struct Text<'a>(Option<Cow<'a, str>>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextVisitor).map(Self)
+    }
+}
+
+struct TextVisitor;
+
+impl<'de> Visitor<'de> for TextVisitor {
+    type Value = Option<Cow<'de, str>>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("any value")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Some(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Some(Cow::Owned(text.to_owned())))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, values: A) -> Result<Self::Value, A::Error> {
+        IgnoredAny.visit_seq(values).map(|_| None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Self::Value, A::Error> {
+        IgnoredAny.visit_map(entries).map(|_| None)
+    }
 }
 
 /// What the function answers.
@@ -149,40 +230,37 @@ pub struct Redirect {
     pub location: String,
 }
 
-impl Serialize for Answer<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+impl Answer<'_> {
+    /// The answer as Lambda takes it.
+    ///
+    /// # Errors
+    /// None: text is always JSON.
+    pub fn to_json(&self) -> serde_json::Result<Box<RawValue>> {
         match self {
-            Self::PassThrough(raw) => raw.serialize(serializer),
-            Self::Redirect(redirect) => redirect.serialize(serializer),
+            Self::PassThrough(raw) => Ok((*raw).to_owned()),
+            Self::Redirect(redirect) => redirect.to_json(),
         }
     }
 }
 
-/// The [generated response](https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/lambda-generating-http-responses-programming-model.html):
-/// the status is text, a header name in lower case maps to a list of values. `no-store` keeps browsers from remembering
-/// the redirect, so that the flag's next change reaches everyone; CloudFront itself never caches a generated response.
-impl Serialize for Redirect {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        struct Headers<'a>(&'a str);
-        impl Serialize for Headers<'_> {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                let mut headers = serializer.serialize_map(Some(2))?;
-                headers.serialize_entry("location", &[Header { key: "Location", value: self.0 }])?;
-                headers.serialize_entry("cache-control", &[Header { key: "Cache-Control", value: "no-store" }])?;
-                headers.end()
-            }
-        }
-        let mut response = serializer.serialize_struct("Response", 2)?;
-        response.serialize_field("status", if self.status == 307 { "307" } else { "302" })?;
-        response.serialize_field("headers", &Headers(&self.location))?;
-        response.end()
+impl Redirect {
+    /// The [generated response](https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/lambda-generating-http-responses-programming-model.html):
+    /// the status is text, a header name in lower case maps to a list of values. `no-store` keeps browsers from
+    /// remembering the redirect, so that the flag's next change reaches everyone; CloudFront itself never caches a
+    /// generated response.
+    fn to_json(&self) -> serde_json::Result<Box<RawValue>> {
+        // Only two values differ from answer to answer: a serialiser would take several times as long.
+        let status = if self.status == 307 { "307" } else { "302" };
+        let location = serde_json::to_string(&self.location)?;
+        let parts = [
+            r#"{"status":""#,
+            status,
+            r#"","headers":{"location":[{"key":"Location","value":"#,
+            &location,
+            r#"}],"cache-control":[{"key":"Cache-Control","value":"no-store"}]}}"#,
+        ];
+        RawValue::from_string(parts.concat())
     }
-}
-
-#[derive(Serialize)]
-struct Header<'a> {
-    key: &'a str,
-    value: &'a str,
 }
 
 #[cfg(test)]
@@ -243,10 +321,28 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_cannot_be_read_is_one_without_fields_and_goes_back_as_it_is() {
+        for raw in [r#"{"uri":1e400,"method":"GET"}"#, r#"{"uri":"/a","uri":"/b"}"#, "7"] {
+            let payload = format!(r#"{{"Records":[{{"cf":{{"request": {raw} }}}}]}}"#);
+            let payload = RawValue::from_string(payload).unwrap();
+            let Event::ViewerRequest(request) = Event::parse(&payload).unwrap() else { panic!("not a viewer request") };
+            assert_eq!((&request.uri, &request.method), (&None, &None));
+            assert_eq!(request.raw().unwrap().get(), raw);
+        }
+    }
+
+    #[test]
+    fn a_location_with_quotes_is_a_valid_answer() {
+        let answer = Answer::Redirect(Redirect { status: 302, location: r#"/site/a?""#.to_owned() }).to_json().unwrap();
+        let answer: serde_json::Value = serde_json::from_str(answer.get()).unwrap();
+        assert_eq!(answer["headers"]["location"][0]["value"], r#"/site/a?""#);
+    }
+
+    #[test]
     fn a_redirect_is_a_response_that_cloudfront_takes() {
         let redirect = Redirect { status: 307, location: "/site/a?b".to_owned() };
         assert_eq!(
-            serde_json::to_string(&Answer::Redirect(redirect)).unwrap(),
+            Answer::Redirect(redirect).to_json().unwrap().get(),
             r#"{"status":"307","headers":{"location":[{"key":"Location","value":"/site/a?b"}],"cache-control":[{"key":"Cache-Control","value":"no-store"}]}}"#
         );
     }

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use lambda_runtime::tower::{Layer, Service};
 use lambda_runtime::{BoxFuture, Diagnostic, Error, LambdaEvent, LambdaInvocation};
 use parking_lot::Mutex;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
@@ -64,7 +64,10 @@ impl Edge {
         let answer = match Event::parse(payload) {
             Ok(Event::ViewerRequest(request)) => {
                 let decision = AssertUnwindSafe(self.decide(&request, line)).catch_unwind();
-                or_current_site(decision.await, request.raw, line)
+                match or_current_site(decision.await, line) {
+                    Some(redirect) => Answer::Redirect(redirect),
+                    None => Answer::PassThrough(request.raw().map_err(|error| refused(&error, line))?),
+                }
             }
             Ok(Event::Other(raw)) => {
                 line.level = "warn";
@@ -74,8 +77,7 @@ impl Edge {
             }
             Err(error) => return Err(refused(&error, line)),
         };
-        // An answer consists of text and of JSON that was read before.
-        to_raw_value(&answer).map_err(|error| Diagnostic::from(Box::new(error) as Error))
+        answer.to_json().map_err(|error| Diagnostic::from(Box::new(error) as Error))
     }
 
     /// `None` passes the request through.
@@ -151,12 +153,8 @@ fn problem(line: &mut DecisionLine, what: &str) {
     what.clone_into(&mut line.message);
 }
 
-/// The answer to a decision, also to one that panicked, and its line.
-fn or_current_site<'a>(
-    decision: std::thread::Result<Option<Redirect>>,
-    raw: &'a RawValue,
-    line: &mut DecisionLine,
-) -> Answer<'a> {
+/// The answer to a decision, also to one that panicked, and its line. `None` passes the request through.
+fn or_current_site(decision: std::thread::Result<Option<Redirect>>, line: &mut DecisionLine) -> Option<Redirect> {
     let redirect = decision.unwrap_or_else(|_| {
         problem(line, "the decision panicked");
         Some(redirect::current_site())
@@ -172,7 +170,7 @@ fn or_current_site<'a>(
     line.message = if line.message.is_empty() { what.into_owned() } else { format!("{what}: {}", line.message) };
     line.outcome = if redirect.is_some() { "redirect" } else { "pass-through" };
     line.status = redirect.as_ref().map(|redirect| redirect.status);
-    redirect.map_or(Answer::PassThrough(raw), Answer::Redirect)
+    redirect
 }
 
 fn refused(error: &NotCloudFront, line: &mut DecisionLine) -> Diagnostic {
@@ -232,10 +230,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_sends_the_viewer_to_the_current_site() {
-        let raw = RawValue::from_string("{}".to_owned()).unwrap();
         let mut line = DecisionLine::default();
         let decision = AssertUnwindSafe(async { panic!("a fault of ours") }).catch_unwind().await;
-        let Answer::Redirect(redirect) = or_current_site(decision, &raw, &mut line) else { panic!("passed through") };
+        let redirect = or_current_site(decision, &mut line).unwrap();
         assert_eq!((redirect.status, redirect.location.as_str()), (302, "/site/index.html"));
         assert_eq!(line.message, "302 to /site: the decision panicked");
         assert_eq!(line.level, "warn");

@@ -3,12 +3,13 @@
 use crate::Result;
 use crate::cold::Cold;
 use crate::spread::Spread;
-use crate::subjects::Subject;
+use crate::subjects::{Subject, node, python};
 use crate::warm::Warm;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
 
@@ -20,6 +21,7 @@ pub(crate) struct Report {
     cpu: String,
     cpus: usize,
     node: String,
+    python: String,
     /// The load average of a minute at the start and at the end: 1 is one busy CPU, the bench's own part included.
     load: (String, String),
     pub(crate) labels: BTreeMap<&'static str, &'static str>,
@@ -33,22 +35,23 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(subjects: &[Subject]) -> Result<Self> {
-        let output = |program: &str, arguments: &[&str]| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let output = |program: &Path, arguments: &[&str]| {
             let output = Command::new(program).args(arguments).output();
             output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
         };
         let cpus = fs::read_to_string("/proc/cpuinfo")?;
         let cpu = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/target/bench/packages.json");
         Ok(Self {
-            commit: output("git", &["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]),
+            commit: output(Path::new("git"), &["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]),
             unix_time: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs(),
             cpu: cpu.map(|(_, name)| name.to_owned()).unwrap_or_default(),
             cpus: std::thread::available_parallelism()?.get(),
-            node: output("node", &["--version"]),
+            node: output(&node(root), &["--version"]),
+            python: output(&python(root), &["--version"]),
             load: (load(), String::new()),
             labels: subjects.iter().map(|subject| (subject.name, subject.label)).collect(),
-            package_bytes: serde_json::from_str(&fs::read_to_string(root)?)?,
+            package_bytes: serde_json::from_str(&fs::read_to_string(root.join("target/bench/packages.json"))?)?,
             cold: Vec::new(),
             warm: Vec::new(),
             ratios: Vec::new(),
@@ -126,7 +129,7 @@ fn load() -> String {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}, {} CPUs, Node {}, commit {}", self.cpu, self.cpus, self.node, self.commit)?;
+        writeln!(f, "{}, {} CPUs, Node {}, {}, commit {}", self.cpu, self.cpus, self.node, self.python, self.commit)?;
         writeln!(f, "Load average at the start {}, at the end {}", self.load.0, self.load.1)?;
         writeln!(f, "Medians, with the quartiles in parentheses\n")?;
         writeln!(f, "{:<58}{:<24}CPU ms", "Start to first answer", "ms")?;

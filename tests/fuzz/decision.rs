@@ -28,16 +28,20 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let visit = Visit::new(request.method.as_deref(), request.uri.as_deref(), request.querystring.as_deref());
     for verdict in [Verdict::Current, Verdict::Beta, Verdict::NoData] {
-        let Some(redirect) = visit.answer(verdict) else { continue };
-        let location = &redirect.location;
+        let Some(redirect) = visit.answer(verdict) else {
+            assert!(payload.get().contains(request.raw().expect("it was found before").get()));
+            continue;
+        };
+        let location = redirect.location.clone();
         assert!(location.starts_with("/site/"), "{location}");
         assert!(location.bytes().all(|byte| byte.is_ascii_graphic()), "{location}");
         assert!(location.len() < 8_192);
-        let (path, query) = location.split_once('?').unwrap_or((location, ""));
+        let (path, query) = location.split_once('?').unwrap_or((&location, ""));
         let dots = |segment: &str| matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
         assert!(!path.contains('\\') && !path.split('/').any(dots), "{path}");
         assert_eq!(Visit::new(Some("GET"), Some(path), Some(query)).answer(verdict), None, "{location}");
-        let answer = serde_json::to_string(&Answer::Redirect(redirect)).expect("an answer is JSON");
-        assert!(serde_json::from_str::<&RawValue>(&answer).is_ok());
+        let answer = Answer::Redirect(redirect).to_json().expect("an answer is JSON");
+        let answer: serde_json::Value = serde_json::from_str(answer.get()).expect("it can be read again");
+        assert_eq!(answer["headers"]["location"][0]["value"], location.as_str());
     }
 });
