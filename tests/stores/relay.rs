@@ -335,6 +335,7 @@ async fn it_fills_the_table(prefix: &'static str) {
 
     relay.get("/sdk/flags/nowhere", &[("authorization", KEY)]).await;
     assert_eq!(table.operations(), Template::load().permissions(), "it needs what it may, and may what it needs");
+    assert!(relay.process.log().iter().all(|line| !line.contains(KEY)));
 }
 
 #[tokio::test]
