@@ -35,6 +35,12 @@ test: (_debian "redis-server:redis-server" "chromium:chromium" "npm:npm" "node:n
     @.tools/bin/python -m pytest -q -n 4 tests/deploy
     @.tools/bin/python tests/fuzz/run.py --seconds 30
 
+# Run the tests with LaunchDarkly's own Relay Proxy, which Go builds; not part of `test`
+test-relay: (_debian "redis-server:redis-server" "npm:npm" "node:nodejs") (_npm "tests/stores/node")
+    @command -v go >/dev/null || { echo "go is missing: install Go 1.25 or newer, see https://go.dev/dl" >&2; exit 1; }
+    CGO_ENABLED=0 GOBIN="$PWD/.tools/bin" go -C tests/relay install tool
+    cargo test --all-features --test stores relay:: -- --include-ignored
+
 # Count the instructions of a cold start and of an invocation, beside those of a function that does nothing
 guard: (_debian "valgrind:valgrind") build _count
 

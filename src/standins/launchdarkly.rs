@@ -128,6 +128,13 @@ impl LaunchDarkly {
         let _ = self.state.changes.send(format!("event: patch\ndata: {patch}\n\n"));
     }
 
+    /// Deletes a flag and tells the streams, with the version that its tombstone is to have.
+    pub fn delete_flag(&self, key: &str, version: u64) {
+        self.change(|data| drop(data.flags.remove(key)));
+        let delete = json!({"path": format!("/flags/{key}"), "version": version});
+        let _ = self.state.changes.send(format!("event: delete\ndata: {delete}\n\n"));
+    }
+
     /// Changes the data without telling the streams.
     pub fn change(&self, change: impl FnOnce(&mut Data)) {
         change(&mut self.state.data.lock());

@@ -333,3 +333,14 @@ def test_the_behaviours_for_an_existing_distribution_are_those_of_our_own():
         for behaviour in config["CacheBehaviors"]
     ]
     assert told == [*ours, ("default (*)", "redirect function")]
+
+
+# ---- The Relay Proxy -------------------------------------------------------------------------------------------------
+
+
+def test_the_command_that_deploys_the_relay_proxy_gives_every_parameter_without_a_default():
+    text = (ROOT / "docs/relay-proxy.md").read_text()
+    command = re.search(r"--template-file (\S+) .*?--parameter-overrides (.*?)```", text, re.DOTALL)
+    parameters = templates.load((ROOT / command[1]).read_text())["Parameters"]
+    given = re.findall(r"(\w+)=", command[2])
+    assert sorted(given) == sorted(name for name, parameter in parameters.items() if "Default" not in parameter)

@@ -8,14 +8,14 @@ use redirect::stores::{DynamoDb, DynamoDbDataStore, RedisDataStore, Store};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-struct Edge {
+pub(crate) struct Edge {
     api: RuntimeApi,
-    function: Function,
+    pub(crate) function: Function,
 }
 
 impl Edge {
     /// Starts the function, which Lambda runs in eu-central-1, with settings of its own.
-    async fn start(settings: &[(&'static str, &str)]) -> Self {
+    pub(crate) async fn start(settings: &[(&'static str, &str)]) -> Self {
         let api = RuntimeApi::start().await.unwrap();
         let mut environment = lambda_environment(&api);
         environment.extend([
@@ -30,7 +30,7 @@ impl Edge {
         Self { api, function }
     }
 
-    async fn decide(&self, client_ip: &str) -> Value {
+    pub(crate) async fn decide(&self, client_ip: &str) -> Value {
         let id = servers::unique("request");
         let event = json!({"Records": [{"cf": {
             "config": {"eventType": "viewer-request", "requestId": id},
@@ -55,7 +55,7 @@ async fn filled(table: &str) -> DynamoDb {
     store
 }
 
-const IN_TIME: (&str, &str) = ("REDIRECT_INIT_BUDGET_MS", "2000");
+pub(crate) const IN_TIME: (&str, &str) = ("REDIRECT_INIT_BUDGET_MS", "2000");
 
 #[tokio::test]
 async fn a_table_in_the_region_of_the_function_is_asked_once_per_level() {

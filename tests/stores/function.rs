@@ -215,7 +215,7 @@ async fn other_events_and_methods_are_refused_by_name() {
 }
 
 /// As an operator runs it.
-async fn command(arguments: &[&str], environment: &[(&str, String)]) -> (i32, String, String) {
+pub(crate) async fn command(arguments: &[&str], environment: &[(&str, String)]) -> (i32, String, String) {
     let mut command = Command::new(BINARY);
     command.args(arguments).env_clear().envs(environment.iter().map(|(name, value)| (*name, value)));
     let Output { status, stdout, stderr } = command.output().await.unwrap();

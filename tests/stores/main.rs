@@ -12,6 +12,7 @@ mod faults;
 mod function;
 mod interop;
 mod memory;
+mod relay;
 mod scale;
 mod servers;
 mod sync;
