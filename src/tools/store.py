@@ -31,8 +31,7 @@ BINARY = ROOT / "target" / "release" / "flag-sync"
 # Parameters of the template that deploy itself sets.
 MANAGED = {"PackageBucket", "PackageKey"}
 
-# Parameters of the template that say where a secret is. flag-sync asks for it in its own Region.
-SECRETS = ("SdkKeyParameter", "WebhookSecretParameter")
+# Where a secret may be. flag-sync asks for it in its own Region.
 PLACE = re.compile(rf"/[A-Za-z0-9/._-]+|arn:[a-z-]+:secretsmanager:{REGION}:\d{{12}}:secret:\S+")
 
 
@@ -43,6 +42,11 @@ class FlagStore:
         # Where this tool keeps the secrets, unless it is told where they are.
         self.sdk_key = f"/redirect/{self.name}/sdk-key"
         self.webhook_secret = f"/redirect/{self.name}/webhook-secret"
+
+    def places(self, *settings: dict[str, str]) -> dict[str, str]:
+        """Where the secrets are: in parameters of this tool, unless settings, the last first, say otherwise."""
+        own = {"SdkKeyParameter": self.sdk_key, "WebhookSecretParameter": self.webhook_secret}
+        return own | {name: values[name] for values in settings for name in own if name in values}
 
     def described(self) -> tuple[dict[str, str], dict[str, str]]:
         """The outputs and the parameters of the stack."""
@@ -63,8 +67,8 @@ class FlagStore:
 def deploy(environment: Environment, options: argparse.Namespace) -> None:
     store = FlagStore(environment)
     chosen = stack.chosen_parameters(TEMPLATE, MANAGED, options.set)
-    for name in SECRETS:
-        if not PLACE.fullmatch(chosen.get(name, store.sdk_key)):
+    for name, place in store.places(chosen).items():
+        if not PLACE.fullmatch(place):
             raise DeployError(
                 f"--set {name}=...: expected the name of an SSM parameter, which begins with a slash, or the ARN of a "
                 f"secret in Secrets Manager in {REGION}. What was given is not shown, as it may be the secret itself."
@@ -80,9 +84,7 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
 
     account = account_id()
     say(f"Flag store {store.name}: stack {store.stack.name} in {REGION}, account {account}")
-    places = {"SdkKeyParameter": store.sdk_key, "WebhookSecretParameter": store.webhook_secret}
-    before = store.stack.parameters()
-    places.update({name: values[name] for values in (before, chosen) for name in SECRETS if name in values})
+    places = store.places(store.stack.parameters(), chosen)
     keep_secrets(store, places, key)
 
     packages = PackageBucket(store.stack, account)
@@ -138,8 +140,7 @@ def closing_words(store: FlagStore) -> None:
 
 
 def dry_run(store: FlagStore, chosen: dict[str, str], package: Package | None, has_key: bool) -> None:
-    places = {"SdkKeyParameter": store.sdk_key, "WebhookSecretParameter": store.webhook_secret}
-    places.update({name: chosen[name] for name in SECRETS if name in chosen})
+    places = store.places(chosen)
     say(f"Dry run: nothing is asked of AWS, nothing is changed. just store-deploy {store.name} would, in {REGION}:")
     say("\n1. See to the secrets; a place that an earlier --set named is kept")
     if places["SdkKeyParameter"] != store.sdk_key:
