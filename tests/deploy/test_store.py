@@ -134,7 +134,7 @@ def test_the_key_goes_to_ssm_and_nowhere_else(cloud, monkeypatch):
         (["--set", "PackageKey=x"], CANARY, "expected NAME=VALUE"),
         (["--set", CANARY], CANARY, "--set: expected NAME=VALUE"),
         (["--set", f"SdkKeyParameter={CANARY}"], CANARY, "begins with a slash"),
-        (["--set", "SdkKeyParameter=arn:aws:secretsmanager:eu-west-1:123456789012:secret:a-AbC123"], "", "in us-east-1"),
+        (["--set", "SdkKeyParameter=arn:aws:secretsmanager:eu-west-1:123456789012:secret:-AbC123"], "", "in us-east-1"),
         (["--set", "ReplicaRegion1=Frankfurt"], CANARY, "Parameter ReplicaRegion1 failed to satisfy constraint"),
     ],
 )
