@@ -1,8 +1,7 @@
 //! LaunchDarkly's own SDKs and ours on the same store: either writes, the other evaluates, and both agree.
 
 use crate::data::rebrand;
-use crate::servers;
-use crate::sync::{source, sync};
+use crate::servers::{self, source, sync};
 use launchdarkly_sdk_transport::HyperTransport;
 use launchdarkly_server_sdk::{
     Client, ConfigBuilder, ContextBuilder, NullEventProcessorBuilder, PersistentDataStoreBuilder,

@@ -15,3 +15,4 @@ mod memory;
 mod scale;
 mod servers;
 mod sync;
+mod tls;
