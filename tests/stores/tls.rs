@@ -4,7 +4,7 @@ use crate::faults::{check, sixty};
 use crate::servers::{self, Server};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use redirect::sources::ItemKind::Flag;
-use redirect::stores::{Redis, RedisDataStore, Store, StoreError};
+use redirect::stores::{Redis, RedisBuilder, RedisDataStore, Store, StoreError};
 use std::fs;
 use std::path::Path;
 
@@ -35,7 +35,7 @@ fn start(folder: &str, name: &str, authority: &Issuer<'_, KeyPair>) -> Server {
 
 fn store(scheme: &str, server: &Server, root: Option<&str>) -> Redis {
     let builder = RedisDataStore::builder(format!("{scheme}://127.0.0.1:{}", server.port));
-    root.into_iter().fold(builder, |builder, root| builder.root_certificate(root)).build_async().unwrap()
+    root.into_iter().fold(builder, RedisBuilder::root_certificate).build_async().unwrap()
 }
 
 #[track_caller]
