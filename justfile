@@ -50,10 +50,14 @@ _noop: (_python "build")
 _count: _noop
     cargo bench --profile dev --all-features --bench instructions
 
-# Start, CPU, latency, memory and package beside the floor and the guide's handler in Node: a table, and docs/bench.svg
-bench: (_debian "npm:npm" "node:nodejs" "cmake:cmake" "taskset:util-linux") build _noop (_python "test") (_npm "benches/guide" "")
+# The function beside the floor and the guide's handler in Node, and the stores with 5,000 flags: tables, docs/bench.svg
+bench: (_debian "npm:npm" "node:nodejs" "cmake:cmake" "taskset:util-linux") build _noop (_python "test") (_npm "benches/guide" "") && bench-stores
     @python benches/packages.py
     cargo bench --features standins --bench process
+
+# The flag stores with 5,000 flags: time and requests of each step
+bench-stores: (_debian "npm:npm" "node:nodejs" "redis-server:redis-server") (_npm "tests/stores/node")
+    cargo bench --features standins,sync --bench stores
 
 # The steps of a decision, in-process
 bench-steps:
