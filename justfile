@@ -50,10 +50,14 @@ _noop: (_python "build")
 _count: _noop
     cargo bench --profile dev --all-features --bench instructions
 
-# Start, CPU, latency, memory and package beside the floor and the guide's handler in Node: a table, and docs/bench.svg
-bench: (_debian "npm:npm" "node:nodejs" "cmake:cmake" "taskset:util-linux") build _noop (_python "test") (_npm "benches/guide" "")
+# The function beside the floor and the guide's handler in Node, and the stores with 5,000 flags: tables, docs/bench.svg
+bench: (_debian "npm:npm" "node:nodejs" "cmake:cmake" "taskset:util-linux") build _noop (_python "test") (_npm "benches/guide" "") && bench-stores
     @python benches/packages.py
     cargo bench --features standins --bench process
+
+# The flag stores with 5,000 flags: time and requests of each step
+bench-stores: (_debian "npm:npm" "node:nodejs" "redis-server:redis-server") (_npm "tests/stores/node")
+    cargo bench --features standins,sync --bench stores
 
 # The steps of a decision, in-process
 bench-steps:
@@ -75,50 +79,46 @@ package *OPTIONS: build
 
 # Key, flag, credentials, Region and quotas: what is wrong, and what to do about it
 doctor ENV="production": (_python "deploy")
-    @python src/tools/deploy.py doctor {{ENV}}
+    @python src/tools/command_line.py doctor {{ENV}}
 
 # Put site and function on AWS (an environment's name, --dry-run, --without-function, --set PARAMETER=VALUE)
 deploy *OPTIONS: (_python "deploy")
     @[[ " {{OPTIONS}} " =~ " --dry-run " || " {{OPTIONS}} " =~ " --without-function " ]] || just package
-    @python src/tools/deploy.py deploy {{OPTIONS}}
+    @python src/tools/command_line.py deploy {{OPTIONS}}
 
 # Take the function off the distribution at once: everyone gets the current site
 detach ENV="production": (_python "deploy")
-    @python src/tools/deploy.py detach {{ENV}}
+    @python src/tools/command_line.py detach {{ENV}}
 
 # Delete everything that deploy made; may be interrupted and run again
 destroy ENV="production": (_python "deploy")
-    @python src/tools/deploy.py destroy {{ENV}}
+    @python src/tools/command_line.py destroy {{ENV}}
 
-# Print the site's address
-url ENV="production": (_python "deploy")
-    @python src/tools/deploy.py url {{ENV}}
+# Print the site's address (url ENV store: that of the flag store's webhook)
+url ENV="production" PART="edge": (_python "deploy")
+    @python src/tools/command_line.py url {{ENV}} {{PART}}
 
-# Follow the function's log in every Region where viewers were
-logs ENV="production": (_python "deploy")
-    @python src/tools/deploy.py logs {{ENV}}
+# Follow the function's log in every Region where viewers were (logs ENV store: flag-sync's log)
+logs ENV="production" PART="edge": (_python "deploy")
+    @python src/tools/command_line.py logs {{ENV}} {{PART}}
 
-# Deploy the flag store: table, flag-sync and its webhook (store-deploy ENV --set NAME=VALUE; see docs/flag-store.md)
-store-deploy *OPTIONS: (_python "build") (_python "deploy")
-    cargo lambda build --release --features sync --bin flag-sync --output-format zip
-    @python src/tools/store.py deploy {{OPTIONS}}
+# Put the flag store on AWS: table, flag-sync and its webhook (an environment's name, --dry-run, --set PARAMETER=VALUE)
+store-deploy *OPTIONS: (_python "deploy")
+    @[[ " {{OPTIONS}} " =~ " --dry-run " ]] || just _flag-sync
+    @python src/tools/command_line.py store-deploy {{OPTIONS}}
 
-# Make the deployed table equal to LaunchDarkly now (sync ENV check only compares)
-sync ENV="production" ACTION="once": (_python "deploy")
-    cargo build --quiet --release --features sync --bin flag-sync
-    @python src/tools/store.py sync {{ENV}} {{ACTION}}
+_flag-sync: (_python "build")
+    # It reads the SDK key where the stack says; none is compiled in.
+    env -u LAUNCHDARKLY_SDK_KEY cargo lambda build --release --features sync --bin flag-sync --output-format zip
 
-# Print the webhook's address
-store-url ENV="production": (_python "deploy")
-    @python src/tools/store.py url {{ENV}}
+# Make the deployed table equal to LaunchDarkly now (an environment's name, check to compare only, --json)
+sync *OPTIONS: (_python "deploy")
+    @env -u LAUNCHDARKLY_SDK_KEY cargo build --release --features sync --bin flag-sync
+    @python src/tools/command_line.py sync {{OPTIONS}}
 
-# Follow flag-sync's log
-store-logs ENV="production": (_python "deploy")
-    @python src/tools/store.py logs {{ENV}}
-
-# Delete table, function, webhook and their parameters
+# Delete everything that store-deploy made; may be interrupted and run again
 store-destroy ENV="production": (_python "deploy")
-    @python src/tools/store.py destroy {{ENV}}
+    @python src/tools/command_line.py store-destroy {{ENV}}
 
 # Format the code
 fmt:

@@ -202,9 +202,9 @@ impl Given<'_> {
     fn source(&self) -> Result<Source, SettingError> {
         match self.value.as_str() {
             #[cfg(not(feature = "dynamodb"))]
-            "dynamodb" => Err(self.refuse("a build with it: cargo build --features dynamodb")),
+            "dynamodb" => Err(self.refuse("a build with it: just build, or cargo build --features dynamodb")),
             #[cfg(not(feature = "redis"))]
-            "redis" => Err(self.refuse("a build with it: cargo build --features redis")),
+            "redis" => Err(self.refuse("a build with it: just build, or cargo build --features redis")),
             _ => self.one_of(&[
                 ("launchdarkly", Source::LaunchDarkly),
                 #[cfg(feature = "dynamodb")]

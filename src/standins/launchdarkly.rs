@@ -34,6 +34,8 @@ pub enum Fault {
     SlowBody(Duration),
     /// Half the body, announced as a whole one, then the end of the connection.
     CutBody,
+    /// The same, but the connection is reset.
+    ResetBody,
     /// Half the body, well framed.
     TruncatedJson,
     /// A body that is not of this service.
@@ -234,6 +236,8 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body>
     body.hash(&mut hasher);
     let etag = format!("\"{:016x}\"", hasher.finish());
     let unchanged = fault == Fault::None && if_none_match.as_ref() == Some(&etag);
+    let is_packed = accepts_gzip && !unchanged;
+    let body = if is_packed { gzip(&body) } else { body.into_bytes() };
     let mut answer = if unchanged { response(304, "") } else { response(200, body.clone()) };
     let headers = answer.headers_mut();
     if let Ok(etag) = HeaderValue::from_str(&etag) {
@@ -244,14 +248,17 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body>
     {
         headers.insert("cache-control", value);
     }
-    if accepts_gzip && answer.status() == 200 {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        if let Ok(packed) = encoder.write_all(body.as_bytes()).and_then(|()| encoder.finish()) {
-            answer.headers_mut().insert("content-encoding", HeaderValue::from_static("gzip"));
-            *answer.body_mut() = full(packed);
-        }
+    if is_packed {
+        headers.insert("content-encoding", HeaderValue::from_static("gzip"));
     }
-    failing(fault, body.into_bytes(), answer).await
+    failing(fault, body, answer).await
+}
+
+fn gzip(body: &str) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    // Writing to a Vec cannot fail.
+    let _ = encoder.write_all(body.as_bytes());
+    encoder.finish().unwrap_or_default()
 }
 
 /// The response as the fault makes it.
@@ -277,12 +284,8 @@ async fn failing(fault: Fault, body: Vec<u8>, good: Response<Body>) -> Response<
             });
             *answer.body_mut() = BodyExt::boxed(StreamBody::new(chunks));
         }
-        Fault::CutBody => {
-            answer.headers_mut().insert("content-length", HeaderValue::from(body.len()));
-            let first = Bytes::copy_from_slice(body.get(..half).unwrap_or_default());
-            let chunks = stream::iter([Ok(Frame::data(first)), Err(io::Error::other("cut on purpose"))]);
-            *answer.body_mut() = BodyExt::boxed(StreamBody::new(chunks));
-        }
+        Fault::CutBody => cut(&mut answer, &body, io::ErrorKind::Other),
+        Fault::ResetBody => cut(&mut answer, &body, io::ErrorKind::ConnectionReset),
         Fault::TruncatedJson => *answer.body_mut() = full(body.get(..half).unwrap_or_default().to_vec()),
         Fault::Text(content_type, text) => {
             answer = response(200, text);
@@ -301,6 +304,18 @@ async fn failing(fault: Fault, body: Vec<u8>, good: Response<Body>) -> Response<
         }
     }
     answer
+}
+
+/// Half the body, announced as a whole one, then an error of that kind.
+fn cut(answer: &mut Response<Body>, body: &[u8], kind: io::ErrorKind) {
+    answer.headers_mut().insert("content-length", HeaderValue::from(body.len()));
+    let first = Bytes::copy_from_slice(body.get(..body.len() / 2).unwrap_or_default());
+    let end = stream::once(async move {
+        // Only while the body waits is its first half sent.
+        tokio::task::yield_now().await;
+        Err(kind.into())
+    });
+    *answer.body_mut() = BodyExt::boxed(StreamBody::new(stream::iter([Ok(Frame::data(first))]).chain(end)));
 }
 
 async fn take_events(state: &State, request: Request<Incoming>, is_gzipped: bool) -> Response<Body> {

@@ -10,6 +10,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use std::convert::Infallible;
+use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinHandle};
 
-/// A body that may fail half-way.
+/// A body that may fail half-way. [`io::ErrorKind::ConnectionReset`] ends the connection by a TCP reset.
 pub(super) type Body = BoxBody<Bytes, io::Error>;
 
 /// A running server; it ends when this is dropped.
@@ -51,8 +52,14 @@ impl Server {
                         let response = handler(request);
                         async move { Ok::<_, Infallible>(response.await) }
                     });
+                    let mut connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
                     // The peer ends a connection as it likes; a test that cares sees it by other means.
-                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                    if let Err(error) = (&mut connection).await
+                        && is_reset(&error)
+                    {
+                        // What closes it then sends a TCP reset.
+                        let _ = connection.into_parts().io.into_inner().set_zero_linger();
+                    }
                 });
                 let mut opened = opened.lock();
                 opened.retain(|connection| !connection.is_finished());
@@ -83,6 +90,12 @@ impl Drop for Server {
         self.accepting.abort();
         self.drop_connections();
     }
+}
+
+/// Whether a body failed that way, and the connection is to be reset. So says the peer's own reset, which is no harm.
+fn is_reset(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
 }
 
 /// A whole body.

@@ -35,6 +35,9 @@ const USUAL_PREFIX: &str = "launchdarkly";
 /// How often a transaction is tried that other writers keep overtaking.
 const MOST_TRIES: u32 = 100;
 
+/// How each certificate of a PEM file starts.
+const PEM_START: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
 /// What HMGET gives.
 type Found = Vec<Option<String>>;
 
@@ -115,7 +118,7 @@ impl RedisBuilder {
     /// The store for the SDK. Connects when it is first used.
     ///
     /// # Errors
-    /// [`StoreError::Settings`] for an address that is none, or where no thread can be started.
+    /// [`StoreError::Settings`] for an address or a certificate that is none, or where no thread can be started.
     pub fn build(&self) -> Result<RedisDataStore, StoreError> {
         let store = self.build_async()?;
         let place = store.place.clone();
@@ -126,7 +129,7 @@ impl RedisBuilder {
     /// The store with asynchronous calls.
     ///
     /// # Errors
-    /// [`StoreError::Settings`] for an address that is none.
+    /// [`StoreError::Settings`] for an address or a certificate that is none.
     pub fn build_async(&self) -> Result<Redis, StoreError> {
         // The address may hold a password, so no error shows it.
         let settings = |store: String| move |error: RedisError| StoreError::Settings { store, why: error.to_string() };
@@ -134,6 +137,11 @@ impl RedisBuilder {
         let place = format!("Redis at {}", info.addr());
         let client = match &self.root_certificate {
             None => Client::open(info),
+            // The client would take it, and then trust nobody.
+            Some(pem) if !pem.windows(PEM_START.len()).any(|text| text == PEM_START) => {
+                let why = "the root certificate is no certificate in the form of PEM".to_owned();
+                return Err(StoreError::Settings { store: place, why });
+            }
             Some(pem) => {
                 let certificates = TlsCertificates { client_tls: None, root_cert: Some(pem.clone()) };
                 Client::build_with_tls(info, certificates)

@@ -13,13 +13,16 @@ use aws_config::{BehaviorVersion, SdkConfig};
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Parser, Subcommand};
 use comfy_table::{Cell, CellAlignment, Table, presets};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::env;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
+
+/// How many differences are shown to a person.
+const MOST_ROWS: usize = 50;
 
 /// Makes a flag store in DynamoDB or Redis equal to LaunchDarkly.
 ///
@@ -160,11 +163,16 @@ impl Options {
     }
 
     async fn once(&self, store: &impl Store, launchdarkly: &LaunchDarkly) -> Result<ExitCode, Error> {
-        // A bar for a person who waits; indicatif draws none where standard error is no terminal.
-        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-        bar.set_style(ProgressStyle::with_template("{bar:40} {pos}/{len} items, {per_sec}, {eta} left")?);
+        let bar = waiting();
+        // As wide as the terminal, so that no line is broken in two.
+        let style = ProgressStyle::with_template("{human_pos:>7} of {human_len} items {wide_bar} {eta:>3} left")?;
         let progress = |done: usize, all: usize| {
-            bar.set_length(all as u64);
+            let all = all as u64;
+            if bar.length() != Some(all) {
+                bar.set_length(all);
+                bar.set_style(style.clone());
+                bar.reset_eta();
+            }
             bar.set_position(done as u64);
         };
         let outcome = sync(store, launchdarkly, Duration::from_millis(self.cache_wait_ms), progress).await;
@@ -180,7 +188,10 @@ impl Options {
     }
 
     async fn check(&self, store: &impl Store, launchdarkly: &LaunchDarkly) -> Result<ExitCode, Error> {
-        let comparison = Comparison::make(store, launchdarkly).await?;
+        let bar = waiting();
+        let comparison = Comparison::make(store, launchdarkly).await;
+        bar.finish_and_clear();
+        let comparison = comparison?;
         let (flags, segments) = comparison.counts();
         let marks = comparison.marks();
         let in_sync = comparison.differences.is_empty() && marks.initialized;
@@ -190,10 +201,13 @@ impl Options {
             let check = Check { in_sync, initialized: marks.initialized, synced_at, flags, segments, differences };
             println!("{}", serde_json::to_string(&check)?);
         } else {
-            if !comparison.differences.is_empty() {
+            let differ = comparison.differences.len();
+            if differ > 0 {
                 println!("{}", table(&comparison.differences));
             }
-            let differ = comparison.differences.len();
+            if differ > MOST_ROWS {
+                println!(" ... and {} more; --json lists them all", differ - MOST_ROWS);
+            }
             println!("{flags} flags and {segments} segments in LaunchDarkly, of which {differ} differ in the store");
             match marks.synced {
                 Some(synced) => println!("last synchronised {}", timestamp(synced)),
@@ -207,6 +221,13 @@ impl Options {
     }
 }
 
+/// For a person who waits; indicatif draws nothing where standard error is no terminal.
+fn waiting() -> ProgressBar {
+    let bar = ProgressBar::new_spinner().with_message("reading LaunchDarkly and the store");
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
 fn timestamp(time: SystemTime) -> String {
     DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Secs, true)
 }
@@ -218,7 +239,7 @@ fn table(differences: &[Differing]) -> Table {
         let text = version.map_or_else(|| "-".to_owned(), |version| version.to_string());
         Cell::new(text).set_alignment(CellAlignment::Right)
     };
-    for differing in differences {
+    for differing in differences.iter().take(MOST_ROWS) {
         table.add_row([
             Cell::new(differing.kind.singular()),
             Cell::new(&differing.key),

@@ -71,12 +71,15 @@ def program() -> str:
     return found
 
 
+def without_key() -> dict[str, str]:
+    """The environment of what is started. Nothing there needs the SDK key, so nothing there sees it."""
+    return {name: value for name, value in os.environ.items() if name != KEY_VARIABLE}
+
+
 def aws(*arguments: str, region: str = REGION) -> Any:
     """Runs one command of the CLI and returns what it prints as data; None if it prints nothing."""
-    # Nothing here needs the SDK key, so nothing that is started sees it.
-    environment = {name: value for name, value in os.environ.items() if name != KEY_VARIABLE}
-    environment["AWS_PAGER"] = ""
     command = [program(), *arguments, "--region", region, "--output", "json"]
+    environment = {**without_key(), "AWS_PAGER": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise error_of(arguments, done.stderr)
@@ -100,6 +103,10 @@ def error_of(arguments: tuple[str, ...], text: str) -> AwsError:
     message = f"aws {' '.join(arguments[:2])} failed: {detail} ({code or 'no code'})"
     advice = ADVICE.get(code, "")
     return AwsError(f"{message}\n{advice}" if advice else message, code, detail)
+
+
+def account_id() -> str:
+    return aws("sts", "get-caller-identity")["Account"]
 
 
 @contextmanager

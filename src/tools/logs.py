@@ -1,9 +1,10 @@
-"""The function's logs: a replica writes them in the Region where it runs, so they are looked for in all."""
+"""A function's logs. Those of an edge function are where its replicas run, so they are looked for in all Regions."""
 
 from __future__ import annotations
 
 import datetime
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from aws import AwsError, DeployError, aws, pause, say
@@ -21,17 +22,17 @@ OVERLAP_MS = 60_000
 AT_ONCE = 4
 
 
-def follow(function: str) -> None:
-    group = f"/aws/lambda/us-east-1.{function}"
+def follow(group: str, candidates: Callable[[], list[str]]) -> None:
+    """Prints what comes into the log group of that name, in those of the candidate Regions that have it."""
     since = int((time.time() - FIRST_LOOK_MINUTES * 60) * 1000)
     seen: dict[str, int] = {}
     regions: list[str] = []
     looked = float("-inf")
     while True:
         if time.monotonic() - looked >= REGION_POLL_SECONDS:
-            found = regions_with(group)
+            found = regions_with(group, candidates())
             if not found and not regions:
-                say(f"No Region has the log group {group} yet. It appears with the first visit; still looking.")
+                say(f"No Region has the log group {group} yet. It appears when the function first runs; still looking.")
             for region in found:
                 if region not in regions:
                     say(f"Following {group} in {region}")
@@ -51,10 +52,7 @@ def regions_of_account() -> list[str]:
     return [region["RegionName"] for region in aws("ec2", "describe-regions")["Regions"]]
 
 
-def regions_with(group: str) -> list[str]:
-    """The account's Regions that have the log group."""
-    regions = regions_of_account()
-
+def regions_with(group: str, regions: list[str]) -> list[str]:
     def has(region: str) -> bool:
         try:
             found = aws("logs", "describe-log-groups", "--log-group-name-prefix", group, region=region)

@@ -19,8 +19,10 @@ NEVER_MADE = {"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_F
 
 
 class Stack:
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, destroy: str) -> None:
         self.name = name
+        # The command that deletes it, for what is told about failures.
+        self._destroy = destroy
 
     # ---- What is there -----------------------------------------------------------------------------------------------
 
@@ -104,7 +106,7 @@ class Stack:
         state = self.settle()
         if state in NEVER_MADE:
             raise DeployError(
-                f"The stack {self.name} is in the state {state}. Remove what is left of it with just destroy, then "
+                f"The stack {self.name} is in the state {state}. Remove what is left of it with {self._destroy}, then "
                 "deploy again."
             )
         if state and state not in SETTLED and state != "REVIEW_IN_PROGRESS":
@@ -174,9 +176,9 @@ class Stack:
                 "flag data makes another package), then deploy."
             )
         elif state in NEVER_MADE:
-            text += "\nCorrect the cause, run just destroy to remove the remains, then deploy again."
+            text += f"\nCorrect the cause, run {self._destroy} to remove the remains, then deploy again."
         else:
-            text += "\nThe site runs as before. Correct the cause, then deploy again."
+            text += "\nEverything runs as before. Correct the cause, then deploy again."
         return text
 
     def delete(self) -> None:
@@ -207,7 +209,40 @@ def described(event: dict[str, Any]) -> str:
     return f"{line}: {reason}" if reason else line
 
 
-def names(template: Path, part: str) -> list[str]:
-    """The names in one part of a template. The standard library reads no YAML; our templates indent by two."""
+def part_of(template: Path, part: str) -> str:
+    """The standard library reads no YAML; our templates indent by two."""
     found = re.search(rf"^{part}:\n(.*?)(?=^\S|\Z)", template.read_text(), re.MULTILINE | re.DOTALL)
-    return re.findall(r"^  (\w+):", found.group(1), re.MULTILINE) if found else []
+    return found.group(1) if found else ""
+
+
+def names(template: Path, part: str) -> list[str]:
+    return re.findall(r"^  (\w+):", part_of(template, part), re.MULTILINE)
+
+
+def chosen_parameters(template: Path, managed: set[str], settings: list[str]) -> dict[str, str]:
+    """The template's parameters that --set gives; the managed ones are not for users to set."""
+    known = [name for name in names(template, "Parameters") if name not in managed]
+    chosen = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or name not in known:
+            # The value is not told: it may be a secret that lost its way.
+            given = f"--set {name}=..." if equals else "--set"
+            raise DeployError(f"{given}: expected NAME=VALUE with NAME one of {', '.join(known)}.")
+        chosen[name] = value
+    return chosen
+
+
+def plan(stack: Stack, template: Path, shown: Path, values: dict[str, str]) -> str:
+    """What `apply` would do, as far as the template tells it without an account."""
+    lines = [f"Create or update the stack {stack.name} from {shown}"]
+    lines += [f"   parameter {name} = {value}" for name, value in values.items()]
+    described = re.finditer(
+        r"^  (?P<name>\w+):\n    Type: (?P<kind>\S+)\n(?:    Condition: (?P<condition>\w+)\n)?",
+        part_of(template, "Resources"),
+        re.MULTILINE,
+    )
+    for one in described:
+        condition = f"  (if {one['condition']})" if one["condition"] else ""
+        lines.append(f"   {one['name']:<20} {one['kind']}{condition}")
+    return "\n".join(lines)

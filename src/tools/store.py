@@ -1,129 +1,114 @@
 """Brings the flag store and flag-sync to AWS, beside the edge function of the same environment.
 
-One environment is one stack, redirect-ENV-flags, whose name is the table's too. Every command may be run again. The
-SDK key and the webhook's secret go from here to SSM Parameter Store and nowhere else: not to a command line, a
-template or the screen.
+One flag store is one stack, redirect-ENV-flags, whose name is the table's too, and one private bucket for its packages.
+The SDK key and the webhook's secret go from here to SSM Parameter Store and nowhere else: not to a command line, a
+template or the screen. Where they are kept elsewhere, they are not touched.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
+import re
 import secrets
 import subprocess
-import sys
+from pathlib import Path
 
-from aws import REGION, AwsError, DeployError, aws, json_file, program, say
-from deploy import ROOT, Environment, Package, account_id, secure_bucket, upload
-from launchdarkly import KEY_VARIABLE
-from stack import Stack, names
+import bucket
+import logs
+import stack
+from aws import REGION, AwsError, DeployError, account_id, aws, json_file, say, without_key
+from bucket import Package, PackageBucket
+from environment import Environment
+from launchdarkly import KEY_VARIABLE, sdk_key
+from stack import Stack
 
+ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = ROOT / "cloudformation" / "flag-store.yaml"
 PACKAGE = ROOT / "target" / "lambda" / "flag-sync" / "bootstrap.zip"
+BINARY = ROOT / "target" / "release" / "flag-sync"
 
 # Parameters of the template that deploy itself sets.
-MANAGED = {"PackageBucket", "PackageKey", "SdkKeyParameter", "WebhookSecretParameter"}
+MANAGED = {"PackageBucket", "PackageKey"}
+
+# Where a secret may be. flag-sync asks for it in its own Region.
+PLACE = re.compile(rf"/[A-Za-z0-9/._-]+|arn:[a-z-]+:secretsmanager:{REGION}:\d{{12}}:secret:\S+")
 
 
 class FlagStore:
-    def __init__(self, name: str) -> None:
-        self.environment = Environment(name)
-        self.name = name
-        self.stack = Stack(f"{self.environment.stack.name}-flags")
-        self.sdk_key = f"/redirect/{name}/sdk-key"
-        self.webhook_secret = f"/redirect/{name}/webhook-secret"
+    def __init__(self, environment: Environment) -> None:
+        self.name = environment.name
+        self.stack = Stack(f"{environment.stack.name}-flags", f"just store-destroy {self.name}")
+        # Where this tool keeps the secrets, unless it is told where they are.
+        self.sdk_key = f"/redirect/{self.name}/sdk-key"
+        self.webhook_secret = f"/redirect/{self.name}/webhook-secret"
 
-    def outputs(self) -> dict[str, str]:
-        found = self.stack.outputs()
-        if "WebhookUrl" not in found:
+    def places(self, *settings: dict[str, str]) -> dict[str, str]:
+        """Where the secrets are: in parameters of this tool, unless settings, the last first, say otherwise."""
+        own = {"SdkKeyParameter": self.sdk_key, "WebhookSecretParameter": self.webhook_secret}
+        return own | {name: values[name] for values in settings for name in own if name in values}
+
+    def described(self) -> tuple[dict[str, str], dict[str, str]]:
+        """The outputs and the parameters of the stack."""
+        outputs = self.stack.outputs()
+        if "WebhookUrl" not in outputs:
+            found = self.stack.describe()
+            state = f"is in the state {found['StackStatus']}" if found else "is not there"
             raise DeployError(
-                f"There is no stack {self.stack.name} in {REGION}. Make it with: just store-deploy {self.name}"
+                f"There is no flag store {self.name}: the stack {self.stack.name} in {REGION} {state}. Make it with: "
+                f"just store-deploy {self.name}"
             )
-        return found
+        return outputs, self.stack.parameters()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="store.py", description=__doc__.split("\n", 1)[0])
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, run, text in (
-        ("deploy", deploy, "upload flag-sync, deploy table and function"),
-        ("sync", sync, "write now what differs; further arguments go to flag-sync"),
-        ("url", url, "print the webhook's address"),
-        ("logs", logs, "follow flag-sync's log"),
-        ("destroy", destroy, "delete table, function and parameters"),
-    ):
-        command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("environment", nargs="?", default="production", metavar="ENV")
-        command.set_defaults(run=run)
-        if name == "deploy":
-            command.add_argument(
-                "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the template; it is kept"
+# ---- deploy ----------------------------------------------------------------------------------------------------------
+
+
+def deploy(environment: Environment, options: argparse.Namespace) -> None:
+    store = FlagStore(environment)
+    chosen = stack.chosen_parameters(TEMPLATE, MANAGED, options.set)
+    for name, place in store.places(chosen).items():
+        if not PLACE.fullmatch(place):
+            raise DeployError(
+                f"--set {name}=...: expected the name of an SSM parameter, which begins with a slash, or the ARN of a "
+                f"secret in Secrets Manager in {REGION}. What was given is not shown, as it may be the secret itself."
             )
-        if name == "sync":
-            command.add_argument("action", nargs="?", default="once", choices=("once", "check"))
-    options = parser.parse_args(arguments)
-    try:
-        return options.run(FlagStore(options.environment), options) or 0
-    except DeployError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    # Refuses what is no SDK key before anything is done.
+    key = sdk_key() if os.environ.get(KEY_VARIABLE) else ""
+    package = Package.of(PACKAGE) if PACKAGE.exists() else None
+    if options.dry_run:
+        dry_run(store, chosen, package, bool(key))
+        return
+    if not package:
+        raise DeployError(f"{PACKAGE.relative_to(ROOT)} is not there. just store-deploy {store.name} builds it.")
 
-
-def deploy(store: FlagStore, options: argparse.Namespace) -> None:
-    if not PACKAGE.exists():
-        raise DeployError(f"{PACKAGE.relative_to(ROOT)} is not there. just store-deploy builds it first.")
-    chosen = chosen_parameters(options.set)
     account = account_id()
     say(f"Flag store {store.name}: stack {store.stack.name} in {REGION}, account {account}")
-    keep_secrets(store)
+    places = store.places(store.stack.parameters(), chosen)
+    keep_secrets(store, places, key)
 
-    data = PACKAGE.read_bytes()
-    package = Package(PACKAGE, len(data), hashlib.sha256(data).digest())
-    bucket = store.environment.package_bucket(account)
-    say(f"Package bucket {bucket}")
-    secure_bucket(bucket, account)
-    upload(package, bucket, account)
+    packages = PackageBucket(store.stack, account)
+    packages.secure()
+    packages.upload(package)
 
     say(f"Stack {store.stack.name}")
-    values = {
-        **chosen,
-        "PackageBucket": bucket,
-        "PackageKey": package.key,
-        "SdkKeyParameter": store.sdk_key,
-        "WebhookSecretParameter": store.webhook_secret,
-    }
+    values = {**chosen, **places, "PackageBucket": packages.name, "PackageKey": package.key}
     if not store.stack.apply(TEMPLATE, values):
         say("  nothing to change")
-    outputs = store.outputs()
-    say(f"\nTable    {outputs['TableName']}, filled within minutes, or at once by: just sync {store.name}")
-    say(f"Policy   {outputs['ReadPolicyArn']}, for just deploy {store.name} --set FlagStorePolicyArn=...")
-    say(f"Webhook  {outputs['WebhookUrl']}, signed with the secret that this prints:")
-    say(f"  aws ssm get-parameter --region {REGION} --with-decryption --name {store.webhook_secret} --query Parameter.Value")
-    say("docs/flag-store.md says what to enter in LaunchDarkly.")
+    closing_words(store)
 
 
-def chosen_parameters(settings: list[str]) -> dict[str, str]:
-    known = [name for name in names(TEMPLATE, "Parameters") if name not in MANAGED]
-    chosen = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals or name not in known:
-            raise DeployError(f"--set {setting}: expected NAME=VALUE with NAME one of {', '.join(known)}.")
-        chosen[name] = value
-    return chosen
-
-
-def keep_secrets(store: FlagStore) -> None:
+def keep_secrets(store: FlagStore, places: dict[str, str], key: str) -> None:
     """The SDK key is that of this shell, if there is one; the webhook's secret is made once."""
-    key = os.environ.get(KEY_VARIABLE, "").strip()
-    if key:
+    if places["SdkKeyParameter"] != store.sdk_key:
+        say(f"The SDK key is kept in {places['SdkKeyParameter']}" + (f"; {KEY_VARIABLE} is not used" if key else ""))
+    elif key:
         put_secret(store.sdk_key, key, overwrite=True)
     elif not has_parameter(store.sdk_key):
         raise DeployError(f"The SSM parameter {store.sdk_key} is not there. Export {KEY_VARIABLE} and run this again.")
-    if not has_parameter(store.webhook_secret):
+    if places["WebhookSecretParameter"] != store.webhook_secret:
+        say(f"The webhook's secret is kept in {places['WebhookSecretParameter']}")
+    elif not has_parameter(store.webhook_secret):
         put_secret(store.webhook_secret, secrets.token_hex(32), overwrite=False)
 
 
@@ -140,37 +125,119 @@ def put_secret(name: str, value: str, overwrite: bool) -> None:
     say(f"Secret {name} is kept in SSM Parameter Store")
 
 
-def sync(store: FlagStore, options: argparse.Namespace) -> int:
+def closing_words(store: FlagStore) -> None:
+    outputs, parameters = store.described()
+    place = parameters["WebhookSecretParameter"]
+    if place.startswith("arn:"):
+        reading = f"secretsmanager get-secret-value --region {REGION} --secret-id {place} --query SecretString"
+    else:
+        reading = f"ssm get-parameter --region {REGION} --with-decryption --name {place} --query Parameter.Value"
+    say(f"\nTable    {outputs['TableName']}, filled within minutes, or at once by: just sync {store.name}")
+    say(f"Policy   {outputs['ReadPolicyArn']}, for just deploy {store.name} --set FlagStorePolicyArn=...")
+    say(f"Webhook  {outputs['WebhookUrl']}, signed with the secret that this prints:")
+    say(f"  aws {reading} --output text")
+    say("docs/flag-store.md says what to enter in LaunchDarkly.")
+
+
+def dry_run(store: FlagStore, chosen: dict[str, str], package: Package | None, has_key: bool) -> None:
+    places = store.places(chosen)
+    say(f"Dry run: nothing is asked of AWS, nothing is changed. just store-deploy {store.name} would, in {REGION}:")
+    say("\n1. See to the secrets; a place that an earlier --set named is kept")
+    if places["SdkKeyParameter"] != store.sdk_key:
+        say(f"   SDK key           {places['SdkKeyParameter']}, left alone")
+    elif has_key:
+        say(f"   SDK key           {store.sdk_key}: the one of this shell, as a SecureString in SSM Parameter Store")
+    else:
+        say(f"   SDK key           {store.sdk_key}: must be there, as {KEY_VARIABLE} is not set")
+    if places["WebhookSecretParameter"] != store.webhook_secret:
+        say(f"   webhook's secret  {places['WebhookSecretParameter']}, left alone")
+    else:
+        say(f"   webhook's secret  {store.webhook_secret}: a new SecureString, unless it is there")
+    say(f"\n2. {bucket.plan(store.stack, PACKAGE.relative_to(ROOT), package)}")
+    values = {**chosen, **places, "PackageBucket": PackageBucket(store.stack, "ACCOUNT").name}
+    if package:
+        values["PackageKey"] = package.key
+    say(f"\n3. {stack.plan(store.stack, TEMPLATE, TEMPLATE.relative_to(ROOT), values)}")
+    say("\n4. Print the table, the policy for functions that read it, and the webhook's address")
+
+
+# ---- sync, url, logs -------------------------------------------------------------------------------------------------
+
+
+def sync(environment: Environment, options: argparse.Namespace) -> int:
     """The binary on this machine does the work that the deployed function does, so that a person sees it."""
-    outputs = store.outputs()
-    binary = ROOT / "target" / "release" / "flag-sync"
-    parameters = store.stack.parameters()
-    command = [binary, options.action, "--table", outputs["TableName"], "--prefix", parameters.get("Prefix", "")]
-    command += ["--sdk-key-parameter", store.sdk_key, "--base-uri", parameters["LaunchDarklyBaseUri"]]
-    return subprocess.run(command, env={**os.environ, "AWS_REGION": REGION}, check=False).returncode
+    store = FlagStore(environment)
+    outputs, parameters = store.described()
+    command = [
+        str(BINARY), options.action,
+        "--table", outputs["TableName"],
+        "--prefix", parameters["Prefix"],
+        "--sdk-key-parameter", parameters["SdkKeyParameter"],
+        "--base-uri", parameters["LaunchDarklyBaseUri"],
+        *(["--json"] if options.json else []),
+    ]  # fmt: skip
+    # The deployed function's settings are in the arguments; none of this shell's may come between.
+    surroundings = {name: value for name, value in without_key().items() if not name.startswith("FLAG_SYNC_")}
+    return subprocess.run(command, env={**surroundings, "AWS_REGION": REGION}, check=False).returncode
 
 
-def url(store: FlagStore, _: argparse.Namespace) -> None:
-    say(store.outputs()["WebhookUrl"])
+def url(environment: Environment, _: argparse.Namespace) -> None:
+    outputs, _ = FlagStore(environment).described()
+    say(outputs["WebhookUrl"])
 
 
-def logs(store: FlagStore, _: argparse.Namespace) -> int:
-    command = [program(), "logs", "tail", store.outputs()["LogGroupName"], "--follow", "--region", REGION]
-    return subprocess.run(command, check=False).returncode
+def logs_of(environment: Environment, _: argparse.Namespace) -> None:
+    outputs, _ = FlagStore(environment).described()
+    logs.follow(outputs["LogGroupName"], lambda: [REGION])
 
 
-def destroy(store: FlagStore, _: argparse.Namespace) -> None:
+# ---- destroy ---------------------------------------------------------------------------------------------------------
+
+
+def destroy(environment: Environment, _: argparse.Namespace) -> None:
+    store = FlagStore(environment)
+    account = account_id()
+    environment.confirm(
+        f"This deletes table, flag-sync, webhook and secrets of the flag store {store.name} in the account {account}."
+    )
     if store.stack.settle():
+        refuse_while_read(store)
         say(f"Deleting the stack {store.stack.name}")
         store.stack.delete()
+    else:
+        say(f"There is no stack {store.stack.name}.")
     for name in (store.sdk_key, store.webhook_secret):
-        try:
-            aws("ssm", "delete-parameter", "--name", name)
-        except AwsError as error:
-            if error.code != "ParameterNotFound":
-                raise
-    say(f"Nothing is left of the flag store {store.name} but its package, which just destroy {store.name} deletes.")
+        delete_secret(name)
+    PackageBucket(store.stack, account).delete()
+    say(f"Nothing is left of the flag store {store.name}. Delete the webhook in LaunchDarkly too.")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def refuse_while_read(store: FlagStore) -> None:
+    """IAM deletes no policy that is attached, and CloudFormation would find that out when the table is gone."""
+    policy = store.stack.resources().get("ReadPolicy")
+    if not policy:
+        return
+    try:
+        found = aws("iam", "list-entities-for-policy", "--policy-arn", policy)
+    except AwsError as error:
+        if error.code == "NoSuchEntity":  # an earlier deletion came as far as that
+            return
+        raise
+    readers = [entry["RoleName"] for entry in found["PolicyRoles"]]
+    readers += [entry["UserName"] for entry in found["PolicyUsers"]]
+    readers += [entry["GroupName"] for entry in found["PolicyGroups"]]
+    if readers:
+        raise DeployError(
+            f"The flag store {store.name} is still read by {', '.join(readers)}. Give those functions another source "
+            f"first, then detach the policy {policy} from them; from the edge function by: just deploy {store.name} "
+            "--set FlagStorePolicyArn="
+        )
+
+
+def delete_secret(name: str) -> None:
+    try:
+        aws("ssm", "delete-parameter", "--name", name)
+        say(f"Deleted the SSM parameter {name}")
+    except AwsError as error:
+        if error.code != "ParameterNotFound":
+            raise

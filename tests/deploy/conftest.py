@@ -14,6 +14,7 @@ import distribution
 import logs
 import pytest
 import stack
+import store
 from moto.iam.access_control import PermissionResult
 from moto.s3.models import FakeBucket
 from moto.server import ThreadedMotoServer
@@ -75,7 +76,7 @@ def launchdarkly():
 @pytest.fixture
 def project(tmp_path):
     """The project's own template and settings, and a site that has one of everything."""
-    for name in ("cloudformation/edge.yaml", "redirect.toml"):
+    for name in ("cloudformation/edge.yaml", "cloudformation/flag-store.yaml", "redirect.toml"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     for name in ("index.html", "404.html", "style.css", "app.0a1b2c3d.js", "docs/index.html", "beta/index.html"):
@@ -103,6 +104,7 @@ def cloud(project, moto, standin, monkeypatch, capsys):
         "AWS_ENDPOINT_URL_CLOUDFORMATION": standin.url,
         "AWS_ENDPOINT_URL_CLOUDFRONT": standin.url,
         "AWS_ENDPOINT_URL_LAMBDA": standin.url,
+        "AWS_ENDPOINT_URL_SSM": standin.url,
         "LAUNCHDARKLY_SDK_KEY": CANARY,
     }.items():
         monkeypatch.setenv(name, value)
@@ -112,6 +114,10 @@ def cloud(project, moto, standin, monkeypatch, capsys):
     monkeypatch.setattr(deploy, "TEMPLATE", project / "cloudformation/edge.yaml")
     monkeypatch.setattr(deploy, "PACKAGE", project / "target/edge/redirect.zip")
     monkeypatch.setattr(deploy, "SITE", project / "site")
+    monkeypatch.setattr(store, "ROOT", project)
+    monkeypatch.setattr(store, "TEMPLATE", project / "cloudformation/flag-store.yaml")
+    monkeypatch.setattr(store, "PACKAGE", project / "target/lambda/flag-sync/bootstrap.zip")
+    monkeypatch.setattr(store, "BINARY", project / "target/release/flag-sync")
     monkeypatch.setattr(aws.subprocess, "run", made.run)
     for module in (aws, deploy, distribution, logs, stack):
         monkeypatch.setattr(module, "pause", made.pause)
@@ -119,3 +125,4 @@ def cloud(project, moto, standin, monkeypatch, capsys):
     monkeypatch.undo()
     everything = "\n".join(made.record + standin.requests)
     assert CANARY not in everything, "the SDK key was shown"
+    assert not any(put["Value"] in everything for put in standin.put_parameters), "a secret was shown"

@@ -22,7 +22,7 @@ DRIVER = create_clidriver()
 OWN = {"AWS_DATA_PATH": os.environ["AWS_DATA_PATH"]}
 
 
-for _service in ("cloudformation", "cloudfront", "lambda", "logs", "s3", "sts"):
+for _service in ("cloudformation", "cloudfront", "iam", "lambda", "logs", "s3", "ssm", "sts"):
     for _kind in ("service-2", "endpoint-rule-set-1"):
         DRIVER.session.get_component("data_loader").load_service_model(_service, _kind)
 

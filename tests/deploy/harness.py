@@ -1,7 +1,9 @@
 """What the tests of package, deploy, detach and destroy stand on."""
 
 import json
+import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import boto3
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "src" / "tools"))
 
-import deploy  # noqa: E402
+import command_line  # noqa: E402
 import forked_cli  # noqa: E402
 
 # A key of the right shape that no output, no command line and no request may ever show.
@@ -18,7 +20,7 @@ CANARY = "sdk-c0ffee00-0000-4000-8000-00000000cafe"
 
 
 class Cloud:
-    """Runs deploy.py against AWS on this machine, and keeps what was run and what was said."""
+    """Runs the commands against AWS on this machine, and keeps what was run and what was said."""
 
     def __init__(self, project, moto, standin, capsys):
         self.project, self.aws, self.capsys = project, standin, capsys
@@ -29,12 +31,14 @@ class Cloud:
         self.s3 = boto3.client("s3", **arguments)
         self.lambda_ = boto3.client("lambda", **arguments)
         self.iam = boto3.client("iam", **arguments)
+        self.ssm = boto3.client("ssm", **arguments)
+        self.dynamodb = boto3.client("dynamodb", **arguments)
         self.logs = lambda region: boto3.client("logs", **{**arguments, "region_name": region})
 
     def __call__(self, *arguments):
         """The exit status, the lines on stdout, the text on stderr."""
         self.capsys.readouterr()
-        status = deploy.main(list(arguments))
+        status = command_line.main(list(arguments))
         out, err = self.capsys.readouterr()
         self.record += [out, err]
         return status, out.splitlines(), err
@@ -51,9 +55,14 @@ class Cloud:
 
     def run(self, command, env, **options):
         assert "LAUNCHDARKLY_SDK_KEY" not in env
-        self.commands.append(command[1:])
         self.record.append(json.dumps(command))
-        self.record += [Path(word[7:]).read_text() for word in command if word.startswith("file://")]
+        if Path(command[0]).name != "aws":
+            with subprocess.Popen(command, env=env) as process:
+                return subprocess.CompletedProcess(command, process.wait())
+        self.commands.append(command[1:])
+        # The stand-in keeps what goes to SSM.
+        if command[1:3] != ["ssm", "put-parameter"]:
+            self.record += [Path(word[7:]).read_text() for word in command if word.startswith("file://")]
         done = self.run_cli(command, env=env, **options)
         self.record += [done.stdout, done.stderr]
         return done
@@ -70,6 +79,13 @@ class Cloud:
             archive.writestr("redirect", CANARY.encode() + content)
             archive.writestr("carrier.py", "")
         return path.read_bytes()
+
+    def write_log(self, region, group, message, seconds_ago):
+        """Into the stream of that group that is named 1."""
+        stamp = int((time.time() - seconds_ago) * 1000)
+        self.logs(region).put_log_events(
+            logGroupName=group, logStreamName="1", logEvents=[{"timestamp": stamp, "message": message}]
+        )
 
     # ---- What is there now
 

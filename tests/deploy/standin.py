@@ -1,6 +1,7 @@
 """A stand-in for what moto cannot do: CloudFormation with CloudFront's types, CloudFront, replicated functions.
 
-It works the project's real template out, makes buckets, role and function in moto, and keeps distributions itself.
+It works the project's real templates out, makes what moto has in moto, and keeps distributions itself. Questions for
+SSM pass through it to moto.
 CloudFormation's work goes on with every question about the stack's events, so that a test needs no clock. It records
 every request, and breaks what a test tells it to.
 """
@@ -9,7 +10,9 @@ import itertools
 import json
 import re
 import threading
+import urllib.error
 import urllib.parse
+import urllib.request
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from xml.sax.saxutils import escape
@@ -59,7 +62,10 @@ class Standin:
                 service, endpoint_url=moto_url, region_name=REGION, aws_access_key_id="a", aws_secret_access_key="b"
             )
 
+        self.moto_url = moto_url
         self.s3, self.iam, self.lambda_ = client("s3"), client("iam"), client("lambda")
+        self.dynamodb, self.logs, self.events = client("dynamodb"), client("logs"), client("events")
+        self.gateway, self.cloudwatch = client("apigatewayv2"), client("cloudwatch")
         self._lock = threading.RLock()
         standin = self
 
@@ -86,7 +92,8 @@ class Standin:
         self._server.server_close()
 
     def reset(self):
-        self.requests = []  # what was asked, as text
+        self.requests = []  # what was asked, as text, but for the secrets that are put into SSM
+        self.put_parameters = []  # these
         self.calls = Counter()  # how often each operation was asked for
         self.stacks = {}
         self.deleted_stacks = {}
@@ -108,7 +115,11 @@ class Standin:
         form = {name: values[0] for name, values in urllib.parse.parse_qs(body, keep_blank_values=True).items()}
         path = urllib.parse.unquote(http.path.split("?")[0])
         operation, run = self.route(http.command, path, form, body, http.headers)
-        self.requests.append(f"{http.command} {http.path} {urllib.parse.unquote_plus(body)}")
+        shown = urllib.parse.unquote_plus(body)
+        if operation == "PutParameter":
+            self.put_parameters.append(json.loads(body))
+            shown = ""
+        self.requests.append(f"{operation} {http.command} {http.path} {shown}")
         self.calls[operation] += 1
         fault = self.faults[operation].pop(0) if self.faults.get(operation) else None
         if fault == "reset":
@@ -126,8 +137,8 @@ class Standin:
         except AwsFault as error:
             status, headers = error.status, {"x-amzn-ErrorType": error.code}
             text = (
-                json.dumps({"Message": error.message, "Type": "User"})
-                if "/functions/" in path or "/account-settings" in path
+                json.dumps({"__type": error.code, "Message": error.message, "Type": "User"})
+                if "/functions/" in path or "/account-settings" in path or "X-Amz-Target" in http.headers
                 else f"<ErrorResponse><Error><Type>Sender</Type><Code>{error.code}</Code>"
                 f"<Message>{escape(error.message)}</Message></Error><RequestId>1</RequestId></ErrorResponse>"
             )
@@ -139,6 +150,9 @@ class Standin:
         http.wfile.write(data)
 
     def route(self, method, path, form, body, headers):
+        service, _, operation = headers.get("X-Amz-Target", "").partition(".")
+        if service == "AmazonSSM":
+            return operation, lambda: self.pass_on(body, headers)
         if "Action" in form:
             action = form["Action"]
             handler = getattr(self, "cfn_" + re.sub(r"(?<!^)(?=[A-Z])", "_", action).lower())
@@ -166,6 +180,15 @@ class Standin:
             limit = json.dumps({"AccountLimit": {"ConcurrentExecutions": 10}, "AccountUsage": {}})
             return "GetAccountSettings", lambda: (200, {}, limit)
         raise AssertionError(f"the stand-in does not know {method} {path} {body[:200]}")
+
+    def pass_on(self, body, headers):
+        wanted = ("Authorization", "Content-Type", "X-Amz-Target", "X-Amz-Date")
+        headers = {name: headers[name] for name in wanted}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self.moto_url, body.encode(), headers)) as answer:
+                return answer.status, {}, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, {}, error.read().decode()
 
     # ---- CloudFormation's API ----------------------------------------------------------------------------------------
 
@@ -221,8 +244,7 @@ class Standin:
         if len(form.get("TemplateBody", "").encode()) > 51_200:
             raise AwsFault("ValidationError", "Member must have length less than or equal to 51200")
         assert form["Capabilities.member.1"] == "CAPABILITY_IAM", "the role needs the capability"
-        if not stack:
-            stack = self.stacks[name] = Stack(name, next(self._numbers))
+        stack = stack or Stack(name, next(self._numbers))
         body = stack.body if form.get("UsePreviousTemplate") == "true" else form["TemplateBody"]
         values = {}
         for number in itertools.count(1):
@@ -238,6 +260,7 @@ class Standin:
             templates.Resolved(templates.load(body), values, name)
         except templates.Refused as error:
             raise AwsFault("ValidationError", str(error)) from None
+        self.stacks[name] = stack
         if not new and body == stack.body and values == stack.parameters:
             status = "FAILED"
             reason = (
@@ -399,16 +422,88 @@ class Standin:
         if not old:
             document = json.dumps(properties["AssumeRolePolicyDocument"])
             self.iam.create_role(RoleName=physical, AssumeRolePolicyDocument=document)
+        wanted = set(properties.get("ManagedPolicyArns", []))
+        attached_now = self.attached_policies(physical)
+        for arn in wanted - attached_now:
+            self.iam.attach_role_policy(RoleName=physical, PolicyArn=arn)
+        for arn in attached_now - wanted:
+            self.iam.detach_role_policy(RoleName=physical, PolicyArn=arn)
         for policy in properties["Policies"]:
             self.iam.put_role_policy(
                 RoleName=physical, PolicyName=policy["PolicyName"], PolicyDocument=json.dumps(policy["PolicyDocument"])
             )
         return physical, {"Arn": f"arn:aws:iam::{ACCOUNT}:role/{physical}"}
 
+    def attached_policies(self, role):
+        return {found["PolicyArn"] for found in self.iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]}
+
+    def make_iam_managedpolicy(self, physical, properties, old):
+        if old:
+            return old.physical, {}
+        document = json.dumps(properties["PolicyDocument"])
+        return self.iam.create_policy(PolicyName=physical, PolicyDocument=document)["Policy"]["Arn"], {}
+
+    def make_dynamodb_globaltable(self, _, properties, old):
+        name = properties["TableName"]
+        if not old:
+            same = ("AttributeDefinitions", "KeySchema", "BillingMode")
+            stream = {"StreamEnabled": True, **properties["StreamSpecification"]}
+            schema = {key: properties[key] for key in same}
+            self.dynamodb.create_table(TableName=name, StreamSpecification=stream, **schema)
+        return name, {"Arn": f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{name}"}
+
+    def make_logs_loggroup(self, _, properties, old):
+        name = properties["LogGroupName"]
+        if not old:
+            self.logs.create_log_group(logGroupName=name)
+        self.logs.put_retention_policy(logGroupName=name, retentionInDays=properties["RetentionInDays"])
+        return name, {"Arn": f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{name}:*"}
+
+    def make_logs_metricfilter(self, physical, properties, _):
+        transformations = [
+            {camel(name): value for name, value in one.items()} for one in properties["MetricTransformations"]
+        ]
+        self.logs.put_metric_filter(
+            logGroupName=properties["LogGroupName"],
+            filterName=physical,
+            filterPattern=properties["FilterPattern"],
+            metricTransformations=transformations,
+        )
+        return physical, {}
+
+    def make_cloudwatch_alarm(self, physical, properties, _):
+        self.cloudwatch.put_metric_alarm(AlarmName=physical, **properties)
+        return physical, {}
+
+    def make_apigatewayv2_api(self, _, properties, old):
+        name = old.physical if old else self.gateway.create_api(**properties)["ApiId"]
+        return name, {"ApiEndpoint": f"https://{name}.execute-api.{REGION}.amazonaws.com"}
+
+    def make_apigatewayv2_integration(self, _, properties, old):
+        return old.physical if old else self.gateway.create_integration(**properties)["IntegrationId"], {}
+
+    def make_apigatewayv2_route(self, _, properties, old):
+        return old.physical if old else self.gateway.create_route(**properties)["RouteId"], {}
+
+    def make_apigatewayv2_stage(self, _, properties, old):
+        return old.physical if old else self.gateway.create_stage(**properties)["StageName"], {}
+
+    def make_events_rule(self, physical, properties, _):
+        arn = self.events.put_rule(Name=physical, ScheduleExpression=properties["ScheduleExpression"])["RuleArn"]
+        self.events.put_targets(Rule=physical, Targets=properties["Targets"])
+        return physical, {"Arn": arn}
+
+    def make_lambda_permission(self, physical, properties, old):
+        if not old:
+            self.lambda_.add_permission(StatementId=physical, **properties)
+        return physical, {}
+
     def make_lambda_function(self, _, properties, old):
         name = properties["FunctionName"]
         if old:
             self.lambda_.update_function_code(FunctionName=name, **properties["Code"])
+            if "Environment" in properties:
+                self.lambda_.update_function_configuration(FunctionName=name, Environment=properties["Environment"])
         else:
             self.lambda_.create_function(**properties)
         return name, {"Arn": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}"}
@@ -441,6 +536,8 @@ class Standin:
                 raise AwsFault("BucketNotEmpty", "The bucket you tried to delete is not empty")
             self.s3.delete_bucket(Bucket=resource.physical)
         elif resource.kind == "AWS::IAM::Role":
+            for arn in self.attached_policies(resource.physical):
+                self.iam.detach_role_policy(RoleName=resource.physical, PolicyArn=arn)
             for policy in self.iam.list_role_policies(RoleName=resource.physical)["PolicyNames"]:
                 self.iam.delete_role_policy(RoleName=resource.physical, PolicyName=policy)
             self.iam.delete_role(RoleName=resource.physical)
@@ -452,6 +549,21 @@ class Standin:
                     raise
         elif resource.kind == "AWS::CloudFront::Distribution":
             self.put_distribution(resource.physical, None)
+        elif resource.kind == "AWS::IAM::ManagedPolicy":
+            if self.iam.list_entities_for_policy(PolicyArn=resource.physical)["PolicyRoles"]:
+                raise AwsFault("DeleteConflict", "Cannot delete a policy attached to entities.")
+            self.iam.delete_policy(PolicyArn=resource.physical)
+        elif resource.kind == "AWS::DynamoDB::GlobalTable":
+            self.dynamodb.delete_table(TableName=resource.physical)
+        elif resource.kind == "AWS::Logs::LogGroup":
+            self.logs.delete_log_group(logGroupName=resource.physical)
+        elif resource.kind == "AWS::ApiGatewayV2::Api":
+            self.gateway.delete_api(ApiId=resource.physical)
+        elif resource.kind == "AWS::Events::Rule":
+            self.events.remove_targets(Rule=resource.physical, Ids=["flag-sync"])
+            self.events.delete_rule(Name=resource.physical)
+        elif resource.kind == "AWS::CloudWatch::Alarm":
+            self.cloudwatch.delete_alarms(AlarmNames=[resource.physical])
 
     # ---- CloudFront --------------------------------------------------------------------------------------------------
 
@@ -543,6 +655,10 @@ def replicated(arn):
         f"Lambda was unable to delete {arn} because it is a replicated function. Please see our documentation for "
         "Deleting Lambda@Edge Functions and Replicas.",
     )
+
+
+def camel(name):
+    return name[0].lower() + name[1:]
 
 
 def members(entries):

@@ -41,9 +41,12 @@ class Resolved:
         for name, parameter in template["Parameters"].items():
             if name not in values and "Default" not in parameter:
                 raise Refused(f"Parameters: [{name}] must have values")
-            value = values.get(name, parameter.get("Default"))
+            value = str(values.get(name, parameter.get("Default")))
             if not re.search(parameter.get("AllowedPattern", ""), value):
-                raise Refused(f"Parameter {name} failed to satisfy constraint: {parameter['ConstraintDescription']}")
+                constraint = parameter.get("ConstraintDescription", parameter.get("AllowedPattern"))
+                raise Refused(f"Parameter {name} failed to satisfy constraint: {constraint}")
+            if parameter["Type"] == "Number" and not parameter["MinValue"] <= float(value) <= parameter["MaxValue"]:
+                raise Refused(f"Parameter {name} must be between {parameter['MinValue']} and {parameter['MaxValue']}")
             if value not in parameter.get("AllowedValues", [value]):
                 raise Refused(f"Parameter '{name}' must be one of AllowedValues")
             self.parameters[name] = value
@@ -53,6 +56,7 @@ class Resolved:
         self._known = {
             **self.parameters,
             "AWS::NoValue": NO_VALUE,
+            "AWS::Partition": "aws",
             "AWS::StackName": stack_name,
             "AWS::AccountId": account,
             "AWS::Region": region,
@@ -121,6 +125,14 @@ class Resolved:
             return self._getatt([name, attribute]) if attribute else str(self._ref(name))
 
         return re.sub(r"\$\{([\w:.]+)\}", one, text)
+
+    def _select(self, argument):
+        index, items = argument
+        return self.value(items)[index]
+
+    def _split(self, argument):
+        delimiter, text = argument
+        return self.value(text).split(delimiter)
 
     def _if(self, argument):
         condition, yes, no = argument

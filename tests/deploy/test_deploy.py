@@ -226,6 +226,7 @@ def test_deploy_with_the_program_that_users_run(cloud):
     [
         (["deploy", "Production"], "lower-case"),
         (["deploy", "a" * 21], "up to 20"),
+        (["deploy", "production-flags"], "the flag store of production"),
         (["deploy", "--set", "Colour=red"], "expected NAME=VALUE with NAME one of"),
         (["deploy", "--set", "PackageKey=x"], "expected NAME=VALUE"),
         (["deploy", "--set", "AccessLogs"], "expected NAME=VALUE"),
@@ -376,7 +377,7 @@ def test_an_update_that_fails_leaves_the_site_as_it_was(cloud):
     cloud.package(b"second")
     cloud.aws.resource_faults["Distribution"] = "Rate exceeded"
     err = cloud.fails("deploy")
-    assert "UPDATE_ROLLBACK_COMPLETE" in err and "Rate exceeded" in err and "The site runs as before" in err
+    assert "UPDATE_ROLLBACK_COMPLETE" in err and "Rate exceeded" in err and "Everything runs as before" in err
     assert behaviours_of(cloud.config())[1:] == behaviours_of(before)[1:]
     cloud.package(b"third")
     cloud.does("deploy")
@@ -572,6 +573,12 @@ def test_a_person_must_confirm(cloud, monkeypatch):
     cloud.does("deploy")
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr("builtins.input", lambda _: "staging")
+    assert "nothing was changed" in cloud.fails("destroy")
+
+    def end_of_input(_):
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", end_of_input)
     assert "nothing was changed" in cloud.fails("destroy")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
     monkeypatch.setattr("builtins.input", lambda _: "production")

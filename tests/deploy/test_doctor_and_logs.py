@@ -1,7 +1,6 @@
 """doctor, against LaunchDarkly and AWS on this machine; logs, across Regions."""
 
 import json
-import time
 
 import boto3
 import pytest
@@ -91,11 +90,10 @@ def write_log(cloud, region, message, seconds_ago):
     group = "/aws/lambda/us-east-1.redirect-production"
     try:
         client.create_log_group(logGroupName=group)
-        client.create_log_stream(logGroupName=group, logStreamName="one")
+        client.create_log_stream(logGroupName=group, logStreamName="1")
     except client.exceptions.ResourceAlreadyExistsException:
         pass
-    stamp = int((time.time() - seconds_ago) * 1000)
-    client.put_log_events(logGroupName=group, logStreamName="one", logEvents=[{"timestamp": stamp, "message": message}])
+    cloud.write_log(region, group, message, seconds_ago)
 
 
 def test_logs_are_followed_where_viewers_were(cloud, monkeypatch):

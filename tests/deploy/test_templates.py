@@ -13,6 +13,7 @@ from harness import ROOT
 
 TEMPLATES = sorted((ROOT / "cloudformation").glob("*.yaml"))
 EDGE = ROOT / "cloudformation/edge.yaml"
+FLAG_STORE = ROOT / "cloudformation/flag-store.yaml"
 PACKAGE = {"PackageBucket": "bucket", "PackageKey": "packages/1.zip", "PackageSha256": "A" * 43 + "="}
 FUNCTION, CURRENT_SITE = "arn:function:1", "arn:current-site"
 
@@ -31,6 +32,16 @@ def edge(**values):
         "DomainName": "d.example",
         "RegionalDomainName": "r.example",
     }
+    resolved.attributes = dict.fromkeys(resolved.template["Resources"], known)
+    return resolved
+
+
+def flag_store(**values):
+    names = {"PackageBucket": "bucket", "PackageKey": "packages/1.zip"}
+    names |= {"SdkKeyParameter": "/test/sdk-key", "WebhookSecretParameter": "/test/webhook-secret"}
+    resolved = templates.Resolved(templates.load(FLAG_STORE.read_text()), names | values, "redirect-test-flags")
+    resolved.physical = {name: name for name in resolved.template["Resources"]}
+    known = {"Arn": "arn", "ApiEndpoint": "https://api.example"}
     resolved.attributes = dict.fromkeys(resolved.template["Resources"], known)
     return resolved
 
@@ -333,6 +344,74 @@ def test_the_behaviours_for_an_existing_distribution_are_those_of_our_own():
         for behaviour in config["CacheBehaviors"]
     ]
     assert told == [*ours, ("default (*)", "redirect function")]
+
+
+# ---- The flag store --------------------------------------------------------------------------------------------------
+
+SSM = "arn:aws:ssm:us-east-1:123456789012:parameter/test/"
+SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:launchdarkly/key-AbC123"
+OWN_KEY = "arn:aws:kms:us-east-1:123456789012:key/0a1b2c3d"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, {("ssm:GetParameter", SSM + "sdk-key"), ("ssm:GetParameter", SSM + "webhook-secret")}),
+        (
+            {"SdkKeyParameter": SECRET},
+            {("secretsmanager:GetSecretValue", SECRET), ("ssm:GetParameter", SSM + "webhook-secret")},
+        ),
+        (
+            {"WebhookSecretParameter": SECRET},
+            {("ssm:GetParameter", SSM + "sdk-key"), ("secretsmanager:GetSecretValue", SECRET)},
+        ),
+        (
+            {"SdkKeyParameter": SECRET, "WebhookSecretParameter": SECRET, "SecretsKeyArn": OWN_KEY},
+            {("secretsmanager:GetSecretValue", SECRET), ("kms:Decrypt", OWN_KEY)},
+        ),
+    ],
+)
+def test_flag_sync_may_read_its_secrets_and_no_others(values, expected):
+    resolved = flag_store(**values)
+    (policy,) = properties(resolved, "SyncRole")["Policies"]
+    statements = policy["PolicyDocument"]["Statement"]
+    assert {statement["Effect"] for statement in statements} == {"Allow"}
+    others = [statement for statement in statements if isinstance(statement["Action"], str)]
+    assert {(statement["Action"], statement["Resource"]) for statement in others} == expected
+    variables = properties(resolved, "Sync")["Environment"]["Variables"]
+    assert variables["FLAG_SYNC_SDK_KEY_PARAMETER"] == values.get("SdkKeyParameter", "/test/sdk-key")
+    assert variables["FLAG_SYNC_WEBHOOK_SECRET_PARAMETER"] == values.get(
+        "WebhookSecretParameter", "/test/webhook-secret"
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "sdk-c0ffee00-0000-4000-8000-00000000cafe",
+        "no-slash",
+        SECRET.removesuffix("-AbC123"),
+        SECRET.replace("secretsmanager", "ssm"),
+    ],
+)
+@pytest.mark.parametrize("name", ["SdkKeyParameter", "WebhookSecretParameter"])
+def test_only_the_place_of_a_secret_is_taken(name, value):
+    with pytest.raises(templates.Refused, match="whole ARN of a secret"):
+        flag_store(**{name: value})
+
+
+def test_alarms_and_replicas_are_those_that_were_asked_for():
+    topic = "arn:aws:sns:us-east-1:123456789012:alarms"
+    for values, regions, actions in (
+        ({}, ["us-east-1"], None),
+        ({"ReplicaRegion2": "eu-west-1", "AlarmTopicArn": topic}, ["us-east-1", "eu-west-1"], [topic]),
+    ):
+        resolved = flag_store(**values)
+        replicas = properties(resolved, "Table")["Replicas"]
+        assert [replica["Region"] for replica in replicas] == regions
+        for alarm in ("FailingAlarm", "OldDataAlarm"):
+            assert properties(resolved, alarm).get("AlarmActions") == actions
 
 
 # ---- The Relay Proxy -------------------------------------------------------------------------------------------------

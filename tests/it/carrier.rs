@@ -2,7 +2,7 @@
 //!
 //! Needs `.tools/bin/python` with `awslambdaric`, which `just test` installs.
 
-use crate::setup::{KEY, World, event, flag, launchdarkly};
+use crate::setup::{KEY, World, event, events, flag, launchdarkly};
 use redirect::standins::{Function, RuntimeApi, lambda_environment};
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -33,6 +33,15 @@ fn managed_python(lambda: &RuntimeApi, root: &Path, settings: &[(&str, &str)]) -
     Function::run(command).unwrap()
 }
 
+/// Each event of `events/` is answered or refused; what with is decision.rs's affair.
+async fn check_every_event(world: &mut World) {
+    for path in events() {
+        let answered = world.send(&fs::read_to_string(&path).unwrap()).await;
+        let expected = fs::read_to_string(path.with_extension("expected")).unwrap();
+        assert_eq!(answered.is_error, expected.starts_with("error"), "{}", path.display());
+    }
+}
+
 #[tokio::test]
 async fn the_binary_takes_the_place_of_python_before_any_event_is_asked_for() {
     let root = task_root("carrier-good");
@@ -45,14 +54,7 @@ async fn the_binary_takes_the_place_of_python_before_any_event_is_asked_for() {
     let mut world = World { lambda, launchdarkly, function };
 
     assert_eq!(world.visit("/a", "192.0.2.1").await.summary(), "302 /site/beta/a");
-    for path in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("events")).unwrap() {
-        let path = path.unwrap().path();
-        if path.extension().is_some_and(|ending| ending == "json") {
-            let answered = world.send(&fs::read_to_string(&path).unwrap()).await;
-            let expected = fs::read_to_string(path.with_extension("expected")).unwrap();
-            assert_eq!(answered.is_error, expected.starts_with("error"), "{}", path.display());
-        }
-    }
+    check_every_event(&mut world).await;
     for agent in world.lambda.user_agents() {
         assert!(agent.starts_with("aws-lambda-rust/"), "{agent} asked for an event");
     }
@@ -81,14 +83,7 @@ async fn the_package_answers_every_event() {
     let answered = world.visit("/a", "192.0.2.1").await;
     assert_eq!(answered.line["data"], "bundled", "{}", answered.line);
     assert_eq!(answered.line["source"], "launchdarkly");
-    for path in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("events")).unwrap() {
-        let path = path.unwrap().path();
-        if path.extension().is_some_and(|ending| ending == "json") {
-            let answered = world.send(&fs::read_to_string(&path).unwrap()).await;
-            let expected = fs::read_to_string(path.with_extension("expected")).unwrap();
-            assert_eq!(answered.is_error, expected.starts_with("error"), "{}", path.display());
-        }
-    }
+    check_every_event(&mut world).await;
 }
 
 #[track_caller]

@@ -25,11 +25,13 @@ const BUDGETS: [(&str, &str); 3] =
     [("REDIRECT_INIT_BUDGET_MS", "400"), ("REDIRECT_VIEWER_BUDGET_MS", "300"), ("REDIRECT_BETWEEN_BUDGET_MS", "1500")];
 
 /// A fault of LaunchDarkly, at a cold start and later. `told` is what the log must say, once.
-async fn check_fault(what: &str, fault: Fault, told: &str) {
+async fn check_fault(fetch: &str, what: &str, fault: Fault, told: &str) {
+    let what = &format!("{what}, {fetch}");
+    let settings = [&BUDGETS[..], &[("REDIRECT_FETCH", fetch)]].concat();
     // At a cold start there is nothing to decide from: the current site.
     let service = launchdarkly(flag(1, true)).await;
     service.fail(fault.clone());
-    let mut world = World::new(service, &BUDGETS).await;
+    let mut world = World::new(service, &settings).await;
     for address in ["/a", "/b"] {
         let answered = world.visit(address, "192.0.2.1").await;
         check(&answered, what, &format!("302 /site{address}"), "default");
@@ -46,7 +48,7 @@ async fn check_fault(what: &str, fault: Fault, told: &str) {
     assert!(peak_memory_kb(&world) < 100 * 1024, "{what}: {} kB", peak_memory_kb(&world));
 
     // Later there is older data, which is better than none.
-    let mut world = World::new(launchdarkly(flag(1, true)).await, &BUDGETS).await;
+    let mut world = World::new(launchdarkly(flag(1, true)).await, &settings).await;
     check(&world.visit("/a", "192.0.2.1").await, what, "302 /site/beta/a", "fresh");
     world.launchdarkly.fail(fault);
     let answered = world.send_at(&event("/b", "192.0.2.1"), ten_minutes_later(1)).await;
@@ -71,9 +73,17 @@ fn peak_memory_kb(world: &World) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
+/// Each fault of the endpoints for single items and of the one for the whole environment.
 macro_rules! faults {
     ($($name:ident: $fault:expr => $told:expr;)*) => {
-        $(#[tokio::test] async fn $name() { check_fault(stringify!($name), $fault, $told).await })*
+        mod items {
+            use super::*;
+            $(#[tokio::test] async fn $name() { check_fault("items", stringify!($name), $fault, $told).await })*
+        }
+        mod environment {
+            use super::*;
+            $(#[tokio::test] async fn $name() { check_fault("environment", stringify!($name), $fault, $told).await })*
+        }
     };
 }
 
@@ -87,13 +97,14 @@ faults! {
     server_error: Fault::Status(500, None) => "answered HTTP 500";
     unavailable: Fault::Status(503, None) => "answered HTTP 503";
     bad_request: Fault::Status(400, None) => "answered HTTP 400";
-    cut_body: Fault::CutBody => "the connection failed";
+    cut_body: Fault::CutBody => "end of file before message length reached";
+    reset_body: Fault::ResetBody => "Connection reset by peer";
     truncated_json: Fault::TruncatedJson => "cannot be read";
     html: Fault::Text("text/html", "<!doctype html><title>Sign in</title>") => "cannot be read";
     html_as_json: Fault::Text("application/json", "<!doctype html>") => "cannot be read";
     empty: Fault::Text("application/json", "") => "cannot be read";
     null: Fault::Text("application/json", "null") => "cannot be read";
-    another_shape: Fault::Text("application/json", r#"{"key":"rebrand","version":2}"#) => "the flag \\\"rebrand\\\" cannot be read: missing field";
+    another_shape: Fault::Text("application/json", r#"{"key":"rebrand","version":2}"#) => "cannot be read: missing field";
     fifty_megabytes: Fault::Huge(50 << 20) => "the answer has more than";
     redirected: Fault::Redirect("https://elsewhere.example/") => "answered HTTP 302";
 }

@@ -2,6 +2,8 @@
 
 use redirect::standins::{Data, Function, LaunchDarkly, RuntimeApi};
 use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 pub const KEY: &str = "sdk-00000000-1111-4222-8333-444444444444";
@@ -132,6 +134,16 @@ pub fn flag(version: u64, value: bool) -> Value {
         "fallthrough": {"variation": i32::from(!value)}, "offVariation": 1, "variations": [true, false],
         "salt": "0123456789abcdef", "trackEvents": false, "debugEventsUntilDate": null,
     })
+}
+
+/// The files of `events/`.
+pub fn events() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("events");
+    let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let mut events: Vec<_> = files.filter(|path| path.extension().is_some_and(|ending| ending == "json")).collect();
+    assert!(events.len() >= 15);
+    events.sort();
+    events
 }
 
 /// A viewer request as CloudFront sends it.

@@ -1,4 +1,5 @@
-"""Builds and packs the function in two folders: the same inputs must give the same bytes.
+"""Builds and packs the function in two folders: the same inputs must give the same bytes. In the second, also a build
+whose redirect.toml wants a feature that it does not have, which must end with an error that says so.
 
 Leaves target/edge/redirect.zip, which the tests of the carrier run. The key is no key of anybody's.
 """
@@ -9,6 +10,7 @@ import datetime
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -48,15 +50,35 @@ def copy_of_the_tree(folder: Path) -> None:
     (folder / ".tools").symlink_to(ROOT / ".tools")
 
 
+def refusal(folder: Path, source: str) -> str:
+    """What cargo says of that source without its feature; only the build script runs, as the rest is built."""
+    settings = folder / "redirect.toml"
+    settings.write_text(re.sub('^source = .*', f'source = "{source}"', settings.read_text(), flags=re.MULTILINE))
+    just = ["just", "--justfile", str(folder / "justfile"), "--evaluate", "static"]
+    flags = subprocess.run(just, capture_output=True, text=True, check=True).stdout.strip()
+    environment = {**os.environ, **dict([flags.split("=", 1)])}
+    environment.pop("CARGO_TARGET_DIR", None)
+    build = ["cargo", "lambda", "build", "--release"]
+    outcome = subprocess.run(build, cwd=folder, env=environment, capture_output=True, text=True)
+    return outcome.stderr if outcome.returncode else "it was built"
+
+
 def main() -> int:
     flags = flag_data()
     here = package(ROOT, flags)
     with tempfile.TemporaryDirectory(prefix="redirect-") as elsewhere:
         copy_of_the_tree(Path(elsewhere))
         there = package(Path(elsewhere), flags)
+        refusals = {source: refusal(Path(elsewhere), source) for source in ("dynamodb", "redis")}
     if here != there:
         print(f"The package depends on the folder it is made in: {here} here, {there} elsewhere", file=sys.stderr)
         return 1
+    for source, said in refusals.items():
+        expected = f'redirect.toml: source is "{source}"; expected a build with it: '
+        expected += f"just build, or cargo build --features {source}"
+        if expected not in said:
+            print(f"No {expected!r} in: {said}", file=sys.stderr)
+            return 1
     print(f"Twice the same package: {here}")
     return 0
 

@@ -1,8 +1,7 @@
 //! The function of this crate with a store as its source: the real binary, with no LaunchDarkly in reach.
 
 use crate::data::{flag, rebrand};
-use crate::servers;
-use crate::sync::{source, sync};
+use crate::servers::{self, source, sync};
 use redirect::standins::{DynamoDbFault, DynamoDbProxy, Function, LaunchDarkly, RuntimeApi, lambda_environment};
 use redirect::stores::{DynamoDb, DynamoDbDataStore, RedisDataStore, Store};
 use serde_json::{Value, json};

@@ -21,7 +21,7 @@ async fn behind_a_proxy() -> (DynamoDbProxy, DynamoDb) {
     (proxy, store)
 }
 
-fn sixty() -> Everything {
+pub(crate) fn sixty() -> Everything {
     let flags = (0..60).map(|n| (format!("flag-{n}"), crate::contract::item("x", 1))).collect();
     Everything { flags, segments: items(&[("s", 1)]) }
 }
@@ -68,7 +68,7 @@ async fn a_moment_of_throttling_is_waited_out() {
 }
 
 #[track_caller]
-fn check(error: &StoreError, expected: &[&str]) {
+pub(crate) fn check(error: &StoreError, expected: &[&str]) {
     let text = error.to_string();
     for expected in expected {
         assert!(text.contains(expected), "{expected:?} is not in: {text}");

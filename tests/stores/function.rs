@@ -11,7 +11,7 @@ use redirect::standins::{
 use redirect::stores::{DynamoDb, DynamoDbDataStore};
 use ring::hmac;
 use serde_json::{Value, json};
-use std::process::Output;
+use std::process::{Output, Stdio};
 use tokio::process::Command;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_flag-sync");
@@ -252,6 +252,44 @@ async fn an_operator_checks_and_writes() {
     let found: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, &found["in_sync"], &found["differences"]), (0, &json!(true), &json!([])));
     assert!(found["synced_at"].as_str().unwrap().ends_with('Z'));
+}
+
+/// What the standard streams show, together, when both are a terminal.
+async fn on_a_terminal(arguments: &[&str], environment: &[(&str, String)]) -> String {
+    let spawn = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
+    let mut command = Command::new("python3");
+    command.args(["-c", spawn, BINARY]).args(arguments).stdin(Stdio::null());
+    command.envs(environment.iter().map(|(name, value)| (*name, value))).env("TERM", "xterm");
+    String::from_utf8(command.output().await.unwrap().stdout).unwrap()
+}
+
+#[tokio::test]
+async fn a_person_at_a_terminal_sees_that_it_goes_on_and_nobody_else_does() {
+    let flags: Vec<_> = (0..120).map(|n| flag(&format!("flag-{n}"), 1)).collect();
+    let launchdarkly = LaunchDarkly::start("sdk-test", data(&flags, &[])).await.unwrap();
+    let environment = [
+        ("FLAG_SYNC_REDIS", servers::redis_url()),
+        ("FLAG_SYNC_PREFIX", servers::unique("terminal")),
+        ("LAUNCHDARKLY_BASE_URI", launchdarkly.uri()),
+        ("LAUNCHDARKLY_SDK_KEY", "sdk-test".to_owned()),
+    ];
+    let reads = "reading LaunchDarkly and the store";
+    let (_, text, errors) = command(&["check"], &environment).await;
+    assert!(text.contains("... and 70 more; --json lists them all") && errors.is_empty(), "{text}{errors}");
+    assert_eq!(text.lines().filter(|line| line.trim_end().ends_with("missing")).count(), 50);
+    assert!(on_a_terminal(&["check"], &environment).await.contains(reads));
+
+    let text = on_a_terminal(&["once"], &environment).await;
+    assert!(text.contains(reads) && text.contains(" of 120 items "), "{text:?}");
+    assert!(
+        text.ends_with("\u{1b}[2K120 flags and 0 segments in LaunchDarkly: 120 written, 0 deleted\r\n"),
+        "{text:?}"
+    );
+    for number in 0..120 {
+        launchdarkly.set_flag(&flag(&format!("flag-{number}"), 2));
+    }
+    let (code, text, errors) = command(&["once"], &environment).await;
+    assert!(code == 0 && text.lines().count() == 1 && errors.is_empty(), "{text}{errors}");
 }
 
 #[tokio::test]

@@ -1,8 +1,7 @@
 //! LaunchDarkly's own SDKs and ours on the same store: either writes, the other evaluates, and both agree.
 
 use crate::data::rebrand;
-use crate::servers;
-use crate::sync::{source, sync};
+use crate::servers::{self, source, sync};
 use launchdarkly_sdk_transport::HyperTransport;
 use launchdarkly_server_sdk::{
     Client, ConfigBuilder, ContextBuilder, NullEventProcessorBuilder, PersistentDataStoreBuilder,
@@ -66,17 +65,25 @@ fn redis(prefix: &str) -> Shared<redirect::stores::Redis> {
     }
 }
 
-async fn dynamodb(prefix: &str) -> Shared<redirect::stores::DynamoDb> {
+async fn dynamodb(program: &str, script: &str, prefix: &str) -> Shared<redirect::stores::DynamoDb> {
     let table = servers::new_table().await;
     let uri = servers::dynamodb_uri();
     let builder = DynamoDbDataStore::builder(&table).prefix(prefix).config(servers::config(&uri));
-    let python = servers::tools().join("bin/python").display().to_string();
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stores/dynamodb.py");
+    let script = format!("{}/tests/stores/{script}", env!("CARGO_MANIFEST_DIR"));
     Shared {
         store: builder.build_async().unwrap(),
-        program: [&python, script, &uri, &table, prefix].map(str::to_owned).to_vec(),
+        program: [program, &script, &uri, &table, prefix].map(str::to_owned).to_vec(),
         factory: Arc::new(builder),
     }
+}
+
+async fn dynamodb_and_python(prefix: &str) -> Shared<redirect::stores::DynamoDb> {
+    let python = servers::tools().join("bin/python").display().to_string();
+    dynamodb(&python, "dynamodb.py", prefix).await
+}
+
+async fn dynamodb_and_node(prefix: &str) -> Shared<redirect::stores::DynamoDb> {
+    dynamodb("node", "node/dynamodb.cjs", prefix).await
 }
 
 /// Some get true and some false, so that agreeing means something.
@@ -152,15 +159,30 @@ async fn the_rust_sdk_writes_to_redis_and_node_evaluates() {
 
 #[tokio::test]
 async fn python_writes_to_dynamodb_and_we_evaluate() {
-    they_write_and_we_evaluate(&dynamodb("").await).await;
+    they_write_and_we_evaluate(&dynamodb_and_python("").await).await;
 }
 
 #[tokio::test]
 async fn we_write_to_dynamodb_and_python_evaluates() {
-    we_write_and_they_evaluate(&dynamodb("staging").await).await;
+    we_write_and_they_evaluate(&dynamodb_and_python("staging").await).await;
 }
 
 #[tokio::test]
 async fn the_rust_sdk_writes_to_dynamodb_and_python_evaluates() {
-    the_rust_sdk_fills_it_and_they_evaluate(&dynamodb("").await).await;
+    the_rust_sdk_fills_it_and_they_evaluate(&dynamodb_and_python("").await).await;
+}
+
+#[tokio::test]
+async fn node_writes_to_dynamodb_and_we_evaluate() {
+    they_write_and_we_evaluate(&dynamodb_and_node("staging").await).await;
+}
+
+#[tokio::test]
+async fn we_write_to_dynamodb_and_node_evaluates() {
+    we_write_and_they_evaluate(&dynamodb_and_node("").await).await;
+}
+
+#[tokio::test]
+async fn the_rust_sdk_writes_to_dynamodb_and_node_evaluates() {
+    the_rust_sdk_fills_it_and_they_evaluate(&dynamodb_and_node("staging").await).await;
 }

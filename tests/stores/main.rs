@@ -16,3 +16,4 @@ mod relay;
 mod scale;
 mod servers;
 mod sync;
+mod tls;

@@ -1,12 +1,19 @@
 //! The servers that the tests start and stop: redis-server and dynalite, each on a free port of its own.
 
-use redirect::stores::{DynamoDb, DynamoDbDataStore, Redis, RedisDataStore};
+use redirect::flags::Clock;
+use redirect::settings::{Fetch, SdkKey};
+use redirect::sources::LaunchDarkly;
+use redirect::standins;
+use redirect::stores::{DynamoDb, DynamoDbDataStore, Redis, RedisDataStore, Store};
+use redirect::sync::writer::{Report, SyncError};
+use redirect::transport::Transport;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// Where `just` puts what the tests need.
 pub(crate) fn tools() -> PathBuf {
@@ -63,8 +70,19 @@ pub(crate) fn free_port() -> u16 {
 
 pub(crate) fn start_redis(port: Option<u16>) -> Server {
     let port = port.unwrap_or_else(free_port);
+    redis_server(port, &["--port", &port.to_string()])
+}
+
+/// One that speaks TLS and nothing else.
+pub(crate) fn start_redis_with_tls(certificate: &str, key: &str) -> Server {
+    let port = free_port();
+    let tls = ["--tls-cert-file", certificate, "--tls-key-file", key, "--tls-auth-clients", "no"];
+    redis_server(port, &[&["--port", "0", "--tls-port", &port.to_string()], &tls[..]].concat())
+}
+
+fn redis_server(port: u16, arguments: &[&str]) -> Server {
     let mut command = Command::new("redis-server");
-    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+    command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]).args(arguments);
     Server::start(command, "Ready to accept connections", port, "install Debian's package redis-server")
 }
 
@@ -135,8 +153,7 @@ pub(crate) fn config(uri: &str) -> aws_sdk_dynamodb::Config {
 pub(crate) async fn new_table() -> String {
     use aws_sdk_dynamodb::types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType};
     let table = unique("flags");
-    let transport =
-        redirect::transport::Transport::new(redirect::flags::Clock::default(), std::time::Duration::from_secs(20));
+    let transport = Transport::new(Clock::default(), Duration::from_secs(20));
     let config = config(&dynamodb_uri()).to_builder().http_client(redirect::stores::AwsTransport(transport)).build();
     let mut create = aws_sdk_dynamodb::Client::from_conf(config)
         .create_table()
@@ -160,9 +177,20 @@ pub(crate) fn redis() -> Redis {
     RedisDataStore::builder(redis_url()).prefix(unique("prefix")).build_async().unwrap()
 }
 
+/// A LaunchDarkly as flag-sync reads it.
+pub(crate) fn source(standin: &standins::LaunchDarkly) -> LaunchDarkly {
+    let key = SdkKey::parse("sdk-test").unwrap().unwrap();
+    let transport = Transport::new(Clock::default(), Duration::from_secs(10));
+    LaunchDarkly::new(transport, &standin.uri(), &key, Fetch::Environment)
+}
+
+pub(crate) async fn sync(store: &impl Store, launchdarkly: &LaunchDarkly) -> Result<Report, SyncError> {
+    redirect::sync::writer::sync(store, launchdarkly, Duration::from_millis(1), |_, _| ()).await
+}
+
 /// Waits for a line of a function's log that fits.
 pub(crate) async fn line(
-    function: &redirect::standins::Function,
+    function: &standins::Function,
     fits: impl Fn(&serde_json::Value) -> bool,
 ) -> serde_json::Value {
     let found = |log: &[String]| log.iter().find_map(|line| serde_json::from_str(line).ok().filter(|line| fits(line)));

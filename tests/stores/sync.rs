@@ -3,9 +3,7 @@
 use crate::contract::one;
 use crate::data::{data, flag, segment};
 use crate::memory::Memory;
-use crate::servers;
-use redirect::flags::Clock;
-use redirect::settings::{Fetch, SdkKey};
+use crate::servers::{self, source, sync};
 use redirect::sources::ItemKind::{self, Flag, Segment};
 use redirect::sources::{LaunchDarkly, Wanted};
 use redirect::standins::{self, DynamoDbFault, DynamoDbProxy, Fault};
@@ -13,23 +11,12 @@ use redirect::stores::{
     Condition, Contents, DynamoDbDataStore, Everything, RedisDataStore, State, Store, StoreError, Stored,
 };
 use redirect::sync::writer::{Comparison, Difference, Report, SyncError};
-use redirect::transport::Transport;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use tokio::sync::Notify;
-
-pub(crate) fn source(standin: &standins::LaunchDarkly) -> LaunchDarkly {
-    let key = SdkKey::parse("sdk-test").unwrap().unwrap();
-    let transport = Transport::new(Clock::default(), Duration::from_secs(10));
-    LaunchDarkly::new(transport, &standin.uri(), &key, Fetch::Environment)
-}
-
-pub(crate) async fn sync(store: &impl Store, launchdarkly: &LaunchDarkly) -> Result<Report, SyncError> {
-    redirect::sync::writer::sync(store, launchdarkly, Duration::from_millis(1), |_, _| ()).await
-}
 
 async fn launchdarkly(flags: &[Value], segments: &[Value]) -> (standins::LaunchDarkly, LaunchDarkly) {
     let standin = standins::LaunchDarkly::start("sdk-test", data(flags, segments)).await.unwrap();
@@ -103,7 +90,7 @@ async fn a_late_run_does_not_turn_back_the_clock(store: impl Store) {
     });
     let held = Arc::new(Held::new(store.clone()));
     let late = {
-        let (held, source) = (held.clone(), self::source(&standin));
+        let (held, source) = (held.clone(), servers::source(&standin));
         tokio::spawn(async move { sync(&*held, &source).await })
     };
     held.reached.notified().await;
@@ -183,7 +170,7 @@ async fn many_runs_at_once_end_in_the_newest(store: impl Store) {
                 _ => standin.set_flag(&flag(key, version)),
             }
         }
-        let (store, source) = (store.clone(), self::source(&standin));
+        let (store, source) = (store.clone(), servers::source(&standin));
         runs.push(tokio::spawn(async move { sync(&*store, &source).await }));
         tokio::task::yield_now().await;
     }

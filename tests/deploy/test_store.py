@@ -1,0 +1,393 @@
+"""The commands of the flag store: the real AWS CLI against moto and the stand-in, with faults on the way."""
+
+import json
+import re
+import sys
+
+import pytest
+from harness import CANARY
+
+ACCOUNT = "123456789012"
+STACK = "redirect-production-flags"
+PACKAGES = f"{STACK}-packages-{ACCOUNT}"
+SDK_KEY = "/redirect/production/sdk-key"
+WEBHOOK_SECRET = "/redirect/production/webhook-secret"
+SECRET_ARN = f"arn:aws:secretsmanager:us-east-1:{ACCOUNT}:secret:launchdarkly/{{}}-AbC123"
+
+
+@pytest.fixture(autouse=True)
+def built(cloud):
+    pack(cloud)
+
+
+def pack(cloud, content=b"first"):
+    path = cloud.project / "target/lambda/flag-sync/bootstrap.zip"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def secret(cloud, name):
+    found = cloud.ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"]
+    assert found["Type"] == "SecureString"
+    return found["Value"]
+
+
+def parameters(cloud):
+    return sorted(entry["Name"] for entry in cloud.ssm.describe_parameters()["Parameters"])
+
+
+def left(cloud):
+    """What there is of flag stores."""
+    return {
+        "stacks": sorted(cloud.aws.stacks),
+        "parameters": parameters(cloud),
+        "buckets": cloud.buckets(),
+        "tables": cloud.dynamodb.list_tables()["TableNames"],
+        "functions": [entry["FunctionName"] for entry in cloud.lambda_.list_functions()["Functions"]],
+    }
+
+
+NOTHING = dict.fromkeys(("stacks", "parameters", "buckets", "tables", "functions"), [])
+ALL = {
+    "stacks": [STACK],
+    "parameters": [SDK_KEY, WEBHOOK_SECRET],
+    "buckets": [PACKAGES],
+    "tables": [STACK],
+    "functions": [f"{STACK}-sync"],
+}
+
+
+def test_the_first_deploy_makes_everything(cloud):
+    out = cloud.does("store-deploy")
+    assert left(cloud) == ALL
+    text = "\n".join(out)
+    assert re.search(r"^Webhook  https://\w+\.execute-api\.us-east-1\.amazonaws\.com/, signed", text, re.MULTILINE)
+    assert f"Table    {STACK}, " in text
+    assert f"arn:aws:iam::{ACCOUNT}:policy/{STACK}-readpolicy, for just deploy production" in text
+    assert f"aws ssm get-parameter --region us-east-1 --with-decryption --name {WEBHOOK_SECRET} " in text
+
+    assert secret(cloud, SDK_KEY) == CANARY
+    assert re.fullmatch("[0-9a-f]{64}", secret(cloud, WEBHOOK_SECRET))
+
+    function = cloud.lambda_.get_function(FunctionName=f"{STACK}-sync")["Configuration"]
+    assert (function["Runtime"], function["Handler"]) == ("provided.al2023", "bootstrap")
+    variables = function["Environment"]["Variables"]
+    assert variables["FLAG_SYNC_TABLE"] == STACK
+    assert variables["FLAG_SYNC_SDK_KEY_PARAMETER"] == SDK_KEY
+    assert variables["FLAG_SYNC_WEBHOOK_SECRET_PARAMETER"] == WEBHOOK_SECRET
+    table = cloud.dynamodb.describe_table(TableName=STACK)["Table"]
+    assert [key["AttributeName"] for key in table["KeySchema"]] == ["namespace", "key"]
+
+
+def test_a_second_deploy_changes_nothing_and_another_package_only_the_function(cloud, monkeypatch):
+    cloud.does("store-deploy", "--set", "ScheduleMinutes=10", "--set", "ReplicaRegion1=eu-central-1")
+    webhook_secret = secret(cloud, WEBHOOK_SECRET)
+    before = dict(cloud.stack(STACK).resources)
+    cloud.commands.clear()
+    # The key is in SSM now.
+    monkeypatch.delenv("LAUNCHDARKLY_SDK_KEY")
+    assert "  nothing to change" in cloud.does("store-deploy")
+    done = {" ".join(command[:2]) for command in cloud.commands}
+    assert not done & {"s3api put-object", "s3api create-bucket", "ssm put-parameter"}
+    assert cloud.aws.calls["ExecuteChangeSet"] == 1
+
+    pack(cloud, b"second")
+    cloud.does("store-deploy")
+    after = cloud.stack(STACK).resources
+    assert [name for name in after if after[name] is not before[name]] == ["Sync"]
+    assert len(cloud.keys(PACKAGES)) == 2, "a rollback of the stack needs the package before"
+    assert (secret(cloud, SDK_KEY), secret(cloud, WEBHOOK_SECRET)) == (CANARY, webhook_secret)
+    # What was set once is kept.
+    assert after["Schedule"].properties["ScheduleExpression"] == "rate(10 minutes)"
+    replicas = [replica["Region"] for replica in after["Table"].properties["Replicas"]]
+    assert replicas == ["us-east-1", "eu-central-1"]
+
+
+def test_the_key_goes_to_ssm_and_nowhere_else(cloud, monkeypatch):
+    """The fixture looks for both secrets in all that was recorded; here is the proof that it records what matters."""
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", "sdk-c0ffee00-0000-4000-8000-0000000000ld")
+    cloud.does("store-deploy")
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", CANARY)
+    cloud.does("store-deploy")
+    assert secret(cloud, SDK_KEY) == CANARY, "another key in the shell replaces it"
+    puts = [(put["Name"], put["Type"], put["Overwrite"]) for put in cloud.aws.put_parameters]
+    of_key = (SDK_KEY, "SecureString", True)
+    assert puts == [of_key, (WEBHOOK_SECRET, "SecureString", False), of_key]
+    recorded = "\n".join(cloud.record + cloud.aws.requests)
+    for trace in (
+        '"ssm", "put-parameter", "--cli-input-json"',  # command lines
+        '"SdkKeyParameter"',  # the files that they name
+        "is kept in SSM Parameter Store",  # output
+        "TemplateBody=",  # what reaches CloudFormation
+        "DescribeParameters",  # what reaches SSM
+        "PutParameter",
+    ):
+        assert trace in recorded, trace
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "told"),
+    [
+        ([], "", f"The SSM parameter {SDK_KEY} is not there. Export LAUNCHDARKLY_SDK_KEY"),
+        ([], "mob-1", "holds a mobile key"),
+        (["--set", "Colour=red"], CANARY, "--set Colour=...: expected NAME=VALUE with NAME one of SdkKeyParameter"),
+        (["--set", "PackageKey=x"], CANARY, "expected NAME=VALUE"),
+        (["--set", CANARY], CANARY, "--set: expected NAME=VALUE"),
+        (["--set", f"SdkKeyParameter={CANARY}"], CANARY, "begins with a slash"),
+        (["--set", "SdkKeyParameter=arn:aws:secretsmanager:eu-west-1:123456789012:secret:-AbC123"], "", "in us-east-1"),
+        (["--set", "ReplicaRegion1=Frankfurt"], CANARY, "Parameter ReplicaRegion1 failed to satisfy constraint"),
+    ],
+)
+def test_what_is_wrong_is_told(cloud, monkeypatch, arguments, key, told):
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", key)
+    assert told in cloud.fails("store-deploy", *arguments)
+    assert cloud.aws.stacks == {}
+    if "ReplicaRegion1=Frankfurt" not in arguments:  # which CloudFormation says
+        assert left(cloud) == NOTHING
+
+
+def test_what_was_not_built_is_told(cloud):
+    (cloud.project / "target/lambda/flag-sync/bootstrap.zip").unlink()
+    assert "just store-deploy production builds it" in cloud.fails("store-deploy")
+    assert cloud.commands == []
+
+
+def test_nothing_works_before_the_first_deploy(cloud):
+    for command in (("url", "staging", "store"), ("logs", "staging", "store")):
+        err = cloud.fails(*command)
+        assert "There is no flag store staging: the stack redirect-staging-flags in us-east-1 is not there" in err
+        assert "just store-deploy staging" in err
+    status, _, err = cloud("sync", "staging", "check")
+    assert "There is no flag store staging" in err
+    assert status == 2, "1 says that the table differs"
+
+
+def test_the_dry_run_asks_nobody(cloud, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    text = "\n".join(cloud.does("store-deploy", "staging", "--dry-run", "--set", "ScheduleMinutes=10"))
+    assert "/redirect/staging/sdk-key: the one of this shell" in text
+    for told in (
+        "redirect-staging-flags-packages-ACCOUNT",
+        "bootstrap.zip (5 bytes) as packages/",
+        "the stack redirect-staging-flags from cloudformation/flag-store.yaml",
+        "parameter ScheduleMinutes = 10",
+        "parameter WebhookSecretParameter = /redirect/staging/webhook-secret",
+        "AWS::DynamoDB::GlobalTable",
+    ):
+        assert told in text
+
+    monkeypatch.delenv("LAUNCHDARKLY_SDK_KEY")
+    (cloud.project / "target/lambda/flag-sync/bootstrap.zip").unlink()
+    arn = SECRET_ARN.format("webhook")
+    text = "\n".join(cloud.does("store-deploy", "--dry-run", "--set", f"WebhookSecretParameter={arn}"))
+    assert f"{SDK_KEY}: must be there, as LAUNCHDARKLY_SDK_KEY is not set" in text
+    assert f"{arn}, left alone" in text
+    assert "once it is built" in text
+    assert CANARY not in cloud.fails("store-deploy", "--dry-run", "--set", f"SdkKeyParameter={CANARY}")
+    assert cloud.commands == []
+
+
+def test_secrets_may_be_in_secrets_manager(cloud, monkeypatch):
+    key, webhook = SECRET_ARN.format("key"), SECRET_ARN.format("webhook")
+    text = "\n".join(
+        cloud.does("store-deploy", "--set", f"SdkKeyParameter={key}", "--set", f"WebhookSecretParameter={webhook}")
+    )
+    assert f"The SDK key is kept in {key}; LAUNCHDARKLY_SDK_KEY is not used" in text
+    assert f"aws secretsmanager get-secret-value --region us-east-1 --secret-id {webhook} " in text
+    # The next deployment keeps them, without being told again.
+    pack(cloud, b"second")
+    cloud.does("store-deploy")
+    assert not any(command[0] == "ssm" for command in cloud.commands)
+    variables = cloud.lambda_.get_function(FunctionName=f"{STACK}-sync")["Configuration"]["Environment"]["Variables"]
+    assert variables["FLAG_SYNC_SDK_KEY_PARAMETER"] == key
+    # And one that says so goes back to this tool's own.
+    cloud.does("store-deploy", "--set", f"SdkKeyParameter={SDK_KEY}")
+    assert parameters(cloud) == [SDK_KEY]
+    assert secret(cloud, SDK_KEY) == CANARY
+
+
+# ---- Faults ----------------------------------------------------------------------------------------------------------
+
+
+def interrupt_after(cloud, monkeypatch, operation, count=1):
+    """Ctrl-C when that command of the CLI has been run for that time: AWS has it, the tool does not know."""
+    run, seen = cloud.run_cli, []
+
+    def running(command, env, **options):
+        done = run(command, env=env, **options)
+        if " ".join(command[1:3]) == operation:
+            seen.append(command)
+            if len(seen) == count:
+                raise KeyboardInterrupt
+        return done
+
+    monkeypatch.setattr(cloud, "run_cli", running)
+
+
+@pytest.mark.parametrize(
+    ("operation", "count"),
+    [
+        ("ssm put-parameter", 1),
+        ("ssm put-parameter", 2),
+        ("s3api create-bucket", 1),
+        ("s3api put-object", 1),
+        ("cloudformation create-change-set", 1),
+        ("cloudformation execute-change-set", 1),
+    ],
+)
+def test_an_interrupted_deploy_is_taken_up_again(cloud, monkeypatch, operation, count):
+    interrupt_after(cloud, monkeypatch, operation, count)
+    cloud.aws.steps = 2
+    status, _, err = cloud("store-deploy")
+    assert status == 130
+    assert "just store-deploy production takes it up again" in err
+    made = [put["Value"] for put in cloud.aws.put_parameters if put["Name"] == WEBHOOK_SECRET]
+    cloud.does("store-deploy")
+    assert left(cloud) == ALL
+    assert cloud.aws.calls["ExecuteChangeSet"] == 1, "what was under way was waited for, not repeated"
+    assert not made or [secret(cloud, WEBHOOK_SECRET)] == made, "LaunchDarkly may know it already"
+
+
+def test_a_stack_that_cannot_be_made_says_why_and_how_to_go_on(cloud):
+    cloud.aws.resource_faults["WebhookStage"] = "Rate exceeded"
+    err = cloud.fails("store-deploy")
+    assert "ROLLBACK_COMPLETE" in err and "CREATE_FAILED" in err and "Rate exceeded" in err
+    assert "run just store-destroy production to remove the remains" in err
+    assert "with just store-destroy production" in cloud.fails("store-deploy")
+    assert "is in the state ROLLBACK_COMPLETE" in cloud.fails("url", "production", "store")
+    cloud.does("store-destroy")
+    assert left(cloud) == NOTHING
+    cloud.does("store-deploy")
+    assert left(cloud) == ALL
+
+
+def test_an_update_that_fails_goes_back_to_the_package_before(cloud):
+    """Also when the edge environment of that name was destroyed meanwhile: its package bucket is another one."""
+    cloud.does("deploy", "--without-function")
+    cloud.does("store-deploy")
+    cloud.does("destroy")
+    before = cloud.stack(STACK).parameters["PackageKey"]
+    pack(cloud, b"second")
+    cloud.aws.resource_faults["FailingAlarm"] = "Rate exceeded"
+    # A setting that changes the alarm, after the function.
+    err = cloud.fails("store-deploy", "--set", f"AlarmTopicArn=arn:aws:sns:us-east-1:{ACCOUNT}:alarms")
+    assert "UPDATE_ROLLBACK_COMPLETE" in err and "Everything runs as before" in err
+    assert cloud.stack(STACK).parameters["PackageKey"] == before
+    assert cloud.stack(STACK).resources["Sync"].properties["Code"] == {"S3Bucket": PACKAGES, "S3Key": before}
+    assert before in cloud.keys(PACKAGES)
+
+
+# ---- url, logs, sync -------------------------------------------------------------------------------------------------
+
+
+def write_flag_sync(cloud, status):
+    """Stands in for the program: keeps how it was run."""
+    path = cloud.project / "target/release/flag-sync"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        f"#!{sys.executable}\nimport json, os, sys\n"
+        f"json.dump([sys.argv[1:], dict(os.environ)], open({str(path) + '.json'!r}, 'w'))\nsys.exit({status})\n"
+    )
+    path.chmod(0o755)
+
+
+def flag_sync_was_run(cloud):
+    return json.loads((cloud.project / "target/release/flag-sync.json").read_text())
+
+
+def test_the_deployed_store_is_shown_and_synchronised(cloud, monkeypatch):
+    key = SECRET_ARN.format("key")
+    cloud.does(
+        "store-deploy", "staging", "--set", f"SdkKeyParameter={key}", "--set", "Prefix=shop",
+        "--set", "LaunchDarklyBaseUri=https://sdk.eu.launchdarkly.com",
+    )  # fmt: skip
+    (line,) = cloud.does("url", "staging", "store")
+    assert re.fullmatch(r"https://\w+\.execute-api\.us-east-1\.amazonaws\.com/", line)
+
+    # As in the shell of someone who works on flag-sync itself, or elsewhere.
+    monkeypatch.setenv("FLAG_SYNC_REDIS", "redis://localhost")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    expected = [
+        "--table", "redirect-staging-flags", "--prefix", "shop", "--sdk-key-parameter", key,
+        "--base-uri", "https://sdk.eu.launchdarkly.com",
+    ]  # fmt: skip
+    write_flag_sync(cloud, 0)
+    cloud.does("sync", "staging")
+    arguments, environment = flag_sync_was_run(cloud)
+    assert arguments == ["once", *expected]
+    assert environment["AWS_REGION"] == "us-east-1"
+    assert environment["AWS_ACCESS_KEY_ID"] == "AKIAEXAMPLE"
+    assert not {"FLAG_SYNC_REDIS", "LAUNCHDARKLY_SDK_KEY"} & set(environment)
+
+    for status in (1, 2):
+        write_flag_sync(cloud, status)
+        assert cloud("sync", "staging", "check", "--json")[0] == status
+        assert flag_sync_was_run(cloud)[0] == ["check", *expected, "--json"]
+
+    monkeypatch.delenv("AWS_REGION")
+    cloud.logs("us-east-1").create_log_stream(logGroupName="/aws/lambda/redirect-staging-flags-sync", logStreamName="1")
+    cloud.write_log("us-east-1", "/aws/lambda/redirect-staging-flags-sync", "302 flags written", 5)
+    cloud.on_pause = lambda _: (_ for _ in ()).throw(KeyboardInterrupt)
+    out = cloud.does("logs", "staging", "store")
+    assert out[0] == "Following /aws/lambda/redirect-staging-flags-sync in us-east-1"
+    assert out[1].endswith("us-east-1  302 flags written")
+
+
+# ---- destroy ---------------------------------------------------------------------------------------------------------
+
+
+def test_stores_and_environments_live_side_by_side(cloud):
+    cloud.does("deploy", "--without-function")
+    cloud.does("store-deploy")
+    production = left(cloud)
+    cloud.does("store-deploy", "staging")
+    assert secret(cloud, WEBHOOK_SECRET) != secret(cloud, "/redirect/staging/webhook-secret")
+    cloud.does("store-destroy", "staging")
+    assert left(cloud) == production
+    cloud.does("store-destroy")
+    assert left(cloud)["stacks"] == ["redirect-production"]
+    assert f"redirect-production-packages-{ACCOUNT}" in cloud.buckets()
+    assert parameters(cloud) == []
+
+
+def test_a_store_that_is_read_is_not_destroyed(cloud):
+    """Its policy could not be deleted, but table and function would be gone by then."""
+    cloud.does("store-deploy")
+    policy = cloud.stack(STACK).resources["ReadPolicy"].physical
+    cloud.package()
+    cloud.does("deploy", "--set", f"FlagStorePolicyArn={policy}")
+    err = cloud.fails("store-destroy")
+    assert "redirect-production-functionrole" in err
+    assert "just deploy production --set FlagStorePolicyArn=" in err
+    assert cloud.stack(STACK).state == "CREATE_COMPLETE"
+    cloud.does("deploy", "--set", "FlagStorePolicyArn=")
+    cloud.does("store-destroy")
+    assert STACK not in cloud.aws.stacks
+
+
+@pytest.mark.parametrize(
+    "operation", ["cloudformation delete-stack", "ssm delete-parameter", "s3 rm", "s3api delete-bucket"]
+)
+def test_an_interrupted_destroy_is_taken_up_again(cloud, monkeypatch, operation):
+    cloud.does("store-deploy")
+    cloud.aws.steps = 3
+    interrupt_after(cloud, monkeypatch, operation)
+    status, _, err = cloud("store-destroy")
+    assert status == 130
+    assert "just store-destroy production takes it up again" in err
+    cloud.does("store-destroy")
+    assert left(cloud) == NOTHING
+
+
+def test_destroy_asks_a_person_and_leaves_nothing(cloud, monkeypatch):
+    cloud.does("store-deploy")
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda _: "staging")
+    assert "nothing was changed" in cloud.fails("store-destroy")
+    assert left(cloud) == ALL
+    monkeypatch.setattr("builtins.input", lambda _: "production")
+    cloud.does("store-destroy")
+    assert left(cloud) == NOTHING
+    assert cloud.lambda_.list_functions()["Functions"] == []
+    out = cloud.does("store-destroy")
+    assert f"There is no stack {STACK}." in out
