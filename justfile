@@ -157,7 +157,7 @@ _npm FOLDER SCRIPTS="--ignore-scripts":
     cd {{FOLDER}}
     if ! cmp -s package-lock.json node_modules/.installed; then
         echo "Installing the packages of {{FOLDER}}/package-lock.json ..." >&2
-        npm ci {{SCRIPTS}} --no-audit --no-fund --silent
+        npm ci {{SCRIPTS}} --no-audit --no-fund --loglevel=error
         cp package-lock.json node_modules/.installed
     fi
 
