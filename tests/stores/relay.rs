@@ -6,8 +6,7 @@
 use crate::data::{flag, rebrand};
 use crate::edge::{Edge, IN_TIME};
 use crate::function::command;
-use crate::servers;
-use crate::sync::source;
+use crate::servers::{self, source};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use http::{Method, Request};
