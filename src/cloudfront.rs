@@ -60,24 +60,24 @@ struct CloudFront<C, R, S> {
 
 #[derive(Default, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Config<'a> {
-    #[serde(borrow, default)]
-    event_type: Text<'a>,
-    #[serde(borrow, default)]
-    request_id: Text<'a>,
+struct Config<T> {
+    #[serde(default)]
+    event_type: T,
+    #[serde(default)]
+    request_id: T,
 }
 
 #[derive(Default, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Request<'a> {
-    #[serde(borrow, default)]
-    client_ip: Text<'a>,
-    #[serde(borrow, default)]
-    method: Text<'a>,
-    #[serde(borrow, default)]
-    uri: Text<'a>,
-    #[serde(borrow, default)]
-    querystring: Text<'a>,
+struct Request<T> {
+    #[serde(default)]
+    client_ip: T,
+    #[serde(default)]
+    method: T,
+    #[serde(default)]
+    uri: T,
+    #[serde(default)]
+    querystring: T,
 }
 
 impl<'a> Event<'a> {
@@ -88,7 +88,7 @@ impl<'a> Event<'a> {
     pub fn parse(payload: &'a RawValue) -> Result<Self, NotCloudFront> {
         // Nearly every event is a viewer request as documented, which is read in one go.
         if let Ok(CloudFront { config, request: Some(request), response }) =
-            record::<Config, Request, IgnoredAny>(payload)
+            record::<Config<Text>, Request<Text>, IgnoredAny>(payload)
         {
             let config = config.unwrap_or_default();
             if config.is_of_viewer_request(response.is_none()) {
@@ -96,12 +96,10 @@ impl<'a> Event<'a> {
             }
         }
         let CloudFront { config, request, response } = record::<&RawValue, &RawValue, &RawValue>(payload)?;
-        let config = config.and_then(|config| serde_json::from_str(config.get()).ok());
-        let config: Config = config.unwrap_or_default();
+        let config = config.map(Config::each_for_itself).unwrap_or_default();
         match (request, response) {
             (Some(request), _) if config.is_of_viewer_request(response.is_none()) => {
-                let request = serde_json::from_str(request.get()).unwrap_or_default();
-                Ok(Self::ViewerRequest(ViewerRequest::new(payload, config, request)))
+                Ok(Self::ViewerRequest(ViewerRequest::new(payload, config, Request::each_for_itself(request))))
             }
             (_, Some(response)) => Ok(Self::Other(response)),
             (Some(request), None) => Ok(Self::Other(request)),
@@ -128,14 +126,33 @@ fn missing(what: &str) -> NotCloudFront {
     NotCloudFront(format!("`{what}` is missing"))
 }
 
-impl Config<'_> {
+impl<'a> Config<Text<'a>> {
+    /// A field that cannot be read spoils no other.
+    fn each_for_itself(raw: &'a RawValue) -> Self {
+        let fields: Config<Option<&RawValue>> = serde_json::from_str(raw.get()).unwrap_or_default();
+        Self { event_type: Text::of(fields.event_type), request_id: Text::of(fields.request_id) }
+    }
+
     fn is_of_viewer_request(&self, has_no_response: bool) -> bool {
         self.event_type.0.as_ref().map_or(has_no_response, |event_type| event_type == "viewer-request")
     }
 }
 
+impl<'a> Request<Text<'a>> {
+    /// A field that cannot be read spoils no other.
+    fn each_for_itself(raw: &'a RawValue) -> Self {
+        let fields: Request<Option<&RawValue>> = serde_json::from_str(raw.get()).unwrap_or_default();
+        Self {
+            client_ip: Text::of(fields.client_ip),
+            method: Text::of(fields.method),
+            uri: Text::of(fields.uri),
+            querystring: Text::of(fields.querystring),
+        }
+    }
+}
+
 impl<'a> ViewerRequest<'a> {
-    fn new(payload: &'a RawValue, config: Config<'a>, request: Request<'a>) -> Self {
+    fn new(payload: &'a RawValue, config: Config<Text<'a>>, request: Request<Text<'a>>) -> Self {
         Self {
             payload,
             request_id: config.request_id.0,
@@ -159,6 +176,12 @@ impl<'a> ViewerRequest<'a> {
 /// The text of a JSON string, borrowed unless it has escapes; `None` for any other value.
 #[derive(Default)]
 struct Text<'a>(Option<Cow<'a, str>>);
+
+impl<'a> Text<'a> {
+    fn of(json: Option<&'a RawValue>) -> Self {
+        json.and_then(|json| serde_json::from_str(json.get()).ok()).unwrap_or_default()
+    }
+}
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -321,14 +344,23 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_cannot_be_read_is_one_without_fields_and_goes_back_as_it_is() {
-        for raw in [r#"{"uri":1e400,"method":"GET"}"#, r#"{"uri":"/a","uri":"/b"}"#, "7"] {
+    fn a_field_that_cannot_be_read_spoils_no_other_and_the_request_goes_back_as_it_is() {
+        for (raw, uri, method) in [
+            (r#"{"uri":1e400,"method":"GET"}"#, None, Some("GET")),
+            (r#"{"uri":"/site/a","querystring":"\ud800","method":"GET"}"#, Some("/site/a"), Some("GET")),
+            (r#"{"uri":"/a","uri":"/b"}"#, None, None),
+            ("7", None, None),
+        ] {
             let payload = format!(r#"{{"Records":[{{"cf":{{"request": {raw} }}}}]}}"#);
             let payload = RawValue::from_string(payload).unwrap();
             let Event::ViewerRequest(request) = Event::parse(&payload).unwrap() else { panic!("not a viewer request") };
-            assert_eq!((&request.uri, &request.method), (&None, &None));
+            assert_eq!((request.uri.as_deref(), request.method.as_deref()), (uri, method));
             assert_eq!(request.raw().unwrap().get(), raw);
         }
+        check_other(
+            r#"{"Records":[{"cf":{"config":{"eventType":"origin-request","requestId":"\ud800"},"request":{"uri":"/"}}}]}"#,
+            r#"{"uri":"/"}"#,
+        );
     }
 
     #[test]

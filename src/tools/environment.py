@@ -9,6 +9,10 @@ from aws import REGION, DeployError, say
 from stack import Stack
 
 
+# What commands take after the environment, which may be left out.
+ARGUMENTS = {"edge", "store", "once", "check"}
+
+
 class Environment:
     def __init__(self, name: str) -> None:
         # Bucket names end at 63 characters, and take no capitals.
@@ -17,6 +21,8 @@ class Environment:
                 f"{name!r} is no environment's name. Take up to 20 lower-case letters, digits and single hyphens, such "
                 "as production or staging."
             )
+        if name in ARGUMENTS:
+            raise DeployError(f"{name!r} is no environment's name. Give the environment first: production {name}")
         if name.endswith("-flags"):
             raise DeployError(
                 f"{name!r} is no environment's name: the flag store of {name.removesuffix('-flags')} has the stack "

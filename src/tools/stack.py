@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from aws import POLL_SECONDS, AwsError, DeployError, Wait, aws, json_file, pause, say
+from aws import POLL_SECONDS, REGION, AwsError, DeployError, Wait, aws, json_file, pause, say
 
 # States in which an update can start.
 # https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/view-stack-events.html
@@ -98,23 +98,29 @@ class Stack:
 
     # ---- Changing it -------------------------------------------------------------------------------------------------
 
-    def apply(self, template: Path | None, values: dict[str, str]) -> bool:
-        """Creates or updates the stack and waits for it; False if there was nothing to change.
-
-        Parameters that `values` leaves out keep their value. Without a template the stack keeps its own.
-        """
+    def ready(self) -> bool:
+        """Waits until the stack can be made or changed. True if it is there."""
         state = self.settle()
         if state in NEVER_MADE:
             raise DeployError(
                 f"The stack {self.name} is in the state {state}. Remove what is left of it with {self._destroy}, then "
                 "deploy again."
             )
-        if state and state not in SETTLED and state != "REVIEW_IN_PROGRESS":
-            raise DeployError(
-                f"The stack {self.name} is in the state {state}. Repair it first:\n"
-                f"aws cloudformation continue-update-rollback --region us-east-1 --stack-name {self.name}"
-            )
-        new = state in ("", "REVIEW_IN_PROGRESS")
+        if state in ("", "REVIEW_IN_PROGRESS"):
+            return False
+        if state not in SETTLED:
+            raise DeployError(f"The stack {self.name} is in the state {state}. Repair it first:\n{self._repair()}")
+        return True
+
+    def _repair(self) -> str:
+        return f"aws cloudformation continue-update-rollback --region {REGION} --stack-name {self.name}"
+
+    def apply(self, template: Path | None, values: dict[str, str]) -> bool:
+        """Creates or updates the stack and waits for it; False if there was nothing to change.
+
+        Parameters that `values` leaves out keep their value. Without a template the stack keeps its own.
+        """
+        new = not self.ready()
         before = {} if new else self.parameters()
         kept = [
             name for name in before if name not in values and (not template or name in names(template, "Parameters"))
@@ -177,8 +183,10 @@ class Stack:
             )
         elif state in NEVER_MADE:
             text += f"\nCorrect the cause, run {self._destroy} to remove the remains, then deploy again."
-        else:
+        elif state == "UPDATE_ROLLBACK_COMPLETE":
             text += "\nEverything runs as before. Correct the cause, then deploy again."
+        elif state == "UPDATE_ROLLBACK_FAILED":
+            text += f"\nNeither the old nor the new is there as a whole. Correct the cause, then repair it:\n{self._repair()}"
         return text
 
     def delete(self) -> None:

@@ -32,7 +32,9 @@ BINARY = ROOT / "target" / "release" / "flag-sync"
 MANAGED = {"PackageBucket", "PackageKey"}
 
 # Where a secret may be. flag-sync asks for it in its own Region.
-PLACE = re.compile(rf"/[A-Za-z0-9/._-]+|arn:[a-z-]+:secretsmanager:{REGION}:\d{{12}}:secret:\S+")
+PLACE = re.compile(
+    rf"/[A-Za-z0-9/._-]+|arn:[a-z-]+:secretsmanager:{REGION}:\d{{12}}:secret:[A-Za-z0-9/_+=.@-]+-[A-Za-z0-9]{{6}}"
+)
 
 
 class FlagStore:
@@ -70,8 +72,8 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
     for name, place in store.places(chosen).items():
         if not PLACE.fullmatch(place):
             raise DeployError(
-                f"--set {name}=...: expected the name of an SSM parameter, which begins with a slash, or the ARN of a "
-                f"secret in Secrets Manager in {REGION}. What was given is not shown, as it may be the secret itself."
+                f"--set {name}=...: expected the name of an SSM parameter, which begins with a slash, or the whole "
+                f"ARN of a secret in Secrets Manager in {REGION}. What was given is not shown, as it may be the secret itself."
             )
     # Refuses what is no SDK key before anything is done.
     key = sdk_key() if os.environ.get(KEY_VARIABLE) else ""
@@ -84,7 +86,9 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
 
     account = account_id()
     say(f"Flag store {store.name}: stack {store.stack.name} in {REGION}, account {account}")
-    places = store.places(store.stack.parameters(), chosen)
+    # Before that, its parameters may be those of a stack that goes, or of an update that is rolled back.
+    kept = store.stack.parameters() if store.stack.ready() else {}
+    places = store.places(kept, chosen)
     keep_secrets(store, places, key)
 
     packages = PackageBucket(store.stack, account)
@@ -113,15 +117,25 @@ def keep_secrets(store: FlagStore, places: dict[str, str], key: str) -> None:
 
 
 def has_parameter(name: str) -> bool:
-    with json_file([{"Key": "Name", "Values": [name]}]) as filters:
-        found = aws("ssm", "describe-parameters", "--parameter-filters", filters)
-    return bool(found["Parameters"])
+    try:
+        # Not decrypted, and of what comes only the name is printed.
+        aws("ssm", "get-parameter", "--name", name, "--query", "Parameter.Name")
+    except AwsError as error:
+        if error.code != "ParameterNotFound":
+            raise
+        return False
+    return True
 
 
 def put_secret(name: str, value: str, overwrite: bool) -> None:
     request = {"Name": name, "Value": value, "Type": "SecureString", "Overwrite": overwrite}
     with json_file(request) as file:
-        aws("ssm", "put-parameter", "--cli-input-json", file)
+        try:
+            aws("ssm", "put-parameter", "--cli-input-json", file)
+        except AwsError as error:
+            # An interrupted run's, which was not to be seen yet.
+            if error.code != "ParameterAlreadyExists":
+                raise
     say(f"Secret {name} is kept in SSM Parameter Store")
 
 
@@ -200,6 +214,7 @@ def destroy(environment: Environment, _: argparse.Namespace) -> None:
     environment.confirm(
         f"This deletes table, flag-sync, webhook and secrets of the flag store {store.name} in the account {account}."
     )
+    refuse_while_relayed(store)
     if store.stack.settle():
         refuse_while_read(store)
         say(f"Deleting the stack {store.stack.name}")
@@ -210,6 +225,16 @@ def destroy(environment: Environment, _: argparse.Namespace) -> None:
         delete_secret(name)
     PackageBucket(store.stack, account).delete()
     say(f"Nothing is left of the flag store {store.name}. Delete the webhook in LaunchDarkly too.")
+
+
+def refuse_while_relayed(store: FlagStore) -> None:
+    """docs/relay-proxy.md gives the stack this name, and the store's table and key."""
+    relay = f"redirect-{store.name}-relay"
+    if Stack(relay, "").parameters().get("TableName") == store.stack.name:
+        raise DeployError(
+            f"The Relay Proxy of the stack {relay} writes the table and needs the key. Delete it first: "
+            f"aws cloudformation delete-stack --region {REGION} --stack-name {relay}"
+        )
 
 
 def refuse_while_read(store: FlagStore) -> None:

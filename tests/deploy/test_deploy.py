@@ -227,6 +227,7 @@ def test_deploy_with_the_program_that_users_run(cloud):
         (["deploy", "Production"], "lower-case"),
         (["deploy", "a" * 21], "up to 20"),
         (["deploy", "production-flags"], "the flag store of production"),
+        (["url", "store"], "Give the environment first: production store"),
         (["deploy", "--set", "Colour=red"], "expected NAME=VALUE with NAME one of"),
         (["deploy", "--set", "PackageKey=x"], "expected NAME=VALUE"),
         (["deploy", "--set", "AccessLogs"], "expected NAME=VALUE"),

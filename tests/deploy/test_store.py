@@ -4,8 +4,12 @@ import json
 import re
 import sys
 
+from harness import CANARY  # first: it finds the tools
+
 import pytest
-from harness import CANARY
+import stack
+import standin
+import store
 
 ACCOUNT = "123456789012"
 STACK = "redirect-production-flags"
@@ -119,7 +123,7 @@ def test_the_key_goes_to_ssm_and_nowhere_else(cloud, monkeypatch):
         '"SdkKeyParameter"',  # the files that they name
         "is kept in SSM Parameter Store",  # output
         "TemplateBody=",  # what reaches CloudFormation
-        "DescribeParameters",  # what reaches SSM
+        "GetParameter",  # what reaches SSM
         "PutParameter",
     ):
         assert trace in recorded, trace
@@ -135,6 +139,7 @@ def test_the_key_goes_to_ssm_and_nowhere_else(cloud, monkeypatch):
         (["--set", CANARY], CANARY, "--set: expected NAME=VALUE"),
         (["--set", f"SdkKeyParameter={CANARY}"], CANARY, "begins with a slash"),
         (["--set", "SdkKeyParameter=arn:aws:secretsmanager:eu-west-1:123456789012:secret:-AbC123"], "", "in us-east-1"),
+        (["--set", f"SdkKeyParameter={SECRET_ARN.format('key').rpartition('-')[0]}"], "", "the whole ARN of a secret"),
         (["--set", "ReplicaRegion1=Frankfurt"], CANARY, "Parameter ReplicaRegion1 failed to satisfy constraint"),
     ],
 )
@@ -253,7 +258,9 @@ def test_a_stack_that_cannot_be_made_says_why_and_how_to_go_on(cloud):
     err = cloud.fails("store-deploy")
     assert "ROLLBACK_COMPLETE" in err and "CREATE_FAILED" in err and "Rate exceeded" in err
     assert "run just store-destroy production to remove the remains" in err
+    puts = len(cloud.aws.put_parameters)
     assert "with just store-destroy production" in cloud.fails("store-deploy")
+    assert len(cloud.aws.put_parameters) == puts, "what is refused changes nothing"
     assert "is in the state ROLLBACK_COMPLETE" in cloud.fails("url", "production", "store")
     cloud.does("store-destroy")
     assert left(cloud) == NOTHING
@@ -275,6 +282,25 @@ def test_an_update_that_fails_goes_back_to_the_package_before(cloud):
     assert cloud.stack(STACK).parameters["PackageKey"] == before
     assert cloud.stack(STACK).resources["Sync"].properties["Code"] == {"S3Bucket": PACKAGES, "S3Key": before}
     assert before in cloud.keys(PACKAGES)
+
+
+def test_an_update_that_hangs_between_old_and_new_says_how_to_repair_it(cloud):
+    cloud.does("store-deploy")
+    cloud.stack(STACK).state = "UPDATE_ROLLBACK_FAILED"
+    err = cloud.fails("store-deploy")
+    repair = f"aws cloudformation continue-update-rollback --region us-east-1 --stack-name {STACK}"
+    assert repair in err
+    stack_id = cloud.stack(STACK).id
+    text = stack.Stack(STACK, "").failure(stack_id, "UPDATE_ROLLBACK_FAILED", "token")
+    assert repair in text and "runs as before" not in text
+
+
+def test_a_secret_that_was_not_to_be_seen_yet_is_kept(cloud, monkeypatch):
+    cloud.does("store-deploy")
+    made = secret(cloud, WEBHOOK_SECRET)
+    monkeypatch.setattr(store, "has_parameter", lambda _: False)
+    cloud.does("store-deploy")
+    assert secret(cloud, WEBHOOK_SECRET) == made
 
 
 # ---- url, logs, sync -------------------------------------------------------------------------------------------------
@@ -361,6 +387,18 @@ def test_a_store_that_is_read_is_not_destroyed(cloud):
     assert "just deploy production --set FlagStorePolicyArn=" in err
     assert cloud.stack(STACK).state == "CREATE_COMPLETE"
     cloud.does("deploy", "--set", "FlagStorePolicyArn=")
+    cloud.does("store-destroy")
+    assert STACK not in cloud.aws.stacks
+
+
+def test_a_store_that_the_relay_proxy_writes_is_not_destroyed(cloud):
+    cloud.does("store-deploy")
+    relay = standin.Stack("redirect-production-relay", 99)
+    relay.state, relay.parameters = "CREATE_COMPLETE", {"TableName": STACK}
+    cloud.aws.stacks[relay.name] = relay
+    assert "delete-stack --region us-east-1 --stack-name redirect-production-relay" in cloud.fails("store-destroy")
+    assert parameters(cloud) == [SDK_KEY, WEBHOOK_SECRET]
+    relay.parameters = {"TableName": "another"}
     cloud.does("store-destroy")
     assert STACK not in cloud.aws.stacks
 

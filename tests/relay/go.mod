@@ -7,7 +7,7 @@ tool github.com/launchdarkly/ld-relay/v8
 
 require github.com/launchdarkly/ld-relay/v8 v8.16.0 // indirect
 
-// LaunchDarkly's fork of this exporter is not in every Go proxy, and nothing here exports to Stackdriver.
+// Nothing here exports to Stackdriver.
 replace github.com/launchdarkly/opencensus-go-exporter-stackdriver => ./stackdriver
 
 require (
