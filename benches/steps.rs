@@ -36,7 +36,8 @@ fn evaluate(criterion: &mut Criterion) {
     for (name, targets) in [("evaluate, small flag", 0), ("evaluate, 10,000 targets", 10_000)] {
         let flags = runtime.block_on(flags(targets));
         let _context = runtime.enter();
-        criterion.bench_function(name, |bencher| bencher.iter(|| flags.evaluate(black_box("203.0.113.24")).verdict));
+        criterion
+            .bench_function(name, |bencher| bencher.iter(|| flags.evaluate(black_box("203.0.113.24"), true).verdict));
     }
 }
 
@@ -66,7 +67,7 @@ async fn flags(targets: usize) -> Flags {
     let settings = Arc::new(settings.expect("redirect.toml is right"));
     let key = SdkKey::parse(KEY).expect("a key");
     let flags = Flags::start(settings, key.as_ref(), Clock::default()).await.expect("the client starts");
-    assert_eq!(flags.evaluate("203.0.113.24").data, "fresh");
+    assert_eq!(flags.evaluate("203.0.113.24", true).data, "fresh");
     flags
 }
 

@@ -103,7 +103,7 @@ impl Edge {
             }
             Some(client_ip) => {
                 self.flags.on_arrival().await;
-                let evaluation = self.flags.evaluate(client_ip);
+                let evaluation = self.flags.evaluate(client_ip, visit.is_entry());
                 self.tell(&evaluation, line);
                 visit.answer(evaluation.verdict)
             }
@@ -218,7 +218,8 @@ where
         let response = self.inner.call(invocation);
         Box::pin(async move {
             let outcome = response.await;
-            edge.after_response().await;
+            // The hook has logged a panic; the viewer has an answer, and the next one gets one too.
+            let _ = AssertUnwindSafe(edge.after_response()).catch_unwind().await;
             outcome
         })
     }

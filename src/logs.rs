@@ -3,10 +3,11 @@
 use crate::flags::Evaluation;
 use parking_lot::Mutex;
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::io::Write;
 use std::panic::PanicHookInfo;
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 /// A decision, as the log tells it. Fields that do not apply are left out.
 #[derive(Debug, Default, Serialize)]
@@ -107,11 +108,35 @@ pub fn line(line: &impl Serialize) {
 
 struct Lines;
 
-/// Whether this is the first time that the SDK says so. Of more messages than a healthy SDK has, none is kept.
-fn is_news(text: &str) -> bool {
-    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    let mut told = TOLD.lock();
-    told.len() < 100 && told.insert(text.to_owned())
+/// How long a repeated message of the SDK is not logged again.
+const QUIET: Duration = Duration::from_secs(600);
+
+/// How many messages are remembered. A healthy SDK has a handful.
+const MAX_REMEMBERED: usize = 100;
+
+/// The messages of the SDK, and when each was last logged.
+#[derive(Default)]
+struct Repeats(HashMap<String, Instant>);
+
+impl Repeats {
+    /// Whether a message is to be logged: not if it was within the last ten minutes. When more are remembered than a
+    /// healthy SDK has, the oldest is forgotten.
+    fn is_due(&mut self, text: &str, now: Instant) -> bool {
+        if self.0.get(text).is_some_and(|logged| now.duration_since(*logged) < QUIET) {
+            return false;
+        }
+        if self.0.len() >= MAX_REMEMBERED && !self.0.contains_key(text) {
+            let oldest = self.0.iter().min_by_key(|(_, logged)| **logged).map(|(text, _)| text.clone());
+            oldest.map(|text| self.0.remove(&text));
+        }
+        self.0.insert(text.to_owned(), now);
+        true
+    }
+}
+
+fn is_due(text: &str) -> bool {
+    static REPEATS: LazyLock<Mutex<Repeats>> = LazyLock::new(Mutex::default);
+    REPEATS.lock().is_due(text, Instant::now())
 }
 
 impl log::Log for Lines {
@@ -133,10 +158,36 @@ impl log::Log for Lines {
             _ => record.args().to_string(),
         };
         // The SDK repeats itself with every visit or flush.
-        if !record.target().starts_with("launchdarkly") || is_news(&text) {
+        if !record.target().starts_with("launchdarkly") || is_due(&text) {
             message(level, &text);
         }
     }
 
     fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeated_message_is_logged_every_ten_minutes() {
+        let mut repeats = Repeats::default();
+        let start = Instant::now();
+        for (seconds, text, expected) in [
+            (0, "a", true),
+            (1, "a", false),
+            (1, "b", true),
+            (599, "a", false),
+            (600, "a", true),
+            (601, "a", false),
+            (1_200, "a", true),
+        ] {
+            assert_eq!(repeats.is_due(text, start + Duration::from_secs(seconds)), expected, "{text} at {seconds}");
+        }
+        for number in 0..1_000 {
+            assert!(repeats.is_due(&format!("message {number}"), start + Duration::from_secs(2_000 + number)));
+        }
+        assert!(repeats.0.len() <= MAX_REMEMBERED);
+    }
 }

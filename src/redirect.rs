@@ -77,6 +77,11 @@ impl Visit {
         !matches!(self.kind, Kind::Served | Kind::CurrentHome)
     }
 
+    /// Whether the viewer enters the site, as opposed to going on in the new one: what LaunchDarkly counts.
+    pub fn is_entry(&self) -> bool {
+        matches!(self.kind, Kind::Unversioned { .. })
+    }
+
     /// The redirect, or `None` when the request passes through unchanged.
     pub fn answer(&self, verdict: Verdict) -> Option<Redirect> {
         let home = |verdict| if verdict == Verdict::Beta { BETA } else { CURRENT };

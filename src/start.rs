@@ -50,7 +50,7 @@ async fn edge() -> Result<Arc<Edge>, Error> {
             "offline mode: no SDK key, so the flag data is that of the repository and no events are sent",
         );
     }
-    let clock = Clock::default();
+    let clock = Clock::of_function(settings.function_timeout);
     let flags = Flags::start(settings.clone(), key.as_ref(), clock.clone()).await?;
     Ok(Arc::new(Edge::new(settings, clock, flags)))
 }

@@ -8,6 +8,7 @@ use launchdarkly_sdk_transport::{HttpTransport, HyperTransport, ResponseFuture, 
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A connection that was idle for longer may be dead without anyone having been told: the environment was frozen.
@@ -24,9 +25,11 @@ struct Inner {
     clock: Clock,
     time_out: Duration,
     pool: Mutex<Option<Pool>>,
+    pools: AtomicU64,
 }
 
 struct Pool {
+    number: u64,
     client: Https,
     /// When each host was last asked.
     last_used: HashMap<String, Moment>,
@@ -58,7 +61,7 @@ pub enum RequestError {
 impl Transport {
     /// A transport whose requests take at most `time_out` from first to last byte.
     pub fn new(clock: Clock, time_out: Duration) -> Self {
-        Self(Arc::new(Inner { clock, time_out, pool: Mutex::new(None) }))
+        Self(Arc::new(Inner { clock, time_out, pool: Mutex::new(None), pools: AtomicU64::new(0) }))
     }
 
     /// Sends a request and reads the whole response, of which at most `limit` bytes.
@@ -67,8 +70,9 @@ impl Transport {
     /// [`RequestError`]; an HTTP error status is a response, not an error.
     pub async fn exchange(&self, request: Request<Option<Bytes>>, limit: usize) -> Result<Response, RequestError> {
         let time_out = self.0.time_out;
+        let (suspect, response) = self.send(request);
         let exchange = async {
-            let (head, mut chunks) = self.send(request).await.map_err(|error| failed(&error))?.into_parts();
+            let (head, mut chunks) = response.await.map_err(|error| failed(&error))?.into_parts();
             let mut body = Vec::new();
             while let Some(chunk) = chunks.next().await {
                 let chunk = chunk.map_err(|error| failed(&error))?;
@@ -79,12 +83,16 @@ impl Transport {
             }
             Ok(Response { head, body })
         };
-        tokio::time::timeout(time_out, exchange).await.unwrap_or(Err(RequestError::TimedOut(time_out)))
+        let Ok(result) = tokio::time::timeout(time_out, exchange).await else {
+            return Err(RequestError::TimedOut(time_out));
+        };
+        suspect.clear();
+        result
     }
 
     /// The pool is a new one when the host was not asked for long, by the clock that sees a freeze: hyper's own idle
     /// time-out goes by one that may stand still meanwhile.
-    fn send(&self, request: Request<Option<Bytes>>) -> ResponseFuture {
+    fn send(&self, request: Request<Option<Bytes>>) -> (Suspect, ResponseFuture) {
         let inner = &self.0;
         let mut pool = inner.pool.lock();
         let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
@@ -96,14 +104,33 @@ impl Transport {
             Some(pool) => pool,
             empty => match HyperTransport::builder().connect_timeout(inner.time_out).build_https() {
                 Ok(transport) => empty.insert(Pool {
+                    number: inner.pools.fetch_add(1, Ordering::Relaxed),
                     client: Box::new(move |request| transport.request(request)),
                     last_used: HashMap::new(),
                 }),
-                Err(error) => return Box::pin(async { Err(TransportError::new(error)) }),
+                Err(error) => return (Suspect(None), Box::pin(async { Err(TransportError::new(error)) })),
             },
         };
         pool.last_used.insert(host, inner.clock.now());
-        (pool.client)(request)
+        (Suspect(Some((self.0.clone(), pool.number))), (pool.client)(request))
+    }
+}
+
+/// A request without an answer, and its pool. When it is given up, by its timeout or because whoever waits for it does
+/// not wait any longer, the pool is not used again: an HTTP/2 connection survives a canceled request, also a dead one.
+struct Suspect(Option<(Arc<Inner>, u64)>);
+
+impl Suspect {
+    fn clear(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Suspect {
+    fn drop(&mut self) {
+        if let Some((inner, number)) = self.0.take() {
+            inner.pool.lock().take_if(|pool| pool.number == number);
+        }
     }
 }
 
@@ -122,11 +149,13 @@ fn failed(error: &TransportError) -> RequestError {
 impl HttpTransport for Transport {
     fn request(&self, request: Request<Option<Bytes>>) -> ResponseFuture {
         let time_out = self.0.time_out;
-        let response = self.send(request);
+        let (suspect, response) = self.send(request);
         Box::pin(async move {
-            tokio::time::timeout(time_out, response)
-                .await
-                .unwrap_or_else(|_| Err(TransportError::new(RequestError::TimedOut(time_out))))
+            let Ok(response) = tokio::time::timeout(time_out, response).await else {
+                return Err(TransportError::new(RequestError::TimedOut(time_out)));
+            };
+            suspect.clear();
+            response
         })
     }
 }

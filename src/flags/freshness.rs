@@ -21,6 +21,8 @@ struct Deadlines {
     latest: AtomicU64,
     /// Whether it was still to come when the invocation arrived.
     is_credible: AtomicBool,
+    /// The function's timeout, where it is known: a deadline less that is when its event came.
+    timeout_ms: Option<u64>,
 }
 
 /// A point in time on each of the clocks.
@@ -32,6 +34,13 @@ pub struct Moment {
 }
 
 impl Clock {
+    /// The clock of a function with this timeout. It knows how long an environment waited for its first event, which
+    /// Lambda may have initialized ahead of demand and frozen until then.
+    pub fn of_function(timeout: Duration) -> Self {
+        let timeout_ms = u64::try_from(timeout.as_millis()).ok();
+        Self(Arc::new(Deadlines { timeout_ms, ..Deadlines::default() }))
+    }
+
     /// Takes note of an invocation's deadline, in milliseconds since 1970.
     pub fn invocation(&self, deadline_ms: u64) {
         if deadline_ms != 0 {
@@ -53,12 +62,25 @@ impl Clock {
     /// The time since `moment`: the most that any clock shows.
     pub fn since(&self, moment: Moment) -> Duration {
         let now = self.now();
-        // A moment of the cold start precedes every deadline; the first invocation follows it at once.
-        let then_ms = if moment.deadline_ms == 0 { self.0.first.load(Ordering::Relaxed) } else { moment.deadline_ms };
+        let grown = if moment.deadline_ms == 0 {
+            // A moment of the cold start precedes every deadline.
+            let first = self.0.first.load(Ordering::Relaxed);
+            Duration::from_millis(now.deadline_ms.saturating_sub(first)) + self.until_first_event(moment)
+        } else {
+            Duration::from_millis(now.deadline_ms.saturating_sub(moment.deadline_ms))
+        };
         now.monotonic
             .saturating_duration_since(moment.monotonic)
             .max(now.wall.duration_since(moment.wall).unwrap_or_default())
-            .max(Duration::from_millis(now.deadline_ms.saturating_sub(then_ms)))
+            .max(grown)
+    }
+
+    /// From a moment of the cold start to the first event, as Lambda's clock has it.
+    fn until_first_event(&self, moment: Moment) -> Duration {
+        let first = self.0.first.load(Ordering::Relaxed);
+        let arrival = self.0.timeout_ms.and_then(|timeout| first.checked_sub(timeout)).unwrap_or_default();
+        let arrival = SystemTime::UNIX_EPOCH + Duration::from_millis(arrival);
+        arrival.duration_since(moment.wall).unwrap_or_default()
     }
 
     /// The time until the deadline of the invocation under way; `None` when it is unknown or was over before it
@@ -79,16 +101,19 @@ impl Clock {
 #[derive(Debug)]
 pub struct Backoff {
     clock: Clock,
+    /// The longest wait, whatever a server asks for.
+    max: Duration,
     failures: u32,
     wait: Option<(Moment, Duration)>,
 }
 
 impl Backoff {
     const FIRST: Duration = Duration::from_secs(1);
-    const LONGEST: Duration = Duration::from_secs(60);
+    const MAX_STEP: Duration = Duration::from_secs(60);
 
-    pub(crate) fn new(clock: Clock) -> Self {
-        Self { clock, failures: 0, wait: None }
+    /// A back-off that never waits for longer than `max`, or a second if that is longer.
+    pub(crate) fn new(clock: Clock, max: Duration) -> Self {
+        Self { clock, max: max.max(Self::FIRST), failures: 0, wait: None }
     }
 
     /// Whether it is time to ask.
@@ -102,12 +127,12 @@ impl Backoff {
         self.wait = None;
     }
 
-    /// It failed; `wait` is how long it, or the kind of failure, asks to be left alone at least.
+    /// It failed; `wait` is how long the server asks not to be called, at least.
     pub fn failed(&mut self, wait: Option<Duration>) {
-        let step = Self::FIRST.saturating_mul(1 << self.failures.min(6)).min(Self::LONGEST);
-        self.failures += 1;
+        let step = Self::FIRST.saturating_mul(1 << self.failures.min(6)).min(Self::MAX_STEP).min(self.max);
+        self.failures = self.failures.saturating_add(1);
         let jittered = step.mul_f64(0.5 + random() / 2.0);
-        self.wait = Some((self.clock.now(), wait.map_or(jittered, |wait| wait.max(jittered))));
+        self.wait = Some((self.clock.now(), wait.map_or(jittered, |wait| wait.max(jittered).min(self.max))));
     }
 }
 
@@ -120,6 +145,8 @@ pub(crate) fn random() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
 
     #[test]
     fn an_age_follows_the_deadline_when_the_clocks_stand_still() {
@@ -149,7 +176,7 @@ mod tests {
     fn each_failure_waits_longer_up_to_a_minute() {
         let clock = Clock::default();
         clock.invocation(1_000_000);
-        let mut backoff = Backoff::new(clock);
+        let mut backoff = Backoff::new(clock, HOUR);
         assert!(backoff.allows());
         for expected in [1, 2, 4, 8, 16, 32, 60, 60, 60] {
             backoff.failed(None);
@@ -165,7 +192,7 @@ mod tests {
     fn environments_do_not_come_back_at_once() {
         let waits: std::collections::BTreeSet<_> = (0..50)
             .map(|_| {
-                let mut backoff = Backoff::new(Clock::default());
+                let mut backoff = Backoff::new(Clock::default(), HOUR);
                 backoff.failed(Some(Duration::ZERO));
                 backoff.wait.unwrap().1
             })
@@ -192,11 +219,39 @@ mod tests {
     fn a_wait_that_was_asked_for_is_kept_and_ends() {
         let clock = Clock::default();
         clock.invocation(1_000_000);
-        let mut backoff = Backoff::new(clock.clone());
+        let mut backoff = Backoff::new(clock.clone(), HOUR);
         backoff.failed(Some(Duration::from_secs(300)));
         clock.invocation(1_000_000 + 299_000);
         assert!(!backoff.allows());
         clock.invocation(1_000_000 + 300_000);
         assert!(backoff.allows());
+    }
+
+    #[test]
+    fn no_wait_is_longer_than_the_longest_that_is_allowed() {
+        for (max, expected) in [(0, 1.0), (1, 1.0), (10, 10.0)] {
+            let mut backoff = Backoff::new(Clock::default(), Duration::from_secs(max));
+            for asked in [None, Some(HOUR)] {
+                for _ in 0..10 {
+                    backoff.failed(asked);
+                    let wait = backoff.wait.unwrap().1.as_secs_f64();
+                    assert!(wait <= expected, "{wait} s with at most {max} s");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_cold_start_is_as_old_as_the_time_to_its_first_event() {
+        let wall_ms = u64::try_from(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+        for (waited, expected) in [(0, 0..60), (600, 600..660)] {
+            let clock = Clock::of_function(Duration::from_secs(5));
+            let at_start = clock.now();
+            clock.invocation(wall_ms + (waited + 5) * 1_000);
+            let age = clock.since(at_start).as_secs();
+            // A second for the machine: the wall clock went on since it was read.
+            assert!((expected.start.max(1) - 1..expected.end).contains(&age), "{age} s after {waited} s");
+            assert!(clock.since(clock.now()) < Duration::from_secs(60), "only what precedes the event is older");
+        }
     }
 }

@@ -9,7 +9,7 @@ mod snapshot;
 #[cfg(feature = "dynamodb")]
 pub(crate) use freshness::random;
 pub use freshness::{Backoff, Clock, Moment};
-pub use snapshot::{Item, Items, Origin, Snapshot};
+pub use snapshot::{Item, Items, Origin, Reference, Snapshot};
 
 use crate::redirect::Verdict;
 use crate::settings::{DEADLINE_RESERVE, Events, SdkKey, Settings, Source, Updates};
@@ -24,8 +24,8 @@ use crate::transport::Transport;
 use events::{EventSender, Flushing, processor};
 use launchdarkly_sdk_transport::HyperTransport;
 use launchdarkly_server_sdk::{
-    Client, ConfigBuilder, Context, ContextBuilder, EvalError, NullEventProcessorBuilder, PersistentDataStoreBuilder,
-    PollingDataSourceBuilder, Reason, ServiceEndpointsBuilder, StreamingDataSourceBuilder,
+    Client, ConfigBuilder, Context, ContextBuilder, EvalError, FlagDetailConfig, NullEventProcessorBuilder,
+    PersistentDataStoreBuilder, PollingDataSourceBuilder, Reason, ServiceEndpointsBuilder, StreamingDataSourceBuilder,
 };
 use parking_lot::Mutex;
 use refresh::Refresher;
@@ -117,7 +117,7 @@ impl Flags {
             decider
         };
 
-        let flushing = Mutex::new(Flushing::new(clock.clone(), settings.flush_after));
+        let flushing = Mutex::new(Flushing::new(&clock, &settings));
         let events_told = Mutex::default();
         let decider = Mutex::new(Arc::new(decider));
         Ok(Self { settings, clock, decider, snapshot, refresher, reporter, events, flushing, events_told })
@@ -192,13 +192,13 @@ impl Flags {
         }
     }
 
-    /// The SDK's `flush_blocking` says yes also when nothing was delivered, and waits for ever for a time of zero; its
-    /// `close` may hang and is never called.
+    /// The SDK's `flush_blocking` returns true also when nothing was delivered, and waits for ever for a time of zero;
+    /// its `close` may hang and is never called.
     async fn flush(&self, budget: Duration) {
-        self.events.take_problem();
         let decider = self.decider.lock().clone();
         let client = self.reporter.as_ref().map_or(Some(&decider.client), Reporter::client);
         let Some(client) = client else { return };
+        self.events.flush_begins();
         let in_time = client.flush_blocking(budget).await;
         let problem = match (in_time, self.events.take_problem()) {
             (false, _) => Some((format!("no answer within {budget:?}"), None)),
@@ -227,8 +227,8 @@ impl Flags {
         }
     }
 
-    /// Evaluates the flag for a viewer, from what is in memory.
-    pub fn evaluate(&self, client_ip: &str) -> Evaluation {
+    /// Evaluates the flag for a viewer, from what is in memory. Only an evaluation that is a visit makes an event.
+    pub fn evaluate(&self, client_ip: &str, is_visit: bool) -> Evaluation {
         let origin = self.snapshot.origin();
         let data_age = self.snapshot.age(&self.clock);
         let data = match (origin, &self.refresher) {
@@ -240,9 +240,11 @@ impl Flags {
             (Some(Origin::Source(_)), _) => "fresh",
         };
         let (verdict, reason, error_kind) = if data == "default" {
-            (Verdict::NoData, "ERROR", Some("CLIENT_NOT_READY"))
+            failed(EvalError::ClientNotReady)
+        } else if self.snapshot.is_unsafe() {
+            failed(EvalError::MalformedFlag)
         } else {
-            self.variation(client_ip)
+            self.variation(client_ip, is_visit)
         };
         Evaluation {
             verdict,
@@ -261,27 +263,69 @@ impl Flags {
         self.settings.max_staleness + self.settings.viewer_budget
     }
 
-    fn variation(&self, client_ip: &str) -> (Verdict, &'static str, Option<&'static str>) {
+    fn variation(&self, client_ip: &str, is_visit: bool) -> (Verdict, &'static str, Option<&'static str>) {
         let Ok(context) = context(client_ip, self.settings.events) else {
             return (Verdict::NoData, "ERROR", Some("USER_NOT_SPECIFIED"));
         };
         let decider = self.decider.lock().clone();
+        let sends_events = self.reporter.is_none() && self.settings.events != Events::Off;
+        if sends_events && !is_visit {
+            return without_event(&decider.client, &context, &self.settings.flag_key);
+        }
         let detail = decider.client.bool_variation_detail(&context, &self.settings.flag_key, false);
         match &self.reporter {
-            Some(reporter) => reporter.evaluated(context, &self.snapshot),
-            None if self.settings.events != Events::Off => self.flushing.lock().evaluated(1),
-            None => {}
+            Some(reporter) if is_visit => reporter.evaluated(context, &self.snapshot),
+            None if sends_events => self.flushing.lock().evaluated(1),
+            _ => {}
         }
-        let verdict = if detail.value == Some(true) { Verdict::Beta } else { Verdict::Current };
-        match detail.reason {
-            Reason::Off => (verdict, "OFF", None),
-            Reason::TargetMatch => (verdict, "TARGET_MATCH", None),
-            Reason::RuleMatch { .. } => (verdict, "RULE_MATCH", None),
-            Reason::PrerequisiteFailed { .. } => (verdict, "PREREQUISITE_FAILED", None),
-            Reason::Fallthrough { .. } => (verdict, "FALLTHROUGH", None),
-            Reason::Error { error } => (Verdict::NoData, "ERROR", Some(error_name(error))),
-        }
+        let reason = match detail.reason {
+            Reason::Off => "OFF",
+            Reason::TargetMatch => "TARGET_MATCH",
+            Reason::RuleMatch { .. } => "RULE_MATCH",
+            Reason::PrerequisiteFailed { .. } => "PREREQUISITE_FAILED",
+            Reason::Fallthrough { .. } => "FALLTHROUGH",
+            Reason::Error { error } => return failed(error),
+        };
+        (verdict(detail.value == Some(true)), reason, None)
     }
+}
+
+/// The evaluation reasons, as LaunchDarkly names them.
+/// <https://launchdarkly.com/docs/sdk/concepts/evaluation-reasons>
+const REASONS: [&str; 5] = ["OFF", "TARGET_MATCH", "RULE_MATCH", "PREREQUISITE_FAILED", "FALLTHROUGH"];
+
+fn verdict(value: bool) -> Verdict {
+    if value { Verdict::Beta } else { Verdict::Current }
+}
+
+/// An evaluation by a client that sends events, without an event: the SDK has no such evaluation of one flag, but one
+/// of all flags.
+/// <https://launchdarkly.com/docs/sdk/features/all-flags>
+fn without_event(client: &Client, context: &Context, flag_key: &str) -> (Verdict, &'static str, Option<&'static str>) {
+    if !client.initialized() {
+        return failed(EvalError::ClientNotReady);
+    }
+    let all = client.all_flags_detail(context, *FlagDetailConfig::new().with_reasons());
+    let all = serde_json::to_value(all).unwrap_or_default();
+    let kind = all.get("$flagsState").and_then(|states| states.get(flag_key)?.get("reason")?.get("kind")?.as_str());
+    let reason = kind.and_then(|kind| REASONS.into_iter().find(|reason| *reason == kind));
+    match (kind, reason, all.get(flag_key)) {
+        (None, _, _) | (_, _, None) => failed(EvalError::FlagNotFound),
+        (_, None, _) => failed(EvalError::MalformedFlag),
+        (_, Some(reason), Some(value)) => match value.as_bool() {
+            Some(value) => (verdict(value), reason, None),
+            // A flag that is off without an off variation: the default.
+            None if value.is_null() => (Verdict::Current, reason, None),
+            None => failed(EvalError::WrongType),
+        },
+    }
+}
+
+/// What an evaluation error means: without data nobody is moved; any other error is an answer about a flag that
+/// nobody can have the new site by.
+fn failed(error: EvalError) -> (Verdict, &'static str, Option<&'static str>) {
+    let verdict = if matches!(error, EvalError::ClientNotReady) { Verdict::NoData } else { Verdict::Current };
+    (verdict, "ERROR", Some(error_name(error)))
 }
 
 /// As LaunchDarkly's evaluation reasons name it.

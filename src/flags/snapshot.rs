@@ -1,43 +1,98 @@
 //! The flag data in memory, as the SDK's persistent data store: what was fetched, when, and from where.
 
 use super::freshness::{Clock, Moment};
-use crate::sources::{ItemKind, check};
+use crate::sources::{ItemKind, Wanted, check};
 use launchdarkly_server_sdk::{
     AllData, DataKind, PersistentDataStore, PersistentDataStoreFactory, PersistentStoreError, SerializedItem,
 };
 use parking_lot::RwLock;
 use serde::Deserialize;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// A flag or a segment, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
-    json: String,
+    json: Arc<str>,
     version: u64,
     deleted: bool,
     etag: Option<String>,
+    references: Arc<[Reference]>,
+}
+
+/// What an item refers to: a flag to its prerequisites, and both flags and segments to the segments of their rules.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reference {
+    /// The flag or segment.
+    pub wanted: Wanted,
+    /// Whether a negated clause names it.
+    pub negated: bool,
+}
+
+/// The parts of LaunchDarkly's model that matter for what an item refers to; anything else is left to the SDK. Any of
+/// them may be absent or null: Go's tombstones have null lists.
+#[derive(Deserialize)]
+struct Model {
+    version: Option<u64>,
+    deleted: Option<bool>,
+    on: Option<bool>,
+    prerequisites: Option<Vec<Prerequisite>>,
+    rules: Option<Vec<Rule>>,
+}
+
+#[derive(Deserialize)]
+struct Prerequisite {
+    key: String,
+}
+
+#[derive(Deserialize)]
+struct Rule {
+    clauses: Option<Vec<Clause>>,
+}
+
+#[derive(Deserialize)]
+struct Clause {
+    op: Option<String>,
+    values: Option<Vec<serde_json::Value>>,
+    negate: Option<bool>,
+}
+
+impl Model {
+    /// A flag that is off refers to nothing: its off variation is served whatever its rules say.
+    fn references(self) -> BTreeSet<Reference> {
+        if self.deleted == Some(true) || self.on == Some(false) {
+            return BTreeSet::new();
+        }
+        let prerequisites = self.prerequisites.into_iter().flatten();
+        let prerequisites = prerequisites.map(|flag| Reference { wanted: (ItemKind::Flag, flag.key), negated: false });
+        let clauses = self.rules.into_iter().flatten().filter_map(|rule| rule.clauses).flatten();
+        let segments = clauses.filter(|clause| clause.op.as_deref() == Some("segmentMatch")).flat_map(|clause| {
+            let negated = clause.negate == Some(true);
+            let keys = clause.values.into_iter().flatten().filter_map(|value| value.as_str().map(str::to_owned));
+            keys.map(move |key| Reference { wanted: (ItemKind::Segment, key), negated })
+        });
+        prerequisites.chain(segments).collect()
+    }
 }
 
 impl Item {
-    /// Takes an item's JSON as it came.
+    /// Accepts an item's JSON as it was served.
     ///
     /// # Errors
     /// Why the SDK could not read it.
     pub fn new(kind: ItemKind, json: String, etag: Option<String>) -> Result<Self, String> {
-        #[derive(Deserialize)]
-        struct Model {
-            #[serde(default)]
-            version: u64,
-            #[serde(default)]
-            deleted: bool,
-        }
-        let Model { version, deleted } = serde_json::from_str(&json).map_err(|error| error.to_string())?;
+        let model: Model = serde_json::from_str(&json).map_err(|error| error.to_string())?;
+        let (version, deleted) = (model.version.unwrap_or_default(), model.deleted == Some(true));
         if !deleted {
             check(kind, &json).map_err(|error| error.to_string())?;
         }
-        Ok(Self { json, version, deleted, etag })
+        Ok(Self { json: json.into(), version, deleted, etag, references: model.references().into_iter().collect() })
+    }
+
+    /// What it refers to, as far as an evaluation can depend on it.
+    pub fn references(&self) -> &[Reference] {
+        &self.references
     }
 
     /// The item's JSON.
@@ -57,11 +112,11 @@ impl Item {
 
     /// The same item with other JSON.
     pub(super) fn with_json(&self, json: String) -> Self {
-        Self { json, ..self.clone() }
+        Self { json: json.into(), ..self.clone() }
     }
 
     fn serialized(&self) -> SerializedItem {
-        SerializedItem { version: self.version, deleted: self.deleted, serialized_item: self.json.clone() }
+        SerializedItem { version: self.version, deleted: self.deleted, serialized_item: self.json.to_string() }
     }
 }
 
@@ -89,6 +144,15 @@ impl Items {
         };
     }
 
+    /// Adds the items of `other` whose keys are not here.
+    pub(super) fn add_missing_from(&mut self, other: &Self) {
+        for (mine, others) in [(&mut self.flags, &other.flags), (&mut self.segments, &other.segments)] {
+            for (key, item) in others {
+                mine.entry(key.clone()).or_insert_with(|| item.clone());
+            }
+        }
+    }
+
     /// The same items with each flag changed by `change`.
     pub(super) fn map_flags(&self, change: impl Fn(&Item) -> Item) -> Self {
         let flags = self.flags.iter().map(|(key, flag)| (key.clone(), change(flag))).collect();
@@ -108,9 +172,14 @@ pub enum Origin {
 /// What the SDK evaluates from.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Data {
-    items: Arc<Items>,
-    origin: Option<Origin>,
-    synced: Option<SystemTime>,
+    pub(super) items: Arc<Items>,
+    pub(super) origin: Option<Origin>,
+    /// When flag-sync last made the store that the data comes from equal to LaunchDarkly.
+    pub(super) synced: Option<SystemTime>,
+    /// References that count as missing because they could not be had.
+    pub(super) unknown: Arc<BTreeSet<Wanted>>,
+    /// A missing segment that a negated clause depends on, so that the SDK's result is not to be trusted.
+    pub(super) negated: Option<Wanted>,
 }
 
 /// The flag data in memory. Clones share it.
@@ -118,11 +187,6 @@ pub(super) struct Data {
 pub struct Snapshot(Arc<RwLock<Data>>);
 
 impl Snapshot {
-    /// Replaces the data. `synced` is when flag-sync last made the store that it comes from equal to LaunchDarkly.
-    pub fn replace(&self, items: Arc<Items>, origin: Origin, synced: Option<SystemTime>) {
-        self.set(Data { items, origin: Some(origin), synced });
-    }
-
     /// What is in it now.
     pub(super) fn data(&self) -> Data {
         self.0.read().clone()
@@ -142,7 +206,7 @@ impl Snapshot {
         is_same
     }
 
-    /// Puts back what was in it, or in another one.
+    /// Replaces the data.
     pub(super) fn set(&self, data: Data) {
         *self.0.write() = data;
     }
@@ -163,6 +227,11 @@ impl Snapshot {
             Origin::Source(moment) => clock.since(moment),
             Origin::Package(made) => SystemTime::now().duration_since(made).unwrap_or_default(),
         })
+    }
+
+    /// Whether the SDK's result is not to be trusted, because a negated clause depends on a segment that is missing.
+    pub(super) fn is_unsafe(&self) -> bool {
+        self.0.read().negated.is_some()
     }
 
     /// When flag-sync last succeeded, if the data comes from a store that it fills.

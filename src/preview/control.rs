@@ -7,7 +7,7 @@ use super::population::Population;
 use super::viewer::{VIEWER_COOKIE, visiting_as};
 use crate::flags::{Item, Items};
 use crate::settings::Settings;
-use crate::sources::{FlagSource, ItemKind};
+use crate::sources::{Collection, FlagSource, ItemKind};
 use crate::standins::{Fault, LaunchDarkly};
 use axum::extract::{ConnectInfo, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -20,6 +20,7 @@ use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -113,12 +114,13 @@ impl Control {
     pub(super) async fn follow_live(&self) {
         let Service::Live(source) = &self.launchdarkly else { return };
         let key = &self.settings.flag_key;
-        let mut known: Option<Items> = None;
+        let mut known: Arc<Items> = Arc::default();
         loop {
-            match source.fetch(key, known.as_ref()).await {
-                Ok(fetched) => {
-                    self.flag.lock().tell(&fetched.items, key);
-                    known = Some(fetched.items);
+            let collection = Collection::new(key, known.clone(), BTreeSet::new());
+            match source.fetch(&collection).await {
+                Ok(()) => {
+                    known = Arc::new(collection.resolve().unwrap_or_default().items);
+                    self.flag.lock().tell(&known, key);
                 }
                 Err(error) => self.flag.lock().problem = Some(error.to_string()),
             }

@@ -1,13 +1,14 @@
 //! Flag data that came with the program: for the offline mode, and in the package for when nothing better is there.
 
-use super::{Fetched, FlagSource, SourceError, Whole, collect};
-use crate::flags::Items;
+use super::{Collection, FlagSource, Resolved, SourceError, Whole};
 use chrono::{DateTime, FixedOffset};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use once_cell::sync::OnceCell;
 use serde::Deserialize;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// The flag data of the repository: `rebrand`, on, 50/50.
@@ -24,16 +25,10 @@ impl FlagSource for Bundled {
         false
     }
 
-    fn fetch<'a>(
-        &'a self,
-        flag_key: &'a str,
-        _known: Option<&'a Items>,
-    ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
-        Box::pin(async move {
-            let items =
-                collect(&Whole::parse(OFFLINE_FLAGS, "src/sources/offline-flags.json")?, flag_key, None).await?;
-            Ok(Fetched { items, time_to_live: None, synced: None })
-        })
+    fn fetch<'a>(&'a self, collection: &'a Collection) -> BoxFuture<'a, Result<(), SourceError>> {
+        Box::pin(
+            async move { collection.read_from(&Whole::parse(OFFLINE_FLAGS, "src/sources/offline-flags.json")?).await },
+        )
     }
 }
 
@@ -41,7 +36,7 @@ impl FlagSource for Bundled {
 pub struct Package {
     path: Option<PathBuf>,
     /// Read when it is first needed, which most environments never see. A failed read is tried again.
-    contents: OnceCell<Option<(Items, SystemTime)>>,
+    contents: OnceCell<Option<(Resolved, SystemTime)>>,
 }
 
 impl Package {
@@ -55,7 +50,7 @@ impl Package {
     ///
     /// # Errors
     /// A file that is there but cannot be read.
-    pub fn read(&self, flag_key: &str) -> Result<Option<&(Items, SystemTime)>, SourceError> {
+    pub fn read(&self, flag_key: &str) -> Result<Option<&(Resolved, SystemTime)>, SourceError> {
         let contents = self.contents.get_or_try_init(|| {
             let Some(path) = &self.path else { return Ok(None) };
             let what = path.display().to_string();
@@ -69,7 +64,7 @@ impl Package {
     }
 }
 
-fn parse(json: &str, what: &str, flag_key: &str) -> Result<(Items, SystemTime), SourceError> {
+fn parse(json: &str, what: &str, flag_key: &str) -> Result<(Resolved, SystemTime), SourceError> {
     #[derive(Deserialize)]
     struct Dated<'a> {
         fetched_at: &'a str,
@@ -79,9 +74,10 @@ fn parse(json: &str, what: &str, flag_key: &str) -> Result<(Items, SystemTime), 
     let fetched_at: DateTime<FixedOffset> = DateTime::parse_from_rfc3339(fetched_at)
         .map_err(|error| malformed(format!("fetched_at is {fetched_at:?}: {error}")))?;
     let whole = Whole::parse(json, what)?;
-    // Reading what is at hand never waits.
-    let items = collect(&whole, flag_key, None).now_or_never().unwrap_or_else(|| Ok(Items::default()))?;
-    Ok((items, fetched_at.into()))
+    let collection = Collection::new(flag_key, Arc::default(), BTreeSet::new());
+    // Reading what is in memory never waits.
+    collection.read_from(&whole).now_or_never().unwrap_or(Ok(()))?;
+    Ok((collection.resolve().unwrap_or_default(), fetched_at.into()))
 }
 
 #[cfg(test)]
@@ -92,15 +88,16 @@ mod tests {
 
     #[tokio::test]
     async fn the_offline_flag_is_there() {
-        let fetched = Bundled.fetch("rebrand", None).await.unwrap();
-        assert!(fetched.items.get(ItemKind::Flag, "rebrand").is_some());
+        let collection = Collection::new("rebrand", Arc::default(), BTreeSet::new());
+        Bundled.fetch(&collection).await.unwrap();
+        assert!(collection.resolve().unwrap().items.get(ItemKind::Flag, "rebrand").is_some());
     }
 
     #[test]
     fn packaged_data_has_its_date() {
         let json = OFFLINE_FLAGS.replacen('{', r#"{"fetched_at":"2026-01-02T03:04:05Z","#, 1);
-        let (items, fetched_at) = parse(&json, "flags.json", "rebrand").unwrap();
-        assert!(items.get(ItemKind::Flag, "rebrand").is_some());
+        let (resolved, fetched_at) = parse(&json, "flags.json", "rebrand").unwrap();
+        assert!(resolved.items.get(ItemKind::Flag, "rebrand").is_some());
         assert_eq!(fetched_at, SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045));
     }
 

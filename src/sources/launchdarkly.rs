@@ -3,17 +3,16 @@
 //! By default one request per item, to the endpoints that LaunchDarkly's PHP SDK uses and the Relay Proxy serves too
 //! (<https://launchdarkly.com/docs/sdk/relay-proxy/endpoints>): about 600 bytes instead of the whole environment.
 
-use super::{Fetched, FlagSource, Read, Reader, SourceError, Wanted, Whole, collect};
-use crate::flags::Items;
+use super::{Collection, FlagSource, Read, Reader, SourceError, Wanted, Whole};
 use crate::settings::{Fetch, SdkKey};
 use crate::transport::{RequestError, Response, Transport};
 use flate2::read::GzDecoder;
-use futures_util::future::{BoxFuture, try_join_all};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, StreamExt};
 use http::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, ETAG, IF_NONE_MATCH, RETRY_AFTER, USER_AGENT,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
-use parking_lot::Mutex;
 use std::fmt::Write as _;
 use std::io::Read as _;
 use std::time::Duration;
@@ -21,11 +20,11 @@ use std::time::Duration;
 /// The largest environment that is read: more than 10,000 flags fit, in a function of 128 MB.
 const LARGEST: usize = 16 * 1024 * 1024;
 
-/// The largest single item that is read: a segment of 60,000 addresses fits.
-const LARGEST_ITEM: usize = 1024 * 1024;
+/// The largest single item that is read. How much of it is kept is for the collection to say.
+const MAX_ITEM_BYTES: usize = 4 * 1024 * 1024;
 
-/// How many items are asked for at once.
-const AT_ONCE: usize = 8;
+/// How many items are requested at once.
+const CONCURRENCY: usize = 8;
 
 /// The longest time for which LaunchDarkly can ask to be left alone.
 const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
@@ -66,7 +65,7 @@ impl LaunchDarkly {
         }
         let request = request.body(None).map_err(|error| unreachable(error.to_string()))?;
         let response = self.transport.exchange(request, limit).await.map_err(|error| match error {
-            RequestError::TooLarge(_) => SourceError::Malformed { what: uri.clone(), why: error.to_string() },
+            RequestError::TooLarge(limit) => SourceError::TooLarge { what: uri.clone(), limit },
             error => unreachable(error.to_string()),
         })?;
         match response.head.status {
@@ -100,18 +99,6 @@ impl LaunchDarkly {
         let (uri, json) = self.latest_all().await?;
         Ok(Whole::parse(&json, &uri)?.to_stored())
     }
-
-    async fn environment(&self, flag_key: &str) -> Result<Fetched, SourceError> {
-        let (uri, json) = self.latest_all().await?;
-        let items = collect(&Whole::parse(&json, &uri)?, flag_key, None).await?;
-        Ok(Fetched { items, time_to_live: None, synced: None })
-    }
-
-    async fn items(&self, flag_key: &str, known: Option<&Items>) -> Result<Fetched, SourceError> {
-        let reader = ByItem { source: self, time_to_live: Mutex::new(None) };
-        let items = collect(&reader, flag_key, known).await?;
-        Ok(Fetched { items, time_to_live: reader.time_to_live.into_inner(), synced: None })
-    }
 }
 
 impl FlagSource for LaunchDarkly {
@@ -119,33 +106,27 @@ impl FlagSource for LaunchDarkly {
         "launchdarkly"
     }
 
-    fn fetch<'a>(&'a self, flag_key: &'a str, known: Option<&'a Items>) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+    fn fetch<'a>(&'a self, collection: &'a Collection) -> BoxFuture<'a, Result<(), SourceError>> {
         Box::pin(async move {
             match self.fetch {
-                Fetch::Items => self.items(flag_key, known).await,
-                Fetch::Environment => self.environment(flag_key).await,
+                Fetch::Items => collection.read_from(self).await,
+                Fetch::Environment => {
+                    let (uri, json) = self.latest_all().await?;
+                    collection.read_from(&Whole::parse(&json, &uri)?).await
+                }
             }
         })
     }
 }
 
-/// One request per item, those of a level at once.
-struct ByItem<'a> {
-    source: &'a LaunchDarkly,
-    /// The longest that any answer gave.
-    time_to_live: Mutex<Option<Duration>>,
-}
-
-impl ByItem<'_> {
-    async fn read_one(&self, (kind, key): &Wanted, known: Option<&Items>) -> Result<Read, SourceError> {
-        let path = format!("/sdk/{}/{}", kind.plural(), segment_of_a_path(key));
-        let etag = known.and_then(|known| known.get(*kind, key)).and_then(|item| item.etag());
-        let (uri, response) = self.source.get(&path, etag.map(|etag| (IF_NONE_MATCH, etag)), LARGEST_ITEM).await?;
+impl LaunchDarkly {
+    async fn read_one(&self, wanted: &Wanted, collection: &Collection) -> Result<Read, SourceError> {
+        let (kind, key) = wanted;
+        let path = format!("/sdk/{}/{}", kind.plural(), path_segment(key));
+        let etag = collection.known(wanted).and_then(|item| item.etag());
+        let (uri, response) = self.get(&path, etag.map(|etag| (IF_NONE_MATCH, etag)), MAX_ITEM_BYTES).await?;
         let headers = &response.head.headers;
-        let time_to_live = max_age(headers);
-        let mut longest = self.time_to_live.lock();
-        *longest = (*longest).max(time_to_live);
-        drop(longest);
+        collection.time_to_live(max_age(headers));
         match (response.head.status, etag) {
             (StatusCode::NOT_FOUND, _) => return Ok(Read::Missing),
             (StatusCode::NOT_MODIFIED, Some(_)) => return Ok(Read::Unchanged),
@@ -157,13 +138,15 @@ impl ByItem<'_> {
     }
 }
 
-impl Reader for ByItem<'_> {
-    async fn read(&self, wanted: &[Wanted], known: Option<&Items>) -> Result<Vec<Read>, SourceError> {
-        let mut answers = Vec::with_capacity(wanted.len());
-        for some in wanted.chunks(AT_ONCE) {
-            answers.extend(try_join_all(some.iter().map(|wanted| self.read_one(wanted, known))).await?);
-        }
-        Ok(answers)
+/// One request per item.
+impl Reader for LaunchDarkly {
+    async fn read(&self, wanted: &[Wanted], collection: &Collection) -> Result<(), SourceError> {
+        let read = |wanted| async move {
+            let read = self.read_one(wanted, collection).await.unwrap_or_else(Read::Failed);
+            collection.answer(wanted, read);
+        };
+        stream::iter(wanted).for_each_concurrent(CONCURRENCY, read).await;
+        Ok(())
     }
 }
 
@@ -178,7 +161,7 @@ fn text(uri: &str, response: Response) -> Result<String, SourceError> {
             .read_to_end(&mut unpacked)
             .map_err(|error| malformed(format!("gzip: {error}")))?;
         if unpacked.len() > LARGEST {
-            return Err(malformed(RequestError::TooLarge(LARGEST).to_string()));
+            return Err(SourceError::TooLarge { what: uri.to_owned(), limit: LARGEST });
         }
         unpacked
     } else {
@@ -188,7 +171,7 @@ fn text(uri: &str, response: Response) -> Result<String, SourceError> {
 }
 
 /// A key as one segment of a path. LaunchDarkly's keys need no encoding; others cannot change the address.
-fn segment_of_a_path(key: &str) -> String {
+fn path_segment(key: &str) -> String {
     let mut segment = String::with_capacity(key.len());
     for byte in key.bytes() {
         if byte.is_ascii_alphanumeric() || b"-_~".contains(&byte) || (byte == b'.' && key.len() > 2) {
@@ -230,7 +213,7 @@ mod tests {
             ("a b?#", "a%20b%3F%23"),
             ("ä", "%C3%A4"),
         ] {
-            assert_eq!(segment_of_a_path(key), expected);
+            assert_eq!(path_segment(key), expected);
         }
     }
 

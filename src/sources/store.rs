@@ -1,12 +1,10 @@
 //! A store that flag-sync or the Relay Proxy fills, or several replicas of it.
 
-use super::{Fetched, FlagSource, Read, Reader, SourceError, Wanted, collect};
-use crate::flags::Items;
+use super::{Collection, FlagSource, Read, Reader, SourceError, Wanted};
 use crate::stores::{Contents, State, Store, StoreError, Stored};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use parking_lot::Mutex;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// Flag data from a store: only the items that the flag needs, one read per level.
 pub struct StoreSource<S> {
@@ -25,8 +23,13 @@ impl<S: Store> StoreSource<S> {
         Self { name, replicas, patience }
     }
 
-    /// Asks one replica after the other, without giving up those that were asked before, and takes the first answer.
-    async fn read(&self, wanted: &[Wanted]) -> Result<Contents, SourceError> {
+    fn not_initialized(&self) -> StoreError {
+        StoreError::NotInitialized { store: format!("the store ({})", self.name) }
+    }
+
+    /// Reads one replica after the other, without giving up on the earlier ones, and uses the first answer of one that
+    /// holds complete data.
+    async fn read_replicas(&self, wanted: &[Wanted]) -> Result<Contents, SourceError> {
         let mut waiting = self.replicas.iter();
         let mut asked = FuturesUnordered::new();
         let mut first_error = None;
@@ -43,8 +46,9 @@ impl<S: Store> StoreSource<S> {
                 }
             };
             match answer {
-                Some(Ok(contents)) => return Ok(contents),
-                // The nearest one's error is the one to tell.
+                Some(Ok(contents)) if contents.marks.initialized => return Ok(contents),
+                Some(Ok(_)) => first_error = first_error.or_else(|| Some(self.not_initialized())),
+                // The nearest one's error is the one to report.
                 Some(Err(error)) => first_error = first_error.or(Some(error)),
                 None if waiting.len() == 0 => {
                     let none =
@@ -62,40 +66,23 @@ impl<S: Store> FlagSource for StoreSource<S> {
         self.name
     }
 
-    fn fetch<'a>(
-        &'a self,
-        flag_key: &'a str,
-        _known: Option<&'a Items>,
-    ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
-        Box::pin(async move {
-            let reader = FromStore { source: self, synced: Mutex::default() };
-            let items = collect(&reader, flag_key, None).await?;
-            Ok(Fetched { items, time_to_live: None, synced: reader.synced.into_inner() })
-        })
+    fn fetch<'a>(&'a self, collection: &'a Collection) -> BoxFuture<'a, Result<(), SourceError>> {
+        Box::pin(collection.read_from(self))
     }
 }
 
-struct FromStore<'a, S> {
-    source: &'a StoreSource<S>,
-    /// The earliest that any read gave.
-    synced: Mutex<Option<SystemTime>>,
-}
-
-impl<S: Store> Reader for FromStore<'_, S> {
-    async fn read(&self, wanted: &[Wanted], _known: Option<&Items>) -> Result<Vec<Read>, SourceError> {
-        let Contents { items, marks } = self.source.read(wanted).await?;
-        if !marks.initialized {
-            return Err(StoreError::NotInitialized { store: format!("the store ({})", self.source.name) }.into());
+/// One read per level.
+impl<S: Store> Reader for StoreSource<S> {
+    async fn read(&self, wanted: &[Wanted], collection: &Collection) -> Result<(), SourceError> {
+        let Contents { items, marks } = self.read_replicas(wanted).await?;
+        collection.synced(marks.synced);
+        for (wanted, item) in wanted.iter().zip(items) {
+            let read = match item {
+                None | Some(Stored { state: State::Deleted, .. }) => Read::Missing,
+                Some(Stored { json, .. }) => Read::Found { json, etag: None },
+            };
+            collection.answer(wanted, read);
         }
-        let mut earliest = self.synced.lock();
-        *earliest = match (*earliest, marks.synced) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        };
-        let read = |item: Option<Stored>| match item {
-            None | Some(Stored { state: State::Deleted, .. }) => Read::Missing,
-            Some(Stored { json, .. }) => Read::Found { json, etag: None },
-        };
-        Ok(items.into_iter().map(read).collect())
+        Ok(())
     }
 }

@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -88,6 +89,8 @@ struct State {
     /// `data` as a whole, as it is sent. Kept, because writing 10,000 flags takes longer than most functions start.
     whole: Mutex<Option<Arc<str>>>,
     fault: Mutex<Fault>,
+    /// Faults of single paths, which win over `fault`.
+    faults: Mutex<HashMap<String, Fault>>,
     events_fault: Mutex<Fault>,
     max_age: Mutex<Option<u64>>,
     seen: watch::Sender<Vec<Seen>>,
@@ -106,6 +109,7 @@ impl LaunchDarkly {
             data: Mutex::new(data),
             whole: Mutex::default(),
             fault: Mutex::default(),
+            faults: Mutex::default(),
             events_fault: Mutex::default(),
             max_age: Mutex::default(),
             seen: watch::Sender::new(Vec::new()),
@@ -146,6 +150,15 @@ impl LaunchDarkly {
     /// From now on, requests for flag data fail like this.
     pub fn fail(&self, fault: Fault) {
         *self.state.fault.lock() = fault;
+    }
+
+    /// From now on, requests for one path, such as `/sdk/segments/testers`, fail like this; `Fault::None` ends it.
+    pub fn fail_at(&self, path: &str, fault: Fault) {
+        let mut faults = self.state.faults.lock();
+        match fault {
+            Fault::None => drop(faults.remove(path)),
+            fault => drop(faults.insert(path.to_owned(), fault)),
+        }
     }
 
     /// From now on, events fail like this.
@@ -229,7 +242,7 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body>
         ["", "sdk", "segments", key] => state.data.lock().segments.get(*key).map(Value::to_string),
         _ => None,
     };
-    let fault = state.fault.lock().clone();
+    let fault = state.faults.lock().get(&path).cloned().unwrap_or_else(|| state.fault.lock().clone());
     let Some(body) = body else { return failing(fault, Vec::new(), response(404, "{}")).await };
 
     let mut hasher = DefaultHasher::new();

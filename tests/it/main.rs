@@ -14,6 +14,7 @@ mod carrier;
 mod decision;
 mod events;
 mod faults;
+mod kill_switch;
 mod logs;
 mod setup;
 mod soak;
