@@ -218,16 +218,26 @@ where
         let response = self.inner.call(invocation);
         Box::pin(async move {
             let outcome = response.await;
-            // The hook has logged a panic; the viewer has an answer, and the next one gets one too.
-            let _ = AssertUnwindSafe(edge.after_response()).catch_unwind().await;
+            uninterrupted(edge.after_response()).await;
             outcome
         })
     }
 }
 
+/// Waits for what follows a response. A panic in it, which the hook logs, does not end the environment: the next viewer
+/// gets an answer too.
+async fn uninterrupted(after: impl Future<Output = ()>) {
+    let _ = AssertUnwindSafe(after).catch_unwind().await;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_panic_after_the_response_does_not_end_the_environment() {
+        uninterrupted(async { panic!("a fault of ours") }).await;
+    }
 
     #[tokio::test]
     async fn a_panic_sends_the_viewer_to_the_current_site() {

@@ -80,10 +80,7 @@ impl EventSender {
 
     /// What is sent from now on belongs to a new flush.
     pub(super) fn flush_begins(&self) {
-        let mut flush = self.flush.lock();
-        flush.number += 1;
-        flush.problem = None;
-        flush.earlier = std::mem::take(&mut flush.batches);
+        self.flush.lock().begins();
     }
 
     /// What went wrong in this flush.
@@ -103,6 +100,19 @@ impl Flush {
             self.batches.push(batch.clone());
         }
         Some(self.number)
+    }
+
+    /// Records the result of a batch that belongs to the flush with that number.
+    fn ended(&mut self, number: Option<u64>, problem: Option<Problem>) {
+        if number == Some(self.number) {
+            self.problem = problem;
+        }
+    }
+
+    fn begins(&mut self) {
+        self.number += 1;
+        self.problem = None;
+        self.earlier = std::mem::take(&mut self.batches);
     }
 }
 
@@ -164,10 +174,7 @@ impl HttpTransport for EventSender {
                 }
                 Err(error) => Some(Problem { text: format!("{uri} was not reached: {}", error.inner()), wait: None }),
             };
-            let mut flush = flush.lock();
-            if number == Some(flush.number) {
-                flush.problem = problem;
-            }
+            flush.lock().ended(number, problem);
             response
         })
     }
@@ -279,6 +286,24 @@ mod tests {
         expected["rules"][1]["trackEvents"] = json!(false);
         let changed: Value = serde_json::from_str(&without_tracking(&flag.to_string())).unwrap();
         assert_eq!(changed, expected);
+    }
+
+    #[test]
+    fn a_problem_of_one_flush_is_not_one_of_the_next() {
+        let problem = || Some(Problem { text: "too late".to_owned(), wait: None });
+        let (first, second) = (HeaderValue::from_static("first"), HeaderValue::from_static("second"));
+        let mut flush = Flush::default();
+        flush.begins();
+        let of_first = flush.of(Some(&first));
+        flush.begins();
+        flush.ended(of_first, problem());
+        assert_eq!(flush.problem, None, "the answer to a batch of the flush before");
+        let again = flush.of(Some(&first));
+        flush.ended(again, problem());
+        assert_eq!(flush.problem, None, "the second attempt of that batch");
+        let of_second = flush.of(Some(&second));
+        flush.ended(of_second, problem());
+        assert_eq!(flush.problem, problem(), "its own");
     }
 
     #[test]

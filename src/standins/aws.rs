@@ -32,6 +32,8 @@ pub enum DynamoDbFault {
     Cut,
     /// No answer.
     Hang,
+    /// A table that holds nothing yet.
+    Empty,
     /// No answer until [`DynamoDbProxy::release`] is called; then a good one.
     Hold,
 }
@@ -159,6 +161,7 @@ async fn pass_on(state: Arc<ProxyState>, request: Request<Incoming>) -> Response
             *answer.body_mut() = BodyExt::boxed(StreamBody::new(futures_util::stream::iter(chunks)));
             return answer;
         }
+        Some(DynamoDbFault::Empty) => return json_answer(&json!({"Responses": {}, "UnprocessedKeys": {}})),
         Some(DynamoDbFault::LeaveAll) => {
             let Ok(asked) = serde_json::from_slice::<Value>(&body) else { return response(400, "{}") };
             return json_answer(&json!({unprocessed(&operation): asked.get("RequestItems")}));

@@ -19,3 +19,4 @@ mod logs;
 mod setup;
 mod soak;
 mod start;
+mod transport;

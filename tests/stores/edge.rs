@@ -29,6 +29,18 @@ impl Edge {
         Self { api, function }
     }
 
+    /// The answer to a viewer's request.
+    pub(crate) async fn visit(&self, uri: &str, client_ip: &str) -> Value {
+        let event = json!({"Records": [{"cf": {
+            "config": {"eventType": "viewer-request"},
+            "request": {"clientIp": client_ip, "method": "GET", "uri": uri, "querystring": "", "headers": {}},
+        }}]});
+        let polls = self.api.polls();
+        let outcome = self.api.invoke(event.to_string()).await.unwrap();
+        self.api.polled(polls + 1).await;
+        serde_json::from_slice(&outcome.body).unwrap()
+    }
+
     pub(crate) async fn decide(&self, client_ip: &str) -> Value {
         let id = servers::unique("request");
         let event = json!({"Records": [{"cf": {

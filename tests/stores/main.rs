@@ -11,6 +11,7 @@ mod edge;
 mod faults;
 mod function;
 mod interop;
+mod kill_switch;
 mod memory;
 mod relay;
 mod scale;
