@@ -14,6 +14,7 @@ mod carrier;
 mod decision;
 mod events;
 mod faults;
+mod fleet;
 mod logs;
 mod setup;
 mod soak;
