@@ -259,7 +259,9 @@ impl Fleet {
                 shown = at;
                 let (second, seconds) = (at.duration_since(self.began).as_secs(), self.plan.seconds);
                 let (broken, lost) = (report.broken.len(), report.lost.len());
-                progress(&format!("{second:>4} of {seconds} s: {number} visits, {alive} environments, {broken} too old, {lost} lost"));
+                progress(&format!(
+                    "{second:>4} of {seconds} s: {number} visits, {alive} environments, {broken} too old, {lost} lost"
+                ));
             }
             drop(report);
             at += gap.mul_f64(-(1.0 - dice.share()).ln());
@@ -283,10 +285,10 @@ impl Fleet {
     /// LaunchDarkly answers for long enough that the promise is tested, then fails in several ways.
     async fn fail(&self) {
         let (mut dice, scale) = (Dice::new(self.plan.seed, 3), self.plan.max_staleness());
+        let recovery = self.plan.recovery();
         let mut kinds = Vec::new();
+        sleep(dice.between(scale, scale * 3)).await;
         loop {
-            let recovery = self.plan.recovery();
-            sleep(dice.between(recovery + scale, recovery + scale * 3)).await;
             self.truth.lock().promised_from = None;
             let end = Instant::now() + dice.between(scale, scale * 2);
             while Instant::now() < end {
@@ -306,6 +308,7 @@ impl Fleet {
             self.launchdarkly.fail(Fault::None);
             self.launchdarkly.fail_events(Fault::None);
             self.truth.lock().promised_from = Some(Instant::now() + recovery);
+            sleep(dice.between(recovery + scale * 2, recovery + scale * 4)).await;
         }
     }
 
