@@ -69,6 +69,10 @@ bench-steps:
 soak SEED="1": (_python "build")
     SOAK=100000 SOAK_SEED={{SEED}} cargo test --all-features --test it soak -- --nocapture
 
+# A fleet of environments while the flag flips and LaunchDarkly fails: no decision too old (SEED repeats a run). Draws target/fleet/curve.svg
+fleet SEED="1" RATE="20" SECONDS="90" STALENESS="4":
+    @cargo bench --profile dev --all-features --bench fleet -- {{SEED}} {{RATE}} {{SECONDS}} {{STALENESS}}
+
 # Build the function for Lambda: target/lambda/redirect/bootstrap
 build: (_python "build")
     # A store as the source of the flag data is a feature of its own.

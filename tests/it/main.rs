@@ -15,6 +15,7 @@ mod decision;
 mod events;
 mod faults;
 mod kill_switch;
+mod fleet;
 mod logs;
 mod setup;
 mod soak;
