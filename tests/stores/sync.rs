@@ -136,7 +136,13 @@ impl<S: Store> Store for Held<S> {
         self.store.all(kind).await
     }
 
-    async fn put(&self, kind: ItemKind, key: &str, item: &Stored, condition: Condition) -> Result<bool, StoreError> {
+    async fn put(
+        &self,
+        kind: ItemKind,
+        key: &str,
+        item: &Stored,
+        condition: Condition<'_>,
+    ) -> Result<bool, StoreError> {
         if self.is_first.swap(false, Ordering::SeqCst) {
             self.reached.notify_one();
             self.go_on.notified().await;
@@ -196,6 +202,93 @@ async fn an_older_answer_is_asked_again_and_believed_only_if_it_stays(store: imp
     assert_eq!(version(&store, "a").await, (State::Live, 8));
 }
 
+/// A flag that was deleted and made again, an environment that Terraform made again, another SDK key: LaunchDarkly counts
+/// from the start, and so can come to the version that the store has.
+async fn other_content_of_the_same_version_is_a_difference_and_is_written(store: impl Store) {
+    let before = segment("s", 2, &["192.0.2.1"]);
+    let (standin, source) = launchdarkly(&[flag("a", 3), flag("b", 1)], &[before]).await;
+    sync(&store, &source).await.unwrap();
+    let mut flag_again = flag("a", 3);
+    flag_again["on"] = json!(false);
+    let segment_again = segment("s", 2, &[]);
+    standin.change(|data| {
+        data.flags.insert("a".to_owned(), flag_again.clone());
+        data.segments.insert("s".to_owned(), segment_again.clone());
+    });
+    let found = serde_json::to_value(Comparison::make(&store, &source).await.unwrap().differences).unwrap();
+    let differing = |kind, key, version| json!({"kind": kind, "key": key, "difference": "changed", "launchdarkly": version, "store": version});
+    assert_eq!(found, json!([differing("segment", "s", 2), differing("flag", "a", 3)]));
+    assert_eq!(done(&sync(&store, &source).await.unwrap()), (2, 0));
+    assert_eq!(one(&store, Flag, "a").await.unwrap().json, flag_again.to_string());
+    assert_eq!(one(&store, Segment, "s").await.unwrap().json, segment_again.to_string());
+    assert!(Comparison::make(&store, &source).await.unwrap().differences.is_empty());
+}
+
+/// Two rounds go to another writer; in the third, one of LaunchDarkly's caches is old. That it was asked three times by
+/// then says nothing: older data has to be its answer each time.
+async fn rounds_that_another_writer_won_are_not_counted_as_questions(store: impl Store) {
+    let (standin, source) = launchdarkly(&[flag("a", 9)], &[]).await;
+    sync(&store, &source).await.unwrap();
+    standin.set_flag(&flag("b", 1));
+    let standin = Arc::new(standin);
+    let store = Overtaken { store, standin: standin.clone(), puts: parking_lot::Mutex::default() };
+    assert_eq!(done(&sync(&store, &source).await.unwrap()), (1, 0));
+    assert_eq!(*store.puts.lock(), ["b", "b", "b"], "the older data of \"a\" was LaunchDarkly's answer once");
+    assert_eq!(version(&store.store, "a").await, (State::Live, 9));
+}
+
+/// A store whose first two writes come too late; an old answer of LaunchDarkly follows, once.
+struct Overtaken<S> {
+    store: S,
+    standin: Arc<standins::LaunchDarkly>,
+    puts: parking_lot::Mutex<Vec<String>>,
+}
+
+impl<S: Store> Store for Overtaken<S> {
+    async fn read(&self, wanted: &[Wanted]) -> Result<Contents, StoreError> {
+        self.store.read(wanted).await
+    }
+
+    async fn all(&self, kind: ItemKind) -> Result<HashMap<String, Stored>, StoreError> {
+        self.store.all(kind).await
+    }
+
+    async fn put(
+        &self,
+        kind: ItemKind,
+        key: &str,
+        item: &Stored,
+        condition: Condition<'_>,
+    ) -> Result<bool, StoreError> {
+        let times = {
+            let mut puts = self.puts.lock();
+            puts.push(key.to_owned());
+            puts.len()
+        };
+        match times {
+            1 => return Ok(false),
+            2 => {
+                self.standin.set_flag(&flag("a", 8));
+                return Ok(false);
+            }
+            _ => self.standin.set_flag(&flag("a", 9)),
+        }
+        self.store.put(kind, key, item, condition).await
+    }
+
+    async fn replace(&self, everything: &Everything) -> Result<(), StoreError> {
+        self.store.replace(everything).await
+    }
+
+    async fn mark_initialized(&self) -> Result<(), StoreError> {
+        self.store.mark_initialized().await
+    }
+
+    async fn mark_synced(&self, at: SystemTime) -> Result<(), StoreError> {
+        self.store.mark_synced(at).await
+    }
+}
+
 async fn what_launchdarkly_does_not_give_changes_nothing(store: impl Store) {
     let (standin, source) = launchdarkly(&[flag("a", 1)], &[]).await;
     sync(&store, &source).await.unwrap();
@@ -237,6 +330,8 @@ each_store!(
     a_late_run_does_not_turn_back_the_clock,
     many_runs_at_once_end_in_the_newest,
     an_older_answer_is_asked_again_and_believed_only_if_it_stays,
+    other_content_of_the_same_version_is_a_difference_and_is_written,
+    rounds_that_another_writer_won_are_not_counted_as_questions,
     what_launchdarkly_does_not_give_changes_nothing,
 );
 
