@@ -111,6 +111,37 @@ async fn redis_errors_say_what_and_where_but_no_password() {
     assert!(!error.to_string().contains("hunter2"), "{error}");
 }
 
+/// What docs/flag-store.md lists. A reader, such as the edge function, needs no permission for scripts.
+#[tokio::test]
+async fn redis_users_need_what_is_documented_and_no_more() {
+    let documented = include_str!("../../docs/flag-store.md");
+    let server = servers::start_redis(None);
+    let admin = redis::Client::open(format!("redis://127.0.0.1:{}", server.port)).unwrap();
+    let mut admin = admin.get_connection().unwrap();
+    let mut user = |name: &str| {
+        let line = documented.lines().find(|line| line.starts_with(&format!("ACL SETUSER {name} ")));
+        let rules = line.unwrap_or_else(|| panic!("no ACL for {name} in docs/flag-store.md"));
+        let mut command = redis::cmd("ACL");
+        let words: Vec<_> =
+            rules.split_whitespace().skip(1).map(|word| if word == ">PASSWORD" { "nopass" } else { word }).collect();
+        command.arg(&words).exec(&mut admin).unwrap();
+        RedisDataStore::builder(format!("redis://{name}:any@127.0.0.1:{}", server.port)).build_async().unwrap()
+    };
+    let (reader, writer) = (user("redirect-reader"), user("redirect-writer"));
+    let item = crate::contract::item("a", 1);
+    assert!(writer.put(Flag, "a", &item, Condition::Newer).await.unwrap());
+    assert!(!writer.put(Flag, "a", &item, Condition::Unchanged(None)).await.unwrap());
+    writer.mark_initialized().await.unwrap();
+    writer.mark_synced(std::time::SystemTime::now()).await.unwrap();
+    assert_eq!(writer.all(Flag).await.unwrap().len(), 1);
+    let contents = reader.read(&[(Flag, "a".to_owned())]).await.unwrap();
+    assert!(contents.marks.initialized && contents.marks.synced.is_some());
+    assert_eq!(contents.items, [Some(item.clone())]);
+    let error = reader.put(Flag, "a", &item, Condition::Newer).await.unwrap_err();
+    assert!(matches!(error, StoreError::Refused { .. }), "{error}");
+    check(&error, &["may not be used", "no permissions to run the 'eval' command"]);
+}
+
 #[tokio::test]
 async fn a_redis_that_was_restarted_is_used_again() {
     let mut server = servers::start_redis(None);
