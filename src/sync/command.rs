@@ -62,13 +62,12 @@ pub struct Options {
     #[arg(long, env = "FLAG_SYNC_CACHE_WAIT_MS", global = true, default_value_t = 2_000, hide = true)]
     cache_wait_ms: u64,
 
-    /// Also deletes more than half of a store, or replaces it at the same or lower versions, if LaunchDarkly is so.
-    /// Without this such a run stops, because a wrong SDK key looks the same.
+    /// Lets a run delete, or replace at the same or a lower version, more than half of a store of more than ten items.
+    /// Without this such a run stops, because the SDK key of another environment looks the same.
     #[arg(
         long,
         env = "FLAG_SYNC_CONFIRM_MASS_CHANGE",
         global = true,
-        hide_env_values = true,
         value_parser = BoolishValueParser::new()
     )]
     confirm_mass_change: bool,

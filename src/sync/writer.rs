@@ -292,7 +292,7 @@ impl Answers {
         }
     }
 
-    /// Whether an answer has stayed the same so often that it is no passing one.
+    /// Whether an answer has stayed the same often enough to be written.
     fn believes(&self, differing: &Differing) -> bool {
         let answer = self.0.get(&(differing.kind, differing.key.clone()));
         answer.is_some_and(|answer| answer.times >= ANSWERS)
