@@ -5,6 +5,7 @@
 
 use clap::Parser;
 use redirect::sync::command::{Options, run};
+use std::io::Write;
 use std::process::ExitCode;
 
 #[tokio::main(flavor = "current_thread")]
@@ -12,7 +13,8 @@ async fn main() -> ExitCode {
     match Box::pin(run(Options::parse())).await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("flag-sync: {error}");
+            // Standard error may be closed; the exit code remains.
+            let _ = writeln!(std::io::stderr(), "flag-sync: {error}");
             ExitCode::from(2)
         }
     }

@@ -131,6 +131,15 @@ pub struct Everything {
 }
 
 impl Everything {
+    /// The items of a kind.
+    #[cfg(feature = "sync")]
+    pub(crate) fn of(&self, kind: ItemKind) -> &HashMap<String, Stored> {
+        match kind {
+            ItemKind::Flag => &self.flags,
+            ItemKind::Segment => &self.segments,
+        }
+    }
+
     /// The kinds in the order in which they are written: a flag comes after the segments that it names.
     pub fn kinds(&self) -> [(ItemKind, &HashMap<String, Stored>); 2] {
         [(ItemKind::Segment, &self.segments), (ItemKind::Flag, &self.flags)]
@@ -139,11 +148,12 @@ impl Everything {
 
 /// On what a write depends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition {
+pub enum Condition<'a> {
     /// There is no such item yet, or an older version.
     Newer,
-    /// The item is as it was seen: not there, or of that version.
-    Unchanged(Option<u64>),
+    /// The item is as it was seen: not there, or the same text. The version alone would not do: a writer that came
+    /// between may have written other content of the same version.
+    Unchanged(Option<&'a Stored>),
 }
 
 /// A database that holds flag data. Every method may be called from many tasks and processes at once.
@@ -160,7 +170,7 @@ pub trait Store: Send + Sync + 'static {
         kind: ItemKind,
         key: &str,
         item: &Stored,
-        condition: Condition,
+        condition: Condition<'_>,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// Replaces all there is, whatever its versions, and marks the store as initialised when that is done. An item

@@ -7,10 +7,14 @@
 //! | `<prefix>:$inited` | string | empty |
 //! | `<prefix>:$synced` | string | milliseconds since 1970 |
 //!
-//! The last is this crate's own. Everything is replaced in one transaction. A single item is written in one that
-//! watches its hash, and anew when another writer came first. A Redis Cluster would need all four keys in one slot,
-//! which the other SDKs' names do not give, so none of them supports it.
+//! The last is this crate's own. Everything is replaced in one transaction. A Redis Cluster would need all four keys in
+//! one slot, which the other SDKs' names do not give, so none of them supports it.
 //! <https://launchdarkly.com/docs/sdk/features/storing-data/redis>
+//!
+//! A conditional write is one Lua script, so that condition and write are one request: it happens as a whole or not at
+//! all, and nothing of it stays on the connection. LaunchDarkly's other SDKs WATCH the hash instead, which takes a
+//! connection per writer and starts again whenever any item of the hash changes. The price: the Redis user of a writer
+//! needs the permission for `EVAL`. That of a reader, such as the edge function, needs `EXISTS`, `GET` and `HMGET`.
 
 use super::{
     Condition, Contents, DataStore, Everything, INITED, Marks, SYNCED, Store, StoreError, Stored, USUAL_TIME_OUT,
@@ -32,8 +36,30 @@ use std::time::{Duration, SystemTime};
 /// What LaunchDarkly's SDKs use when no prefix is given.
 const USUAL_PREFIX: &str = "launchdarkly";
 
-/// How often a transaction is tried that other writers keep overtaking.
-const MOST_TRIES: u32 = 100;
+/// Writes a field of a hash if it has the text that was seen, or is missing as seen: field, new text, seen text.
+const PUT_IF_UNCHANGED: &str = r"
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= (ARGV[3] or false) then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1";
+
+/// Writes a field of a hash unless it holds this version or a newer one: field, new text, version. What is not an item
+/// has no version, as in [`Stored::parse`].
+const PUT_IF_NEWER: &str = r"
+local seen = redis.call('HGET', KEYS[1], ARGV[1])
+if seen then
+    local is_json, item = pcall(cjson.decode, seen)
+    local version = is_json and type(item) == 'table' and item.version
+    if type(version) == 'number' and version >= tonumber(ARGV[3]) then return 0 end
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1";
+
+/// Writes a number unless it is there or a larger one.
+const SET_IF_LARGER: &str = r"
+local seen = tonumber(redis.call('GET', KEYS[1]) or '')
+if seen and seen >= tonumber(ARGV[1]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[1])
+return 1";
 
 /// How each certificate of a PEM file starts.
 const PEM_START: &[u8] = b"-----BEGIN CERTIFICATE-----";
@@ -48,8 +74,6 @@ pub struct Redis {
     clock: Clock,
     time_out: Duration,
     connection: Mutex<Option<(MultiplexedConnection, Moment)>>,
-    /// One transaction at a time: what a connection watches is forgotten at the end of any transaction on it.
-    transaction: tokio::sync::Mutex<()>,
     /// For errors: without user and password.
     place: String,
 }
@@ -153,7 +177,6 @@ impl RedisBuilder {
             clock: self.clock.clone(),
             time_out: self.time_out,
             connection: Mutex::default(),
-            transaction: tokio::sync::Mutex::default(),
             place,
         })
     }
@@ -180,32 +203,35 @@ impl Redis {
     }
 
     async fn connect(&self) -> RedisResult<MultiplexedConnection> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.time_out))
-            .set_response_timeout(Some(self.time_out));
+        // The limit is that of the whole request; the client's own default is shorter.
+        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let new = self.client.get_multiplexed_async_connection_with_config(&config).await?;
         *self.connection.lock() = Some((new.clone(), self.clock.now()));
         Ok(new)
     }
 
-    /// Runs an operation; once more on a new connection if the one at hand turns out to be dead.
+    /// Runs an operation, for at most the timeout; once more on a new connection if the present one turns out to be
+    /// dead. A connection on which anything failed, or whose caller gave up, is not used again: an answer may still be
+    /// on its way, or the connection may have died without notice.
     async fn run<T, F>(&self, operation: impl Fn(MultiplexedConnection) -> F) -> Result<T, StoreError>
     where
         F: Future<Output = RedisResult<T>>,
     {
-        if let Some(connection) = self.warm() {
-            match operation(connection).await {
-                Err(error) if error.is_connection_dropped() => *self.connection.lock() = None,
-                outcome => return outcome.map_err(|error| self.told(&error)),
+        let attempt = async {
+            if let Some(connection) = self.warm() {
+                match operation(connection).await {
+                    Err(error) if error.is_connection_dropped() => *self.connection.lock() = None,
+                    outcome => return outcome,
+                }
             }
-        }
-        let outcome = match self.connect().await {
-            Ok(connection) => operation(connection).await,
-            Err(error) => Err(error),
+            operation(self.connect().await?).await
         };
-        if outcome.is_err() {
-            *self.connection.lock() = None;
-        }
+        let mut in_flight = InFlight { connection: &self.connection, is_answered: false };
+        let outcome = tokio::time::timeout(self.time_out, attempt).await;
+        in_flight.is_answered = matches!(outcome, Ok(Ok(_)));
+        drop(in_flight);
+        let why = || format!("no answer within {:?}", self.time_out);
+        let outcome = outcome.map_err(|_| StoreError::Unreachable { store: self.place.clone(), why: why() })?;
         outcome.map_err(|error| self.told(&error))
     }
 
@@ -217,37 +243,11 @@ impl Redis {
         self.run(|mut connection| async move { pipe.query_async(&mut connection).await }).await
     }
 
-    /// Changes what a key holds, if `change` says so after a look at it: a transaction that is repeated while others
-    /// overtake it. Says whether it was changed.
-    async fn change<T: FromRedisValue + Send>(
-        &self,
-        key: &str,
-        look: &redis::Cmd,
-        change: impl Fn(T) -> Option<redis::Cmd> + Sync,
-    ) -> Result<bool, StoreError> {
-        let _one_at_a_time = self.transaction.lock().await;
-        for _ in 0..MOST_TRIES {
-            let change = &change;
-            let tried = self.run(|mut connection| async move {
-                let mut watched = redis::pipe();
-                watched.cmd("WATCH").arg(key).ignore().add_command(look.clone());
-                let (seen,): (T,) = watched.query_async(&mut connection).await?;
-                let Some(change) = change(seen) else {
-                    return redis::cmd("UNWATCH").query_async::<()>(&mut connection).await.map(|()| Some(false));
-                };
-                let mut transaction = redis::pipe();
-                transaction.atomic().add_command(change);
-                let done: Option<(redis::Value,)> = transaction.query_async(&mut connection).await?;
-                Ok(done.map(|_| true))
-            });
-            if let Some(changed) = tried.await? {
-                return Ok(changed);
-            }
-        }
-        Err(StoreError::Throttled {
-            store: self.place.clone(),
-            why: format!("other writers of {key} came first {MOST_TRIES} times"),
-        })
+    /// Runs a script on one key; it returns whether it wrote.
+    async fn write_if(&self, script: &str, key: &str, arguments: &[&str]) -> Result<bool, StoreError> {
+        let mut eval = redis::cmd("EVAL");
+        eval.arg(script).arg(1).arg(key).arg(arguments);
+        self.command(&eval).await
     }
 
     fn told(&self, error: &RedisError) -> StoreError {
@@ -255,11 +255,23 @@ impl Redis {
         let why = error.to_string();
         match error.kind() {
             ErrorKind::AuthenticationFailed => StoreError::Refused { store, why },
-            ErrorKind::Extension if matches!(error.code(), Some("NOAUTH" | "NOPERM" | "WRONGPASS")) => {
-                StoreError::Refused { store, why }
-            }
+            _ if matches!(error.code(), Some("NOAUTH" | "NOPERM" | "WRONGPASS")) => StoreError::Refused { store, why },
             _ if error.is_io_error() || error.is_timeout() => StoreError::Unreachable { store, why },
             _ => StoreError::Failed { store, why },
+        }
+    }
+}
+
+/// A call on its way. Dropped without an answer, it takes the connection along.
+struct InFlight<'a> {
+    connection: &'a Mutex<Option<(MultiplexedConnection, Moment)>>,
+    is_answered: bool,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            *self.connection.lock() = None;
         }
     }
 }
@@ -295,23 +307,22 @@ impl Store for Redis {
         Ok(found.into_iter().map(|(key, json)| (key, Stored::parse(json))).collect())
     }
 
-    async fn put(&self, kind: ItemKind, key: &str, item: &Stored, condition: Condition) -> Result<bool, StoreError> {
+    async fn put(
+        &self,
+        kind: ItemKind,
+        key: &str,
+        item: &Stored,
+        condition: Condition<'_>,
+    ) -> Result<bool, StoreError> {
         let hash = self.key(namespace(kind));
-        let mut look = redis::cmd("HGET");
-        look.arg(&hash).arg(key);
-        self.change(&hash, &look, |seen: Option<String>| {
-            let seen = seen.map(|json| Stored::parse(json).version);
-            let holds = match condition {
-                Condition::Newer => seen.is_none_or(|version| version < item.version),
-                Condition::Unchanged(expected) => seen == expected,
-            };
-            holds.then(|| {
-                let mut set = redis::cmd("HSET");
-                set.arg(&hash).arg(key).arg(&item.json);
-                set
-            })
-        })
-        .await
+        let version = item.version.to_string();
+        match condition {
+            Condition::Newer => self.write_if(PUT_IF_NEWER, &hash, &[key, &item.json, &version]).await,
+            Condition::Unchanged(None) => self.write_if(PUT_IF_UNCHANGED, &hash, &[key, &item.json]).await,
+            Condition::Unchanged(Some(seen)) => {
+                self.write_if(PUT_IF_UNCHANGED, &hash, &[key, &item.json, &seen.json]).await
+            }
+        }
     }
 
     async fn replace(&self, everything: &Everything) -> Result<(), StoreError> {
@@ -325,7 +336,6 @@ impl Store for Redis {
             }
         }
         transaction.cmd("SET").arg(self.key(INITED)).arg("").ignore();
-        let _one_at_a_time = self.transaction.lock().await;
         self.query(&transaction).await
     }
 
@@ -336,18 +346,6 @@ impl Store for Redis {
     }
 
     async fn mark_synced(&self, at: SystemTime) -> Result<(), StoreError> {
-        let key = self.key(SYNCED);
-        let mut look = redis::cmd("GET");
-        look.arg(&key);
-        self.change(&key, &look, |seen: Option<String>| {
-            let later = seen.as_deref().and_then(from_millis).is_none_or(|seen| seen < at);
-            later.then(|| {
-                let mut set = redis::cmd("SET");
-                set.arg(&key).arg(to_millis(at));
-                set
-            })
-        })
-        .await
-        .map(drop)
+        self.write_if(SET_IF_LARGER, &self.key(SYNCED), &[&to_millis(at).to_string()]).await.map(drop)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::function::{Function, Origin};
 use super::secrets::Secrets;
-use super::writer::{Comparison, Differing, Report, sync};
+use super::writer::{Comparison, Differing, Losses, MassChange, Report, sync};
 use crate::flags::Clock;
 use crate::logs;
 use crate::settings::{Fetch, SDK_KEY_VARIABLE, SdkKey};
@@ -11,6 +11,7 @@ use crate::stores::{AwsTransport, DynamoDbDataStore, RedisDataStore, Store};
 use crate::transport::Transport;
 use aws_config::{BehaviorVersion, SdkConfig};
 use chrono::{DateTime, SecondsFormat, Utc};
+use clap::builder::BoolishValueParser;
 use clap::{Parser, Subcommand};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -18,11 +19,12 @@ use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::env;
+use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 /// How many differences are shown to a person.
-const MOST_ROWS: usize = 50;
+const MAX_ROWS: usize = 50;
 
 /// Makes a flag store in DynamoDB or Redis equal to LaunchDarkly.
 ///
@@ -60,6 +62,16 @@ pub struct Options {
     #[arg(long, env = "FLAG_SYNC_CACHE_WAIT_MS", global = true, default_value_t = 2_000, hide = true)]
     cache_wait_ms: u64,
 
+    /// Lets a run delete, or replace at the same or a lower version, more than half of a store of more than ten items.
+    /// Without this such a run stops, because the SDK key of another environment looks the same.
+    #[arg(
+        long,
+        env = "FLAG_SYNC_CONFIRM_MASS_CHANGE",
+        global = true,
+        value_parser = BoolishValueParser::new()
+    )]
+    confirm_mass_change: bool,
+
     /// Prints JSON.
     #[arg(long, global = true)]
     json: bool,
@@ -84,6 +96,8 @@ struct Check<'a> {
     synced_at: Option<String>,
     flags: usize,
     segments: usize,
+    /// Whether a run stops without `--confirm-mass-change`.
+    needs_confirmation: bool,
     differences: &'a [Differing],
 }
 
@@ -92,16 +106,18 @@ struct Check<'a> {
 /// # Errors
 /// In a sentence that says what went wrong and what to do.
 pub async fn run(options: Options) -> Result<ExitCode, Error> {
+    // One for all that is kept between the function's events.
+    let clock = Clock::default();
     let config = aws_config::defaults(BehaviorVersion::latest())
-        .http_client(AwsTransport(Transport::new(Clock::default(), Duration::from_secs(10))))
+        .http_client(AwsTransport(Transport::new(clock.clone(), Duration::from_secs(10))))
         .load()
         .await;
-    let secrets = Secrets::new(&config);
+    let secrets = Secrets::new(&config, clock.clone());
     match (&options.table, &options.redis) {
         (Some(table), None) => {
-            let table = DynamoDbDataStore::builder(table).prefix(&options.prefix);
+            let table = DynamoDbDataStore::builder(table).prefix(&options.prefix).clock(clock.clone());
             let table = table.config(aws_sdk_dynamodb::Config::new(&config)).build_async()?;
-            Box::pin(options.with(table, secrets, &config)).await
+            Box::pin(options.with(table, secrets, clock, &config)).await
         }
         (None, Some(redis)) => {
             let is_address = ["redis://", "rediss://", "unix://"].iter().any(|scheme| redis.starts_with(scheme));
@@ -112,22 +128,28 @@ pub async fn run(options: Options) -> Result<ExitCode, Error> {
             }
             let address =
                 if is_address { redis.clone() } else { secrets.read(redis).await?.reveal().trim().to_owned() };
-            let redis = RedisDataStore::builder(address);
+            let redis = RedisDataStore::builder(address).clock(clock.clone());
             let redis = if options.prefix.is_empty() { redis } else { redis.prefix(&options.prefix) };
-            Box::pin(options.with(redis.build_async()?, secrets, &config)).await
+            Box::pin(options.with(redis.build_async()?, secrets, clock, &config)).await
         }
         _ => Err("no store is given: set FLAG_SYNC_TABLE or FLAG_SYNC_REDIS, or see flag-sync --help".into()),
     }
 }
 
 impl Options {
-    async fn with<S: Store>(self, store: S, secrets: Secrets, config: &SdkConfig) -> Result<ExitCode, Error> {
-        let Some(command) = self.command else { return self.serve(store, secrets).await };
+    async fn with<S: Store>(
+        self,
+        store: S,
+        secrets: Secrets,
+        clock: Clock,
+        config: &SdkConfig,
+    ) -> Result<ExitCode, Error> {
+        let Some(command) = self.command else { return self.serve(store, secrets, clock).await };
         if self.table.is_some() && config.region().is_none() {
             return Err("no Region is set: set AWS_REGION, or a profile that has one with AWS_PROFILE".into());
         }
         let key = self.sdk_key(&secrets).await?;
-        let transport = Transport::new(Clock::default(), Duration::from_secs(30));
+        let transport = Transport::new(clock, Duration::from_secs(30));
         let launchdarkly = LaunchDarkly::new(transport, self.base_uri.trim_end_matches('/'), &key, Fetch::Environment);
         match command {
             Command::Once => self.once(&store, &launchdarkly).await,
@@ -135,19 +157,25 @@ impl Options {
         }
     }
 
-    async fn serve<S: Store>(self, store: S, secrets: Secrets) -> Result<ExitCode, Error> {
+    fn mass_change(&self) -> MassChange {
+        if self.confirm_mass_change { MassChange::Confirmed } else { MassChange::Unconfirmed }
+    }
+
+    async fn serve<S: Store>(self, store: S, secrets: Secrets, clock: Clock) -> Result<ExitCode, Error> {
         if env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
             return Err("nothing to do: give a command, once or check; see flag-sync --help".into());
         }
         logs::init();
+        let mass_change = self.mass_change();
         let sdk_key = self.sdk_key_parameter.ok_or("FLAG_SYNC_SDK_KEY_PARAMETER is not set")?;
         let origin = Origin {
             base_uri: self.base_uri.trim_end_matches('/').to_owned(),
             sdk_key,
             webhook_secret: self.webhook_secret_parameter.filter(|name| !name.is_empty()),
             cache_wait: Duration::from_millis(self.cache_wait_ms),
+            mass_change,
         };
-        let function = &Function::new(store, origin, secrets);
+        let function = &Function::new(store, origin, secrets, clock);
         lambda_runtime::run(service_fn(|event: LambdaEvent<Box<RawValue>>| function.handle(event))).await?;
         Ok(ExitCode::SUCCESS)
     }
@@ -175,15 +203,16 @@ impl Options {
             }
             bar.set_position(done as u64);
         };
-        let outcome = sync(store, launchdarkly, Duration::from_millis(self.cache_wait_ms), progress).await;
+        let pause = Duration::from_millis(self.cache_wait_ms);
+        let outcome = sync(store, launchdarkly, pause, self.mass_change(), progress).await;
         bar.finish_and_clear();
         let report = outcome?;
-        if self.json {
-            println!("{}", serde_json::to_string(&report)?);
+        print(&if self.json {
+            serde_json::to_string(&report)?
         } else {
             let Report { flags, segments, written, deleted, .. } = report;
-            println!("{flags} flags and {segments} segments in LaunchDarkly: {written} written, {deleted} deleted");
-        }
+            format!("{flags} flags and {segments} segments in LaunchDarkly: {written} written, {deleted} deleted")
+        })?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -194,30 +223,52 @@ impl Options {
         let comparison = comparison?;
         let (flags, segments) = comparison.counts();
         let marks = comparison.marks();
+        let losses = comparison.losses();
         let in_sync = comparison.differences.is_empty() && marks.initialized;
-        if self.json {
+        let text = if self.json {
             let synced_at = marks.synced.map(timestamp);
             let differences = &comparison.differences;
-            let check = Check { in_sync, initialized: marks.initialized, synced_at, flags, segments, differences };
-            println!("{}", serde_json::to_string(&check)?);
+            let (initialized, needs_confirmation) = (marks.initialized, losses.is_mass_change());
+            let check = Check { in_sync, initialized, synced_at, flags, segments, needs_confirmation, differences };
+            serde_json::to_string(&check)?
         } else {
             let differ = comparison.differences.len();
+            let mut lines = Vec::new();
             if differ > 0 {
-                println!("{}", table(&comparison.differences));
+                lines.push(table(&comparison.differences).to_string());
             }
-            if differ > MOST_ROWS {
-                println!(" ... and {} more; --json lists them all", differ - MOST_ROWS);
+            if differ > MAX_ROWS {
+                lines.push(format!(" ... and {} more; --json lists them all", differ - MAX_ROWS));
             }
-            println!("{flags} flags and {segments} segments in LaunchDarkly, of which {differ} differ in the store");
-            match marks.synced {
-                Some(synced) => println!("last synchronised {}", timestamp(synced)),
-                None => println!("last synchronised: unknown, no run of flag-sync has succeeded"),
+            lines.push(format!(
+                "{flags} flags and {segments} segments in LaunchDarkly, of which {differ} differ in the store"
+            ));
+            if losses.is_mass_change() {
+                let Losses { items, lost } = losses;
+                lines.push(format!(
+                    "{lost} of {items} items of the store would be deleted, or replaced at the same or a lower version: \
+                     check the SDK key; flag-sync once leaves them as they are without --confirm-mass-change"
+                ));
             }
+            lines.push(match marks.synced {
+                Some(synced) => format!("last synchronised {}", timestamp(synced)),
+                None => "last synchronised: unknown, no run of flag-sync has succeeded".to_owned(),
+            });
             if !marks.initialized {
-                println!("the store is not marked as initialised: flag-sync once writes everything");
+                lines.push("the store is not marked as initialised: flag-sync once writes everything".to_owned());
             }
-        }
+            lines.join("\n")
+        };
+        print(&text)?;
         Ok(if in_sync { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    }
+}
+
+/// Prints to standard output. A reader that has gone away, as `head` does, has read what it wanted.
+fn print(text: &str) -> io::Result<()> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
     }
 }
 
@@ -239,7 +290,7 @@ fn table(differences: &[Differing]) -> Table {
         let text = version.map_or_else(|| "-".to_owned(), |version| version.to_string());
         Cell::new(text).set_alignment(CellAlignment::Right)
     };
-    for differing in differences.iter().take(MOST_ROWS) {
+    for differing in differences.iter().take(MAX_ROWS) {
         table.add_row([
             Cell::new(differing.kind.singular()),
             Cell::new(&differing.key),

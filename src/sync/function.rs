@@ -2,7 +2,7 @@
 
 use super::secrets::Secrets;
 use super::webhook::{WebhookSecret, raw_body};
-use super::writer::{Report, SyncError, sync};
+use super::writer::{MassChange, Report, SyncError, sync};
 use crate::flags::Clock;
 use crate::logs;
 use crate::settings::{Fetch, SdkKey};
@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 /// How long LaunchDarkly may take for everything.
 const TIME_OUT: Duration = Duration::from_secs(30);
 
+/// What of an invocation's time is kept for the log line and the response.
+const RESERVE: Duration = Duration::from_secs(1);
+
 /// What a function needs to know, but for the store.
 #[derive(Clone, Debug)]
 pub struct Origin {
@@ -33,6 +36,8 @@ pub struct Origin {
     pub webhook_secret: Option<String>,
     /// How long LaunchDarkly's caches may serve old data after a change.
     pub cache_wait: Duration,
+    /// Whether a run may take more than half of the store.
+    pub mass_change: MassChange,
 }
 
 /// flag-sync in one execution environment.
@@ -40,6 +45,7 @@ pub struct Function<S> {
     store: S,
     origin: Origin,
     secrets: Secrets,
+    clock: Clock,
     transport: Transport,
 }
 
@@ -52,6 +58,8 @@ enum RunError {
     Key { place: String, why: String },
     #[error(transparent)]
     Sync(#[from] SyncError),
+    #[error("the invocation's time was over before the store was up to date; the next run resumes")]
+    OutOfTime,
 }
 
 #[derive(Serialize)]
@@ -67,9 +75,11 @@ struct Line<'a> {
 }
 
 impl<S: Store> Function<S> {
-    /// A function that writes to this store.
-    pub fn new(store: S, origin: Origin, secrets: Secrets) -> Self {
-        Self { store, origin, secrets, transport: Transport::new(Clock::default(), TIME_OUT) }
+    /// A function that writes to this store. The clock, which each event sets, is that of the store and the secrets: what
+    /// they keep ages in a freeze too.
+    pub fn new(store: S, origin: Origin, secrets: Secrets, clock: Clock) -> Self {
+        let transport = Transport::new(clock.clone(), TIME_OUT);
+        Self { store, origin, secrets, clock, transport }
     }
 
     /// Takes an event of an HTTP API, a Function URL (both in the payload format 2.0), or an EventBridge schedule.
@@ -82,6 +92,7 @@ impl<S: Store> Function<S> {
         struct Kind {
             request_context: Option<IgnoredAny>,
         }
+        self.clock.invocation(event.context.deadline);
         let event = event.payload.get();
         let Kind { request_context } = serde_json::from_str(event)?;
         if request_context.is_some() {
@@ -137,7 +148,14 @@ impl<S: Store> Function<S> {
     /// Fetches and writes; tells the log how it went.
     async fn run(&self, trigger: &str) -> Result<Report, RunError> {
         let started = Instant::now();
-        let outcome = self.try_run().await;
+        // Lambda would kill a run that is too long, and its log line and connections with it.
+        let outcome = match self.clock.remaining() {
+            None => self.try_run().await,
+            Some(remaining) => {
+                let run = tokio::time::timeout(remaining.saturating_sub(RESERVE), self.try_run());
+                run.await.unwrap_or(Err(RunError::OutOfTime))
+            }
+        };
         let (level, name, message) = match &outcome {
             Ok(Report { written, deleted, .. }) => ("info", "synced", format!("{written} written, {deleted} deleted")),
             Err(error) => ("error", "failed", error.to_string()),
@@ -155,7 +173,8 @@ impl<S: Store> Function<S> {
             .and_then(|key| key.ok_or_else(|| "it is empty".to_owned()))
             .map_err(|why| RunError::Key { place: place.clone(), why })?;
         let launchdarkly = LaunchDarkly::new(self.transport.clone(), &self.origin.base_uri, &key, Fetch::Environment);
-        let outcome = sync(&self.store, &launchdarkly, self.origin.cache_wait, |_, _| ()).await;
+        let outcome =
+            sync(&self.store, &launchdarkly, self.origin.cache_wait, self.origin.mass_change, |_, _| ()).await;
         if matches!(outcome, Err(SyncError::Source(SourceError::Refused { .. }))) {
             self.secrets.forget(place);
         }

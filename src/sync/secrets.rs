@@ -46,12 +46,12 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// With the Region and credentials of this configuration.
-    pub fn new(config: &SdkConfig) -> Self {
+    /// With the Region and credentials of this configuration. The clock is one that sees a freeze.
+    pub fn new(config: &SdkConfig, clock: Clock) -> Self {
         Self {
             parameters: aws_sdk_ssm::Client::new(config),
             manager: aws_sdk_secretsmanager::Client::new(config),
-            clock: Clock::default(),
+            clock,
             known: Mutex::default(),
         }
     }

@@ -1,24 +1,38 @@
 //! Makes a store equal to LaunchDarkly, whatever else writes to it at the same time.
 //!
 //! A run reads the store first, then fetches everything from LaunchDarkly, and writes each difference on the condition
-//! that the item is still as it was read. So of two runs that write the same item, the later one fetched after the
-//! earlier one wrote: data that was fetched before can never replace it. A run that finds an item changed begins
-//! anew. No lease is needed for that; versions alone would not do, as a tombstone must not hold off a flag that was
-//! made anew, and a run that fetched before a flag was made must not delete it.
+//! that the item still has the very text that was compared. So of two runs that write the same item, the later one
+//! fetched after the earlier one wrote: data that was fetched before can never replace it, and a run that finds an item
+//! changed starts again. Versions alone would not do: a tombstone must not hold off a flag that was made again, a run
+//! that fetched before a flag was made must not delete it, and two runs can hold different content of the same version.
+//! No lease is needed, and other writers (a Relay Proxy, an SDK) need not know of any of this: theirs is one more change
+//! of the text.
+//!
+//! What rises in version is written at once. Anything else would turn back or take away what the store has, so it can be
+//! the answer of a cache that is behind: LaunchDarkly is asked again, and believed when its answer stays.
 
 use crate::flags::random;
-use crate::sources::{ItemKind, LaunchDarkly, SourceError};
+use crate::sources::{ItemKind, LaunchDarkly, SourceError, Wanted};
 use crate::stores::{Condition, Everything, Marks, State, Store, StoreError, Stored};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use launchdarkly_server_sdk::{Flag, Segment};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
-/// How often a run begins anew while other writers keep coming first.
-const MOST_ROUNDS: u32 = 5;
+/// How often a run reads and compares while other writers keep coming first, or LaunchDarkly's answers keep changing.
+const MAX_ROUNDS: u32 = 5;
+
+/// How often in a row LaunchDarkly has to give the same answer before something is written that does not rise in version.
+const ANSWERS: u32 = 3;
+
+/// Up to so many items, a store may change as a whole without confirmation.
+const MAX_SMALL_STORE: usize = 10;
 
 /// How many items are written at once.
-const AT_ONCE: usize = 16;
+const CONCURRENCY: usize = 16;
 
 /// Why the store is not known to be equal to LaunchDarkly.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +42,17 @@ pub enum SyncError {
     Source(#[from] SourceError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("other writers of the store came first {MOST_ROUNDS} times; the next run goes on")]
+    #[error("other writers of the store came first {MAX_ROUNDS} times; the next run resumes")]
     Overtaken,
+    #[error("LaunchDarkly's answers still differ from each other after {MAX_ROUNDS} requests; the next run resumes")]
+    Unsettled,
+    #[error(
+        "{written} items that have risen in version were written, but nothing else: {losses} of {items} items of the \
+         store would be deleted, or replaced at the same or a lower version. The SDK key of another environment looks \
+         like that, so check it first. If this is meant, run flag-sync once --confirm-mass-change, or set the parameter \
+         ConfirmMassChange of cloudformation/flag-store.yaml to true for one run of the function"
+    )]
+    MassChange { written: usize, losses: usize, items: usize },
     #[error("everything else was written, but not: {}", .0.join("; "))]
     Incomplete(Vec<String>),
 }
@@ -44,6 +67,8 @@ pub enum Difference {
     Older,
     /// The store has a newer version.
     Newer,
+    /// The store has other content of the same version.
+    Changed,
     /// The store has a tombstone.
     Deleted,
     /// LaunchDarkly no longer has it.
@@ -53,7 +78,7 @@ pub enum Difference {
 }
 
 impl Difference {
-    fn between(stored: Option<&Stored>, launchdarkly: Option<&Stored>) -> Option<Self> {
+    fn between(kind: ItemKind, stored: Option<&Stored>, launchdarkly: Option<&Stored>) -> Option<Self> {
         match (stored, launchdarkly) {
             (None | Some(Stored { state: State::Deleted, .. }), None) => None,
             (Some(_), None) => Some(Self::Gone),
@@ -62,9 +87,29 @@ impl Difference {
             (Some(stored), Some(new)) if stored.state != new.state => Some(Self::Deleted),
             (Some(stored), Some(new)) if stored.version < new.version => Some(Self::Older),
             (Some(stored), Some(new)) if stored.version > new.version => Some(Self::Newer),
-            (Some(_), Some(_)) => None,
+            (Some(stored), Some(new)) => (!has_same_content(kind, &stored.json, &new.json)).then_some(Self::Changed),
         }
     }
+}
+
+/// Whether two texts are the same item to LaunchDarkly's SDK. Not the text counts: SDKs of other languages and the Relay
+/// Proxy write the same flag with other spaces, another order, defaults spelled out, and without fields that they do not
+/// know. A flag or segment that was made again is another one to the SDK, if only by its salt.
+fn has_same_content(kind: ItemKind, one: &str, other: &str) -> bool {
+    fn model<T: DeserializeOwned + Serialize>(json: &str) -> Option<Value> {
+        serde_json::to_value(serde_json::from_str::<T>(json).ok()?).ok()
+    }
+    let read = match kind {
+        ItemKind::Flag => model::<Flag>,
+        ItemKind::Segment => model::<Segment>,
+    };
+    let same_values = || serde_json::from_str::<Value>(one).ok() == serde_json::from_str::<Value>(other).ok();
+    one == other
+        || match (read(one), read(other)) {
+            (Some(one), Some(other)) => one == other,
+            (None, None) => same_values(),
+            (Some(_), None) | (None, Some(_)) => false,
+        }
 }
 
 /// An item that differs.
@@ -80,6 +125,17 @@ pub struct Differing {
     pub launchdarkly: Option<u64>,
     /// The store's version.
     pub store: Option<u64>,
+}
+
+impl Differing {
+    /// Whether a write only adds: what the store has is older, or nothing that can be used.
+    fn rises(&self) -> bool {
+        match self.difference {
+            Difference::Missing | Difference::Older | Difference::Malformed => true,
+            Difference::Deleted => self.launchdarkly > self.store,
+            Difference::Newer | Difference::Changed | Difference::Gone => false,
+        }
+    }
 }
 
 /// LaunchDarkly and the store side by side, the store read first.
@@ -118,6 +174,53 @@ impl Comparison {
     pub fn marks(&self) -> Marks {
         self.marks
     }
+
+    /// What a run would take from the store.
+    pub fn losses(&self) -> Losses {
+        let items = self.before.kinds().into_iter().flat_map(|(_, items)| items.values());
+        Losses {
+            items: items.filter(|item| item.state == State::Live).count(),
+            lost: self.differences.iter().filter(|differing| self.loses(differing)).count(),
+        }
+    }
+
+    /// Whether a write takes something from the store. A tombstone is nothing to lose.
+    fn loses(&self, differing: &Differing) -> bool {
+        !differing.rises() && self.stored(differing).is_some_and(|item| item.state == State::Live)
+    }
+
+    fn stored(&self, differing: &Differing) -> Option<&Stored> {
+        self.before.of(differing.kind).get(&differing.key)
+    }
+
+    fn launchdarkly(&self, differing: &Differing) -> Option<&Stored> {
+        self.new.of(differing.kind).get(&differing.key)
+    }
+}
+
+/// How many flags and segments a store has, and how many of them would be deleted, or replaced at the same or a lower
+/// version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Losses {
+    pub items: usize,
+    pub lost: usize,
+}
+
+impl Losses {
+    /// Whether this is so much that it has to be confirmed.
+    pub fn is_mass_change(self) -> bool {
+        self.items > MAX_SMALL_STORE && self.lost > self.items / 2
+    }
+}
+
+/// Whether a run may take more than half of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MassChange {
+    /// Somebody said so.
+    Confirmed,
+    /// It stops.
+    Unconfirmed,
 }
 
 fn differences(before: &Everything, new: &Everything) -> Vec<Differing> {
@@ -128,7 +231,7 @@ fn differences(before: &Everything, new: &Everything) -> Vec<Differing> {
         let keys: BTreeSet<&String> = before.keys().chain(new.keys()).collect();
         for key in keys {
             let (stored, launchdarkly) = (before.get(key), new.get(key));
-            let Some(difference) = Difference::between(stored, launchdarkly) else { continue };
+            let Some(difference) = Difference::between(kind, stored, launchdarkly) else { continue };
             let differing = Differing {
                 kind,
                 key: key.clone(),
@@ -160,28 +263,80 @@ pub struct Report {
     pub repeated: u32,
 }
 
-/// Makes the store equal to LaunchDarkly and marks it so. `progress` is told how many of how many items are done.
+/// LaunchDarkly's answers for what does not rise in version.
+#[derive(Default)]
+struct Answers(HashMap<Wanted, Answer>);
+
+struct Answer {
+    stored: Option<Stored>,
+    launchdarkly: Option<Stored>,
+    /// In a row.
+    times: u32,
+}
+
+impl Answers {
+    /// Counts those of one more comparison. An item that did not differ in between, or differed otherwise, is counted
+    /// from the start.
+    fn count(&mut self, comparison: &Comparison) {
+        let mut before = std::mem::take(&mut self.0);
+        for differing in comparison.differences.iter().filter(|differing| !differing.rises()) {
+            let wanted = (differing.kind, differing.key.clone());
+            let (stored, launchdarkly) = (comparison.stored(differing), comparison.launchdarkly(differing));
+            let same = before
+                .remove(&wanted)
+                .filter(|answer| answer.stored.as_ref() == stored && answer.launchdarkly.as_ref() == launchdarkly);
+            let first = || Answer { stored: stored.cloned(), launchdarkly: launchdarkly.cloned(), times: 0 };
+            let mut answer = same.unwrap_or_else(first);
+            answer.times += 1;
+            self.0.insert(wanted, answer);
+        }
+    }
+
+    /// Whether an answer has stayed the same often enough to be written.
+    fn believes(&self, differing: &Differing) -> bool {
+        let answer = self.0.get(&(differing.kind, differing.key.clone()));
+        answer.is_some_and(|answer| answer.times >= ANSWERS)
+    }
+}
+
+/// Makes the store equal to LaunchDarkly and marks it so. `progress` is given how many of how many items are done.
 ///
-/// `pause` is how long LaunchDarkly's caches may serve old data: when it sends an older version than the store has,
-/// it is asked again after that time, and believed when it still says so.
+/// `pause` is how long LaunchDarkly's caches may serve old data: what does not rise in version is asked for again after
+/// that time, and written when the answer stays.
 ///
 /// # Errors
-/// The store may be half-way; the next run goes on from there. It is marked only when it has everything.
+/// The store may be half-way; the next run resumes. It is marked only when it has everything.
 pub async fn sync(
     store: &impl Store,
     launchdarkly: &LaunchDarkly,
     pause: Duration,
+    mass_change: MassChange,
     progress: impl Fn(usize, usize) + Sync,
 ) -> Result<Report, SyncError> {
     let mut report = Report::default();
-    for round in 1..=MOST_ROUNDS {
+    let mut answers = Answers::default();
+    let mut items_at_first = None;
+    let mut lost_before = 0;
+    for round in 1..=MAX_ROUNDS {
         let comparison = Comparison::make(store, launchdarkly).await?;
         (report.flags, report.segments) = comparison.counts();
-        let believe = round > 2;
-        let outcome = write(store, &comparison, believe, &progress).await?;
+        answers.count(&comparison);
+        // What this run has already taken counts too, so that it cannot take a store half by half.
+        let losses = comparison.losses();
+        let items = *items_at_first.get_or_insert(losses.items);
+        let losses = Losses { items, lost: losses.lost + lost_before };
+        let is_stopped = mass_change == MassChange::Unconfirmed && losses.is_mass_change();
+        let may_write = |differing: &Differing| differing.rises() || (!is_stopped && answers.believes(differing));
+        let outcome = write(store, &comparison, &may_write, &progress).await?;
         report.written += outcome.written;
         report.deleted += outcome.deleted;
-        if !outcome.overtaken && !outcome.was_newer {
+        lost_before += outcome.lost;
+        let is_settled =
+            comparison.differences.iter().all(|differing| differing.rises() || answers.believes(differing));
+        if is_stopped && (is_settled || round == MAX_ROUNDS) {
+            return Err(SyncError::MassChange { written: report.written, losses: losses.lost, items });
+        }
+        if !outcome.overtaken && outcome.left == 0 {
             if !comparison.marks.initialized {
                 store.mark_initialized().await?;
             }
@@ -191,8 +346,11 @@ pub async fn sync(
             store.mark_synced(comparison.asked).await?;
             return Ok(report);
         }
+        if round == MAX_ROUNDS && !outcome.overtaken {
+            return Err(SyncError::Unsettled);
+        }
         report.repeated += 1;
-        if outcome.was_newer {
+        if outcome.left > 0 {
             tokio::time::sleep(pause).await;
         } else {
             // Those who met must not meet again.
@@ -206,33 +364,38 @@ pub async fn sync(
 struct Outcome {
     written: usize,
     deleted: usize,
+    /// Of the two, those that took something from the store.
+    lost: usize,
+    /// Differences that were not written yet.
+    left: usize,
     overtaken: bool,
-    was_newer: bool,
     refused: Vec<String>,
 }
 
 async fn write(
     store: &impl Store,
     comparison: &Comparison,
-    believe: bool,
+    may_write: &(impl Fn(&Differing) -> bool + Sync),
     progress: &(impl Fn(usize, usize) + Sync),
 ) -> Result<Outcome, SyncError> {
-    let mut outcome = Outcome::default();
-    let all = comparison.differences.len();
+    let differences: Vec<&Differing> = comparison.differences.iter().filter(|differing| may_write(differing)).collect();
+    let mut outcome = Outcome { left: comparison.differences.len() - differences.len(), ..Outcome::default() };
     let mut done = 0;
     let is_delete = |differing: &Differing| differing.difference == Difference::Gone;
     // A step begins when the one before is over.
-    for step in comparison.differences.chunk_by(|a, b| a.kind == b.kind && is_delete(a) == is_delete(b)) {
-        let writes: Vec<_> = step.iter().map(|differing| put(store, comparison, differing, believe)).collect();
-        let mut writes = stream::iter(writes).buffer_unordered(AT_ONCE);
+    for step in differences.chunk_by(|a, b| a.kind == b.kind && is_delete(a) == is_delete(b)) {
+        let writes: Vec<_> = step.iter().map(|differing| put(store, comparison, differing)).collect();
+        let mut writes = stream::iter(writes).buffer_unordered(CONCURRENCY);
         while let Some((differing, write)) = writes.try_next().await? {
             done += 1;
-            progress(done, all);
+            progress(done, differences.len());
+            if matches!(write, Write::Done) && comparison.loses(differing) {
+                outcome.lost += 1;
+            }
             match write {
                 Write::Done if is_delete(differing) => outcome.deleted += 1,
                 Write::Done => outcome.written += 1,
                 Write::Overtaken => outcome.overtaken = true,
-                Write::Newer => outcome.was_newer = true,
                 Write::Refused(why) => outcome.refused.push(why),
             }
         }
@@ -243,8 +406,6 @@ async fn write(
 enum Write {
     Done,
     Overtaken,
-    /// Left alone: the store has a newer version.
-    Newer,
     Refused(String),
 }
 
@@ -252,20 +413,10 @@ async fn put<'a>(
     store: &impl Store,
     comparison: &Comparison,
     differing: &'a Differing,
-    believe: bool,
 ) -> Result<(&'a Differing, Write), SyncError> {
-    if differing.difference == Difference::Newer && !believe {
-        return Ok((differing, Write::Newer));
-    }
-    let of = |everything: &Everything| -> Option<Stored> {
-        let items: &HashMap<_, _> = match differing.kind {
-            ItemKind::Flag => &everything.flags,
-            ItemKind::Segment => &everything.segments,
-        };
-        items.get(&differing.key).cloned()
-    };
-    let seen = of(&comparison.before).map(|item| item.version);
-    let item = of(&comparison.new).unwrap_or_else(|| Stored::tombstone(seen.unwrap_or(0) + 1));
+    let seen = comparison.stored(differing);
+    let tombstone = || Stored::tombstone(seen.map_or(0, |item| item.version).saturating_add(1));
+    let item = comparison.launchdarkly(differing).cloned().unwrap_or_else(tombstone);
     if item.state == State::Malformed {
         let (kind, key) = (differing.kind.singular(), &differing.key);
         return Ok((differing, Write::Refused(format!("LaunchDarkly's {kind} {key:?} has no version"))));
@@ -293,11 +444,12 @@ mod tests {
 
     #[test]
     fn each_difference_has_its_name() {
-        use Difference::{Deleted, Gone, Malformed, Missing, Newer, Older};
+        use Difference::{Changed, Deleted, Gone, Malformed, Missing, Newer, Older};
         let malformed = Stored::parse("[".to_owned());
         for (stored, launchdarkly, expected) in [
             (None, None, None),
             (Some(version(1)), Some(version(1)), None),
+            (Some(version(1)), Some(Stored::parse(r#"{"version":1,"on":true}"#.to_owned())), Some(Changed)),
             (Some(Stored::tombstone(2)), None, None),
             (None, Some(version(1)), Some(Missing)),
             (Some(version(1)), Some(version(2)), Some(Older)),
@@ -307,7 +459,75 @@ mod tests {
             (Some(malformed.clone()), None, Some(Gone)),
             (Some(malformed), Some(version(1)), Some(Malformed)),
         ] {
-            assert_eq!(Difference::between(stored.as_ref(), launchdarkly.as_ref()), expected);
+            assert_eq!(Difference::between(ItemKind::Flag, stored.as_ref(), launchdarkly.as_ref()), expected);
+        }
+    }
+
+    #[track_caller]
+    fn check_same(kind: ItemKind, one: &Value, other: &Value, expected: bool) {
+        for (one, other) in [(one, other), (other, one)] {
+            assert_eq!(has_same_content(kind, &one.to_string(), &other.to_string()), expected, "{one} and {other}");
+        }
+    }
+
+    #[test]
+    fn content_is_what_the_sdk_reads() {
+        let flag = serde_json::json!({
+            "key": "a", "version": 3, "on": true, "salt": "s", "targets": [], "rules": [], "prerequisites": [],
+            "variations": [true, false], "offVariation": 1,
+            "fallthrough": {"rollout": {"variations": [{"variation": 0, "weight": 100_000}]}},
+        });
+        let with = |field: &str, value: Value| {
+            let mut other = flag.clone();
+            other[field] = value;
+            other
+        };
+        check_same(ItemKind::Flag, &flag, &flag, true);
+        // As SDKs of other languages and the Relay Proxy write it.
+        check_same(ItemKind::Flag, &flag, &with("deleted", false.into()), true);
+        check_same(ItemKind::Flag, &flag, &with("trackEvents", false.into()), true);
+        check_same(ItemKind::Flag, &flag, &with("debugEventsUntilDate", Value::Null), true);
+        check_same(ItemKind::Flag, &flag, &with("fieldOfTomorrow", 1.into()), true);
+        let weight = serde_json::json!({"rollout": {"variations": [{"variation": 0, "weight": 100_000.0}]}});
+        check_same(ItemKind::Flag, &flag, &with("fallthrough", weight), true);
+        for (field, value) in [
+            ("on", false.into()),
+            ("salt", "another".into()),
+            ("offVariation", 0.into()),
+            ("offVariation", Value::Null),
+            ("fallthrough", serde_json::json!({"variation": 0})),
+            ("variations", serde_json::json!([false, true])),
+            ("trackEvents", true.into()),
+            ("version", 4.into()),
+            ("rules", 7.into()),
+        ] {
+            check_same(ItemKind::Flag, &flag, &with(field, value), false);
+        }
+        let segment =
+            serde_json::json!({"key": "s", "version": 1, "included": ["x"], "excluded": [], "rules": [], "salt": "s"});
+        let mut other = segment.clone();
+        other["included"] = serde_json::json!([]);
+        check_same(ItemKind::Segment, &segment, &segment, true);
+        check_same(ItemKind::Segment, &segment, &other, false);
+        // What the SDK cannot read.
+        check_same(
+            ItemKind::Flag,
+            &serde_json::json!({"version": 1, "a": 2}),
+            &serde_json::json!({"a": 2, "version": 1}),
+            true,
+        );
+        check_same(
+            ItemKind::Flag,
+            &serde_json::json!({"version": 1}),
+            &serde_json::json!({"version": 1, "on": true}),
+            false,
+        );
+    }
+
+    #[test]
+    fn more_than_half_of_more_than_ten_is_a_mass_change() {
+        for (items, lost, expected) in [(10, 10, false), (11, 5, false), (11, 6, true), (12, 6, false), (12, 7, true)] {
+            assert_eq!(Losses { items, lost }.is_mass_change(), expected, "{lost} of {items}");
         }
     }
 

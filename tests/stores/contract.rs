@@ -89,14 +89,34 @@ async fn a_tombstone_holds_older_versions_off(store: impl Store) {
 }
 
 async fn a_write_can_depend_on_what_was_seen(store: impl Store) {
-    let put =
-        async |version, seen| store.put(Segment, "s", &item("s", version), Condition::Unchanged(seen)).await.unwrap();
-    assert!(!put(9, Some(8)).await, "nothing is there");
-    assert!(put(5, None).await);
-    assert!(!put(6, None).await, "something is there");
-    assert!(!put(6, Some(4)).await, "another version is there");
-    assert!(put(3, Some(5)).await, "an older version, as a flag that was made anew may have");
+    let put = async |new: &Stored, seen: Option<&Stored>| {
+        store.put(Segment, "s", new, Condition::Unchanged(seen)).await.unwrap()
+    };
+    let other_text = Stored { json: item("s", 5).json.replace("text", "other"), ..item("s", 5) };
+    assert!(!put(&item("s", 9), Some(&item("s", 8))).await, "nothing is there");
+    assert!(put(&item("s", 5), None).await);
+    assert!(!put(&item("s", 6), None).await, "something is there");
+    assert!(!put(&item("s", 6), Some(&item("s", 4))).await, "another version is there");
+    assert!(!put(&item("s", 6), Some(&other_text)).await, "other content of that version is there");
+    assert!(put(&other_text, Some(&item("s", 5))).await, "the same version");
+    assert!(!put(&item("s", 6), Some(&item("s", 5))).await, "what was seen is there no more");
+    assert!(put(&item("s", 3), Some(&other_text)).await, "an older version, as a flag that was made again may have");
     assert_eq!(one(&store, Segment, "s").await, Some(item("s", 3)));
+    let empty = Stored::parse(String::new());
+    assert!(put(&empty, Some(&item("s", 3))).await);
+    assert!(put(&item("s", 1), Some(&empty)).await, "a text that is empty is a text");
+    assert_eq!(one(&store, Segment, "s").await, Some(item("s", 1)));
+}
+
+async fn what_is_not_an_item_is_older_than_any(store: impl Store) {
+    for text in ["", "[", "7", r#"{"key":"a"}"#, r#"{"version":null}"#, r#"{"version":"9"}"#] {
+        let broken = Stored::parse(text.to_owned());
+        assert_eq!((broken.version, broken.state), (0, State::Malformed), "{text:?}");
+        let everything = Everything { flags: HashMap::from([("a".to_owned(), broken)]), ..Everything::default() };
+        store.replace(&everything).await.unwrap();
+        assert!(store.put(Flag, "a", &item("a", 1), Condition::Newer).await.unwrap(), "{text:?}");
+        assert_eq!(one(&store, Flag, "a").await, Some(item("a", 1)));
+    }
 }
 
 async fn concurrent_upserts_end_in_the_newest(store: impl Store) {
@@ -123,7 +143,8 @@ async fn of_many_who_saw_the_same_one_writes(store: impl Store) {
         .map(|version| {
             let store = store.clone();
             tokio::spawn(async move {
-                store.put(Flag, "a", &item("a", version), Condition::Unchanged(Some(1))).await.unwrap()
+                let seen = item("a", 1);
+                store.put(Flag, "a", &item("a", version), Condition::Unchanged(Some(&seen))).await.unwrap()
             })
         })
         .collect();
@@ -167,6 +188,7 @@ contract!(
     only_a_newer_version_is_taken,
     a_tombstone_holds_older_versions_off,
     a_write_can_depend_on_what_was_seen,
+    what_is_not_an_item_is_older_than_any,
     concurrent_upserts_end_in_the_newest,
     of_many_who_saw_the_same_one_writes,
     the_time_of_the_last_sync_never_goes_back,

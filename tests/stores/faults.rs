@@ -8,9 +8,12 @@ use redirect::standins::{DynamoDbFault, DynamoDbProxy};
 use redirect::stores::{Condition, DynamoDb, DynamoDbDataStore, Everything, RedisDataStore, Store, StoreError, Stored};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 async fn behind_a_proxy() -> (DynamoDbProxy, DynamoDb) {
     let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
@@ -108,6 +111,37 @@ async fn redis_errors_say_what_and_where_but_no_password() {
     assert!(!error.to_string().contains("hunter2"), "{error}");
 }
 
+/// What docs/flag-store.md lists. A reader, such as the edge function, needs no permission for scripts.
+#[tokio::test]
+async fn redis_users_need_what_is_documented_and_no_more() {
+    let documented = include_str!("../../docs/flag-store.md");
+    let server = servers::start_redis(None);
+    let admin = redis::Client::open(format!("redis://127.0.0.1:{}", server.port)).unwrap();
+    let mut admin = admin.get_connection().unwrap();
+    let mut user = |name: &str| {
+        let line = documented.lines().find(|line| line.starts_with(&format!("ACL SETUSER {name} ")));
+        let rules = line.unwrap_or_else(|| panic!("no ACL for {name} in docs/flag-store.md"));
+        let mut command = redis::cmd("ACL");
+        let words: Vec<_> =
+            rules.split_whitespace().skip(1).map(|word| if word == ">PASSWORD" { "nopass" } else { word }).collect();
+        command.arg(&words).exec(&mut admin).unwrap();
+        RedisDataStore::builder(format!("redis://{name}:any@127.0.0.1:{}", server.port)).build_async().unwrap()
+    };
+    let (reader, writer) = (user("redirect-reader"), user("redirect-writer"));
+    let item = crate::contract::item("a", 1);
+    assert!(writer.put(Flag, "a", &item, Condition::Newer).await.unwrap());
+    assert!(!writer.put(Flag, "a", &item, Condition::Unchanged(None)).await.unwrap());
+    writer.mark_initialized().await.unwrap();
+    writer.mark_synced(std::time::SystemTime::now()).await.unwrap();
+    assert_eq!(writer.all(Flag).await.unwrap().len(), 1);
+    let contents = reader.read(&[(Flag, "a".to_owned())]).await.unwrap();
+    assert!(contents.marks.initialized && contents.marks.synced.is_some());
+    assert_eq!(contents.items, [Some(item.clone())]);
+    let error = reader.put(Flag, "a", &item, Condition::Newer).await.unwrap_err();
+    assert!(matches!(error, StoreError::Refused { .. }), "{error}");
+    check(&error, &["may not be used", "no permissions to run the 'eval' command"]);
+}
+
 #[tokio::test]
 async fn a_redis_that_was_restarted_is_used_again() {
     let mut server = servers::start_redis(None);
@@ -121,55 +155,123 @@ async fn a_redis_that_was_restarted_is_used_again() {
     assert_eq!(store.all(Flag).await.unwrap().len(), 60);
 }
 
-/// A way to a Redis that is cut after so many bytes to it.
-struct Wire {
-    port: u16,
+/// A way to a Redis that is cut after so many bytes to it, and whose answers can be held back.
+pub(crate) struct Wire {
+    pub(crate) port: u16,
     left: Arc<Mutex<usize>>,
+    is_held: watch::Sender<bool>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Wire {
-    async fn to(port: u16) -> Self {
+    pub(crate) async fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let left = Arc::new(Mutex::new(usize::MAX));
-        let wire = Self { port: listener.local_addr().unwrap().port(), left: left.clone() };
+        let wire = Self {
+            port: listener.local_addr().unwrap().port(),
+            left: Arc::new(Mutex::new(usize::MAX)),
+            is_held: watch::Sender::new(false),
+            connections: Arc::default(),
+        };
+        let (left, is_held, connections) = (wire.left.clone(), wire.is_held.subscribe(), wire.connections.clone());
         tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let left = left.clone();
+            while let Ok((client, _)) = listener.accept().await {
+                connections.fetch_add(1, Ordering::SeqCst);
+                let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                let (from_client, to_client) = client.into_split();
+                let (from_server, to_server) = server.into_split();
+                let (left, is_held) = (left.clone(), is_held.clone());
                 tokio::spawn(async move {
-                    let mut server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-                    let (mut from_client, mut to_client) = client.split();
-                    let (mut from_server, mut to_server) = server.split();
-                    let there = async {
-                        let mut bytes = vec![0; 512];
-                        loop {
-                            let read = from_client.read(&mut bytes).await.unwrap_or(0);
-                            let some = {
-                                let mut left = left.lock();
-                                let some = read.min(*left);
-                                *left -= some;
-                                some
-                            };
-                            if some == 0 || to_server.write_all(&bytes[..some]).await.is_err() || some < read {
-                                return;
-                            }
-                        }
-                    };
                     tokio::select! {
-                        () = there => {}
-                        _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
+                        () = there(from_client, to_server, left) => {}
+                        () = back(from_server, to_client, is_held) => {}
                     }
                 });
             }
         });
         wire
     }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+async fn there(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, left: Arc<Mutex<usize>>) {
+    let mut bytes = vec![0; 512];
+    loop {
+        let read = from.read(&mut bytes).await.unwrap_or(0);
+        let some = {
+            let mut left = left.lock();
+            let some = read.min(*left);
+            *left -= some;
+            some
+        };
+        if some == 0 || to.write_all(&bytes[..some]).await.is_err() || some < read {
+            return;
+        }
+    }
+}
+
+async fn back(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut is_held: watch::Receiver<bool>) {
+    let mut bytes = vec![0; 512];
+    loop {
+        let read = from.read(&mut bytes).await.unwrap_or(0);
+        // The sender goes with the test.
+        let _ = is_held.wait_for(|is_held| !is_held).await;
+        if read == 0 || to.write_all(&bytes[..read]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What is left of a write whose answer came too late must not decide about the next one.
+#[tokio::test]
+async fn a_redis_that_answers_late_leaves_nothing_behind() {
+    let server = servers::start_redis(None);
+    let wire = Wire::to(server.port).await;
+    let store = RedisDataStore::builder(wire.url()).time_out(Duration::from_millis(200)).build_async().unwrap();
+    let before = Everything { flags: items(&[("a", 1)]), segments: HashMap::new() };
+    store.replace(&before).await.unwrap();
+    assert_eq!(wire.connections(), 1);
+
+    wire.is_held.send_replace(true);
+    let error = store.put(Flag, "a", &crate::contract::item("a", 2), Condition::Newer).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
+    let directly = RedisDataStore::builder(format!("redis://127.0.0.1:{}", server.port)).build_async().unwrap();
+    directly.put(Flag, "a", &crate::contract::item("a", 5), Condition::Newer).await.unwrap();
+    wire.is_held.send_replace(false);
+
+    store.replace(&sixty()).await.unwrap();
+    assert_eq!(directly.all(Flag).await.unwrap(), sixty().flags, "what was reported as written is there");
+    assert_eq!(store.all(Flag).await.unwrap(), sixty().flags, "each answer belongs to its own question");
+    assert_eq!(wire.connections(), 2, "what timed out is not trusted again");
+}
+
+/// A budget that ends sooner than the store's own timeout gives up the call, not only its answer.
+#[tokio::test]
+async fn a_connection_whose_call_was_given_up_is_not_used_again() {
+    let server = servers::start_redis(None);
+    let wire = Wire::to(server.port).await;
+    let store = RedisDataStore::builder(wire.url()).build_async().unwrap();
+    store.replace(&sixty()).await.unwrap();
+    wire.is_held.send_replace(true);
+    assert!(tokio::time::timeout(Duration::from_millis(50), store.read(&[])).await.is_err());
+    wire.is_held.send_replace(false);
+    assert!(store.read(&[]).await.unwrap().marks.initialized);
+    assert_eq!(wire.connections(), 2);
+    assert!(store.read(&[]).await.unwrap().marks.initialized);
+    assert_eq!(wire.connections(), 2, "one that answers is kept");
 }
 
 #[tokio::test]
 async fn a_transaction_that_is_cut_off_leaves_redis_as_it_was() {
     let server = servers::start_redis(None);
     let wire = Wire::to(server.port).await;
-    let store = RedisDataStore::builder(format!("redis://127.0.0.1:{}", wire.port)).build_async().unwrap();
+    let store = RedisDataStore::builder(wire.url()).build_async().unwrap();
     let before = Everything { flags: items(&[("a", 1)]), segments: HashMap::new() };
     store.replace(&before).await.unwrap();
     *wire.left.lock() = 2_000;
@@ -183,7 +285,7 @@ async fn a_transaction_that_is_cut_off_leaves_redis_as_it_was() {
 async fn a_redis_that_is_killed_in_a_first_transaction_is_not_initialised() {
     let mut server = servers::start_redis(None);
     let wire = Wire::to(server.port).await;
-    let store = RedisDataStore::builder(format!("redis://127.0.0.1:{}", wire.port)).build_async().unwrap();
+    let store = RedisDataStore::builder(wire.url()).build_async().unwrap();
     assert!(!store.read(&[]).await.unwrap().marks.initialized);
     *wire.left.lock() = 2_000;
     assert!(store.replace(&sixty()).await.is_err());

@@ -2,16 +2,18 @@
 
 use crate::contract::one;
 use crate::data::{data, flag};
+use crate::faults::Wire;
 use crate::servers;
 use data_encoding::{BASE64, HEXLOWER};
 use redirect::sources::ItemKind::Flag;
 use redirect::standins::{
     DynamoDbFault, DynamoDbProxy, Fault, Function, LaunchDarkly, Outcome, RuntimeApi, Secrets, lambda_environment,
 };
-use redirect::stores::{DynamoDb, DynamoDbDataStore};
+use redirect::stores::{DynamoDb, DynamoDbDataStore, State, Store};
 use ring::hmac;
 use serde_json::{Value, json};
 use std::process::{Output, Stdio};
+use std::time::{Duration, SystemTime};
 use tokio::process::Command;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_flag-sync");
@@ -42,6 +44,11 @@ const WEBHOOK_SECRET: &str = "arn:aws:secretsmanager:eu-central-1:000000000000:s
 
 impl Lambda {
     async fn start() -> Self {
+        Self::start_with(Vec::new()).await
+    }
+
+    /// With settings of its own, which win.
+    async fn start_with(settings: Vec<(&'static str, String)>) -> Self {
         let launchdarkly = LaunchDarkly::start("sdk-test", data(&[flag("a", 1)], &[])).await.unwrap();
         let secrets = Secrets::start().await.unwrap();
         secrets.set("/redirect/sdk-key", "sdk-test");
@@ -58,6 +65,10 @@ impl Lambda {
             ("FLAG_SYNC_CACHE_WAIT_MS", "1".to_owned()),
             ("LAUNCHDARKLY_BASE_URI", launchdarkly.uri()),
         ]);
+        if settings.iter().any(|(name, _)| *name == "FLAG_SYNC_REDIS") {
+            environment.retain(|(name, _)| *name != "FLAG_SYNC_TABLE");
+        }
+        environment.extend(settings);
         let function = Function::start(BINARY, &api, environment).unwrap();
         let store = DynamoDbDataStore::builder(table).config(servers::config(&servers::dynamodb_uri()));
         Self { api, function, launchdarkly, secrets, proxy, store: store.build_async().unwrap() }
@@ -198,6 +209,35 @@ async fn a_key_that_was_changed_is_read_anew_after_a_refusal() {
     assert!(!lambda.invoke(&schedule()).await.is_error);
 }
 
+/// The clocks of a frozen environment may stand still; the deadline of the next event shows how long it was frozen.
+#[tokio::test]
+async fn after_a_freeze_no_connection_and_no_secret_is_trusted() {
+    let wire = Wire::to(servers::redis_port()).await;
+    let prefix = ("FLAG_SYNC_PREFIX", servers::unique("frozen"));
+    let lambda = Lambda::start_with(vec![("FLAG_SYNC_REDIS", wire.url()), prefix]).await;
+    let counts = || (lambda.launchdarkly.connections(), wire.connections(), lambda.secrets.seen().len());
+    let first = SystemTime::now() + Duration::from_secs(60);
+    for (after, expected) in [(0, (1, 1, 1)), (1, (1, 1, 1)), (600, (2, 2, 2)), (601, (2, 2, 2))] {
+        let deadline = first + Duration::from_secs(after);
+        let outcome = lambda.api.invoke_with_deadline(schedule().to_string(), deadline).await.unwrap();
+        assert!(!outcome.is_error, "{:?}", outcome.body);
+        assert_eq!(counts(), expected, "{after} s after the first deadline");
+    }
+}
+
+/// Killed by Lambda, a run could neither report its failure nor close what it had opened.
+#[tokio::test]
+async fn a_run_ends_before_its_invocation_does() {
+    let lambda = Lambda::start().await;
+    lambda.launchdarkly.fail(Fault::BlackHole);
+    let deadline = SystemTime::now() + Duration::from_secs(3);
+    let outcome = lambda.api.invoke_with_deadline(schedule().to_string(), deadline).await.unwrap();
+    assert!(SystemTime::now() < deadline, "it ended too late");
+    assert!(outcome.is_error);
+    let line = servers::line(&lambda.function, |line| line["outcome"] == "failed").await;
+    assert!(line["message"].as_str().unwrap().contains("the invocation's time was over"), "{line}");
+}
+
 #[tokio::test]
 async fn other_events_and_methods_are_refused_by_name() {
     let lambda = Lambda::start().await;
@@ -252,6 +292,89 @@ async fn an_operator_checks_and_writes() {
     let found: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, &found["in_sync"], &found["differences"]), (0, &json!(true), &json!([])));
     assert!(found["synced_at"].as_str().unwrap().ends_with('Z'));
+}
+
+/// As `flag-sync check | head` ends: the reader is gone before everything is written.
+#[tokio::test]
+async fn a_reader_that_goes_away_is_not_an_error() {
+    let Lambda { launchdarkly, secrets, proxy, .. } = Lambda::start().await;
+    let mut environment = aws(&proxy, &secrets);
+    environment.push(("LAUNCHDARKLY_BASE_URI", launchdarkly.uri()));
+    environment.push(("LAUNCHDARKLY_SDK_KEY", "sdk-test".to_owned()));
+    environment.push(("FLAG_SYNC_TABLE", servers::new_table().await));
+    for (arguments, expected) in [(["check"].as_slice(), 1), (&["check", "--json"], 1), (&["once"], 0), (&["check"], 0)]
+    {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(BINARY);
+        command.args(arguments).env_clear().envs(environment.iter().map(|(name, value)| (*name, value)));
+        let running = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        let Output { status, stderr, .. } = running.wait_with_output().await.unwrap();
+        let stderr = String::from_utf8(stderr).unwrap();
+        assert_eq!((status.code(), stderr.as_str()), (Some(expected), ""), "{arguments:?}");
+    }
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = Command::new(BINARY).arg("once").env_clear().stdout(Stdio::null()).stderr(writer).status().await;
+    assert_eq!(status.unwrap().code(), Some(2), "nobody reads the error either");
+}
+
+/// As with the SDK key of another environment: much of what the store has is gone or older there.
+#[tokio::test]
+async fn an_operator_confirms_that_most_of_a_store_changes() {
+    let launchdarkly = LaunchDarkly::start("sdk-test", data(&flags(0..20, 5), &[])).await.unwrap();
+    let environment = [
+        ("FLAG_SYNC_REDIS", servers::redis_url()),
+        ("FLAG_SYNC_PREFIX", servers::unique("mass")),
+        ("FLAG_SYNC_CACHE_WAIT_MS", "1".to_owned()),
+        ("LAUNCHDARKLY_BASE_URI", launchdarkly.uri()),
+        ("LAUNCHDARKLY_SDK_KEY", "sdk-test".to_owned()),
+    ];
+    let (code, ..) = command(&["once"], &environment).await;
+    assert_eq!(code, 0);
+    launchdarkly.change(|other| *other = data(&[flags(0..5, 4), flags(18..20, 6)].concat(), &[]));
+    let (code, text, _) = command(&["check"], &environment).await;
+    assert_eq!(code, 1);
+    assert!(text.contains("18 of 20 items") && text.contains("--confirm-mass-change"), "{text}");
+    let (_, text, _) = command(&["check", "--json"], &environment).await;
+    let found: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&found["needs_confirmation"], found["differences"].as_array().unwrap().len()), (&json!(true), 20));
+
+    let (code, text, error) = command(&["once"], &environment).await;
+    assert_eq!((code, text.as_str()), (2, ""));
+    for expected in ["2 items that have risen in version were written", "18 of 20", "SDK key", "--confirm-mass-change"]
+    {
+        assert!(error.contains(expected), "{expected:?} is not in: {error}");
+    }
+    let (_, text, _) = command(&["check", "--json"], &environment).await;
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["differences"].as_array().unwrap().len(), 18);
+    let (code, text, error) = command(&["once", "--confirm-mass-change", "--json"], &environment).await;
+    let report: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{error}"));
+    assert_eq!((code, &report["written"], &report["deleted"]), (0, &json!(5), &json!(13)));
+    let (code, ..) = command(&["check"], &environment).await;
+    assert_eq!(code, 0);
+}
+
+fn flags(numbers: std::ops::Range<u32>, version: u64) -> Vec<Value> {
+    numbers.map(|number| flag(&format!("flag-{number}"), version)).collect()
+}
+
+#[tokio::test]
+async fn the_function_confirms_it_by_its_setting() {
+    for (setting, is_confirmed) in [(None, false), (Some("false"), false), (Some("true"), true)] {
+        let setting = setting.map(|value| ("FLAG_SYNC_CONFIRM_MASS_CHANGE", value.to_owned()));
+        let lambda = Lambda::start_with(setting.into_iter().collect()).await;
+        lambda.launchdarkly.change(|data| *data = crate::data::data(&flags(0..11, 5), &[]));
+        assert!(!lambda.invoke(&schedule()).await.is_error);
+        lambda.launchdarkly.change(|data| *data = crate::data::data(&flags(0..5, 6), &[]));
+        let outcome = lambda.invoke(&schedule()).await;
+        assert_eq!(!outcome.is_error, is_confirmed, "{:?}", outcome.body);
+        assert!(is_confirmed || String::from_utf8_lossy(&outcome.body).contains("ConfirmMassChange"));
+        let found = lambda.store.all(Flag).await.unwrap();
+        let count = |wanted: State| found.values().filter(|item| item.state == wanted).count();
+        assert_eq!(count(State::Deleted), if is_confirmed { 6 } else { 0 });
+        assert!((0..5).all(|number| found[&format!("flag-{number}")].version == 6), "what rose is there at once");
+    }
 }
 
 /// What the standard streams show, together, when both are a terminal.

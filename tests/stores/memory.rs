@@ -21,13 +21,19 @@ impl Store for Memory {
         Ok(of_kind.map(|((_, key), item)| (key.clone(), item.clone())).collect())
     }
 
-    async fn put(&self, kind: ItemKind, key: &str, item: &Stored, condition: Condition) -> Result<bool, StoreError> {
+    async fn put(
+        &self,
+        kind: ItemKind,
+        key: &str,
+        item: &Stored,
+        condition: Condition<'_>,
+    ) -> Result<bool, StoreError> {
         let (items, _) = &mut *self.0.lock();
         let wanted = (kind, key.to_owned());
-        let seen = items.get(&wanted).map(|item| item.version);
+        let seen = items.get(&wanted);
         let holds = match condition {
-            Condition::Newer => seen.is_none_or(|version| version < item.version),
-            Condition::Unchanged(expected) => seen == expected,
+            Condition::Newer => seen.is_none_or(|seen| seen.version < item.version),
+            Condition::Unchanged(expected) => seen.map(|seen| &seen.json) == expected.map(|expected| &expected.json),
         };
         if holds {
             items.insert(wanted, item.clone());

@@ -5,7 +5,7 @@ use redirect::settings::{Fetch, SdkKey};
 use redirect::sources::LaunchDarkly;
 use redirect::standins;
 use redirect::stores::{DynamoDb, DynamoDbDataStore, Redis, RedisDataStore, Store};
-use redirect::sync::writer::{Report, SyncError};
+use redirect::sync::writer::{MassChange, Report, SyncError};
 use redirect::transport::Transport;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -130,8 +130,12 @@ pub(crate) fn unique(what: &str) -> String {
     format!("{what}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
+pub(crate) fn redis_port() -> u16 {
+    *REDIS
+}
+
 pub(crate) fn redis_url() -> String {
-    format!("redis://127.0.0.1:{}", *REDIS)
+    format!("redis://127.0.0.1:{}", redis_port())
 }
 
 pub(crate) fn dynamodb_uri() -> String {
@@ -185,7 +189,8 @@ pub(crate) fn source(standin: &standins::LaunchDarkly) -> LaunchDarkly {
 }
 
 pub(crate) async fn sync(store: &impl Store, launchdarkly: &LaunchDarkly) -> Result<Report, SyncError> {
-    redirect::sync::writer::sync(store, launchdarkly, Duration::from_millis(1), |_, _| ()).await
+    let pause = Duration::from_millis(1);
+    redirect::sync::writer::sync(store, launchdarkly, pause, MassChange::Unconfirmed, |_, _| ()).await
 }
 
 /// Waits for a line of a function's log that fits.
