@@ -70,7 +70,7 @@ soak SEED="1": (_python "build")
     SOAK=100000 SOAK_SEED={{SEED}} cargo test --all-features --test it soak -- --nocapture
 
 # A fleet of environments while the flag flips and LaunchDarkly fails: no decision too old (SEED repeats a run). Draws target/fleet/curve.svg
-fleet SEED="1" RATE="20" SECONDS="90" STALENESS="4":
+fleet SEED="1" RATE="50" SECONDS="100" STALENESS="4":
     @cargo bench --profile dev --all-features --bench fleet -- {{SEED}} {{RATE}} {{SECONDS}} {{STALENESS}}
 
 # Build the function for Lambda: target/lambda/redirect/bootstrap

@@ -46,8 +46,8 @@ async fn main() -> ExitCode {
     };
     let plan = Plan {
         seed: number(0, "SEED", 1),
-        rate: number(1, "RATE", 20),
-        seconds: number(2, "SECONDS", 90),
+        rate: number(1, "RATE", 50),
+        seconds: number(2, "SECONDS", 100),
         max_staleness_seconds: number(3, "STALENESS", 4),
         viewer_budget_ms: 300,
         between_budget_ms: 1_500,
@@ -152,7 +152,7 @@ fn picture(plan: &Plan, promised: &[Slice], failing: &[Slice]) -> String {
     let middle = bound / f64::from(SLICES) / 2.0;
     let line = |slices: &[Slice]| {
         let points = slices.iter().filter_map(|slice| Some((slice.from_seconds + middle, share(slice)?)));
-        points.map(|(seconds, share)| format!("{:.1},{:.1} ", x(seconds), y(share))).collect::<String>()
+        points.map(|(seconds, share)| format!("{:.1},{:.1}", x(seconds), y(share))).collect::<Vec<_>>().join(" ")
     };
     let mut axes = String::new();
     for percent in [0, 25, 50, 75, 100] {
