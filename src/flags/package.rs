@@ -1,9 +1,8 @@
-//! Flag data that came with the program: for the offline mode, and in the package for when nothing better is there.
+//! Flag data that comes with the function: for the offline mode, and in the package for when there is nothing better.
 
-use super::{Collection, FlagSource, Resolved, SourceError, Whole};
 use chrono::{DateTime, FixedOffset};
+use flag_data::sources::{Bundled, Collection, FlagSource, Resolved, SourceError};
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use once_cell::sync::OnceCell;
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -11,29 +10,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// The flag data of the repository: `rebrand`, on, 50/50.
-pub struct Bundled;
-
 const OFFLINE_FLAGS: &str = include_str!("offline-flags.json");
 
-impl FlagSource for Bundled {
-    fn name(&self) -> &'static str {
-        "bundled"
-    }
-
-    fn changes(&self) -> bool {
-        false
-    }
-
-    fn fetch<'a>(&'a self, collection: &'a Collection) -> BoxFuture<'a, Result<(), SourceError>> {
-        Box::pin(
-            async move { collection.read_from(&Whole::parse(OFFLINE_FLAGS, "src/sources/offline-flags.json")?).await },
-        )
-    }
+/// The flag data of the repository: `rebrand`, on, 50/50.
+pub fn offline() -> Bundled {
+    Bundled::new(OFFLINE_FLAGS, "src/flags/offline-flags.json")
 }
 
 /// The flag data in the package: `flags.json`, fetched when it was made.
-pub struct Package {
+pub(super) struct Package {
     path: Option<PathBuf>,
     /// Read when it is first needed, which most environments never see. A failed read is tried again.
     contents: OnceCell<Option<(Resolved, SystemTime)>>,
@@ -41,7 +26,7 @@ pub struct Package {
 
 impl Package {
     /// The file in the folder where Lambda unpacks the package.
-    pub fn of_this_function() -> Self {
+    pub(super) fn of_this_function() -> Self {
         let root = std::env::var_os("LAMBDA_TASK_ROOT");
         Self { path: root.map(|root| PathBuf::from(root).join("flags.json")), contents: OnceCell::new() }
     }
@@ -50,7 +35,7 @@ impl Package {
     ///
     /// # Errors
     /// A file that is there but cannot be read.
-    pub fn read(&self, flag_key: &str) -> Result<Option<&(Resolved, SystemTime)>, SourceError> {
+    pub(super) fn read(&self, flag_key: &str) -> Result<Option<&(Resolved, SystemTime)>, SourceError> {
         let contents = self.contents.get_or_try_init(|| {
             let Some(path) = &self.path else { return Ok(None) };
             let what = path.display().to_string();
@@ -73,23 +58,22 @@ fn parse(json: &str, what: &str, flag_key: &str) -> Result<(Resolved, SystemTime
     let Dated { fetched_at } = serde_json::from_str(json).map_err(|error| malformed(error.to_string()))?;
     let fetched_at: DateTime<FixedOffset> = DateTime::parse_from_rfc3339(fetched_at)
         .map_err(|error| malformed(format!("fetched_at is {fetched_at:?}: {error}")))?;
-    let whole = Whole::parse(json, what)?;
     let collection = Collection::new(flag_key, Arc::default(), BTreeSet::new());
     // Reading what is in memory never waits.
-    collection.read_from(&whole).now_or_never().unwrap_or(Ok(()))?;
+    Bundled::new(json, what).fetch(&collection).now_or_never().unwrap_or(Ok(()))?;
     Ok((collection.resolve().unwrap_or_default(), fetched_at.into()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sources::ItemKind;
+    use flag_data::items::ItemKind;
     use std::time::Duration;
 
     #[tokio::test]
     async fn the_offline_flag_is_there() {
         let collection = Collection::new("rebrand", Arc::default(), BTreeSet::new());
-        Bundled.fetch(&collection).await.unwrap();
+        offline().fetch(&collection).await.unwrap();
         assert!(collection.resolve().unwrap().items.get(ItemKind::Flag, "rebrand").is_some());
     }
 

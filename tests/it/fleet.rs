@@ -3,9 +3,9 @@
 
 use crate::setup::{event, flag, launchdarkly, start};
 use parking_lot::Mutex;
-use redirect::standins::{Fault, Following, Function, LaunchDarkly, RuntimeApi};
 use serde::Serialize;
 use serde_json::{Value, json};
+use standins::{Fault, Following, Function, LaunchDarkly, RuntimeApi};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;

@@ -3,11 +3,11 @@
 //! Event: `{"flag": "rebrand", "context": "192.0.2.1"}`. Answer: `{"value": true, "reason": {"kind": "FALLTHROUGH"}}`.
 //! Its environment: `FLAG_STORE_TABLE`, and `FLAG_STORE_PREFIX` if the table has several environments.
 
+use flag_data::stores::DynamoDbDataStore;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use launchdarkly_server_sdk::{
     Client, ConfigBuilder, ContextBuilder, NullEventProcessorBuilder, PersistentDataStoreBuilder,
 };
-use redirect::stores::DynamoDbDataStore;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::env;

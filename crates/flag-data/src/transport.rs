@@ -1,9 +1,10 @@
 //! The one HTTP transport for flag data and events: the SDK's own, with the time-outs that it lacks.
 
-use crate::flags::{Clock, Moment};
+use crate::clock::{Clock, Moment};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::Request;
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, Request};
 use launchdarkly_sdk_transport::{HttpTransport, HyperTransport, ResponseFuture, TransportError};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -12,7 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A connection that was idle for longer may be dead without anyone having been told: the environment was frozen.
-pub(crate) const LONGEST_IDLE: Duration = Duration::from_secs(10);
+pub(crate) const MAX_IDLE: Duration = Duration::from_secs(10);
+
+/// The longest wait that a server can ask for.
+const MAX_WAIT: Duration = Duration::from_secs(3_600);
+
+/// How long to wait when a 429 does not say.
+const DEFAULT_WAIT: Duration = Duration::from_secs(10);
 
 /// An HTTP client with connect and total time-outs. One that was idle for more than 10 seconds is not
 /// used again.
@@ -97,7 +104,7 @@ impl Transport {
         let mut pool = inner.pool.lock();
         let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
         let idle = pool.as_ref().and_then(|pool| pool.last_used.get(&host)).map(|asked| inner.clock.since(*asked));
-        if idle > Some(LONGEST_IDLE) {
+        if idle > Some(MAX_IDLE) {
             *pool = None;
         }
         let pool = match &mut *pool {
@@ -157,5 +164,31 @@ impl HttpTransport for Transport {
             suspect.clear();
             response
         })
+    }
+}
+
+/// `Retry-After` in seconds; LaunchDarkly does not send the date form. At most an hour; ten seconds when there is none.
+pub fn retry_after(headers: &HeaderMap) -> Duration {
+    let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    seconds.map_or(DEFAULT_WAIT, Duration::from_secs).min(MAX_WAIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[track_caller]
+    fn check_retry_after(header: &'static str, expected: u64) {
+        let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(header))]);
+        assert_eq!(retry_after(&headers), Duration::from_secs(expected), "{header}");
+    }
+
+    #[test]
+    fn a_wait_is_respected_within_reason() {
+        check_retry_after("7", 7);
+        check_retry_after("99999999", 3_600);
+        check_retry_after("tomorrow", 10);
+        assert_eq!(retry_after(&HeaderMap::new()), DEFAULT_WAIT);
     }
 }

@@ -1,11 +1,11 @@
 //! What every store does, each checked by the same tests.
 
+use crate::databases::one;
 use crate::memory::Memory;
-use crate::servers;
-use redirect::sources::ItemKind::{self, Flag, Segment};
-use redirect::stores::{
-    Condition, DynamoDb, DynamoDbDataStore, Everything, Redis, RedisDataStore, State, Store, Stored,
-};
+use flag_data::items::ItemKind::{Flag, Segment};
+use flag_data::items::{Everything, State, Stored};
+use flag_data::stores::{Condition, DynamoDb, DynamoDbDataStore, Redis, RedisDataStore, Store};
+use standins::servers;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,10 +17,6 @@ pub(crate) fn item(key: &str, version: u64) -> Stored {
 
 pub(crate) fn items(keys: &[(&str, u64)]) -> HashMap<String, Stored> {
     keys.iter().map(|(key, version)| ((*key).to_owned(), item(key, *version))).collect()
-}
-
-pub(crate) async fn one(store: &impl Store, kind: ItemKind, key: &str) -> Option<Stored> {
-    store.read(&[(kind, key.to_owned())]).await.unwrap().items.remove(0)
 }
 
 async fn is_initialized(store: &impl Store) -> bool {
@@ -172,10 +168,10 @@ macro_rules! contract {
             $(#[tokio::test] async fn $test() { super::$test(super::Memory::default()).await; })*
         }
         mod in_redis {
-            $(#[tokio::test] async fn $test() { super::$test(super::servers::redis()).await; })*
+            $(#[tokio::test] async fn $test() { super::$test(crate::databases::redis()).await; })*
         }
         mod in_dynamodb {
-            $(#[tokio::test] async fn $test() { super::$test(super::servers::dynamodb().await).await; })*
+            $(#[tokio::test] async fn $test() { super::$test(crate::databases::dynamodb().await).await; })*
         }
     };
 }
@@ -218,7 +214,7 @@ async fn prefixes_do_not_see_each_other_in_redis() {
 async fn prefixes_do_not_see_each_other_in_dynamodb() {
     let table = servers::new_table().await;
     let store = |prefix: &str| -> DynamoDb {
-        let config = servers::config(&servers::dynamodb_uri());
+        let config = crate::databases::config(&servers::dynamodb_uri());
         DynamoDbDataStore::builder(&table).prefix(prefix).config(config).build_async().unwrap()
     };
     prefixes_do_not_see_each_other([store(""), store("staging")]).await;
@@ -226,7 +222,7 @@ async fn prefixes_do_not_see_each_other_in_dynamodb() {
 
 #[tokio::test]
 async fn an_item_too_large_for_dynamodb_is_refused_by_name_and_the_rest_is_kept() {
-    let store = servers::dynamodb().await;
+    let store = crate::databases::dynamodb().await;
     let large = Stored::parse(format!(r#"{{"key":"large","version":2,"text":"{}"}}"#, "x".repeat(400_000)));
     let error = store.put(Flag, "large", &large, Condition::Newer).await.unwrap_err().to_string();
     assert!(error.contains("the flag \"large\" has 400") && error.contains("at most 400000"), "{error}");
@@ -239,7 +235,7 @@ async fn an_item_too_large_for_dynamodb_is_refused_by_name_and_the_rest_is_kept(
 
 #[tokio::test]
 async fn an_item_just_small_enough_for_dynamodb_is_taken() {
-    let store = servers::dynamodb().await;
+    let store = crate::databases::dynamodb().await;
     // 100 bytes are counted for the row itself; the rest are the names and values of its four attributes.
     let rest = 100 + "namespacefeatureskeyfullversion2item".len();
     let json = |text: usize| format!(r#"{{"key":"full","version":2,"text":"{}"}}"#, "x".repeat(text));

@@ -1,19 +1,16 @@
 //! Databases that fail: a clear error, and nothing half-written that is marked as complete.
 
-use crate::contract::{items, one};
-use crate::servers::{self, config};
-use parking_lot::Mutex;
-use redirect::sources::ItemKind::Flag;
-use redirect::standins::{DynamoDbFault, DynamoDbProxy};
-use redirect::stores::{Condition, DynamoDb, DynamoDbDataStore, Everything, RedisDataStore, Store, StoreError, Stored};
+use crate::contract::items;
+use crate::databases::config;
+use crate::databases::one;
+use flag_data::items::ItemKind::Flag;
+use flag_data::items::{Everything, Stored};
+use flag_data::stores::{Condition, DynamoDb, DynamoDbDataStore, RedisDataStore, Store, StoreError};
+use standins::servers;
+use standins::{DynamoDbFault, DynamoDbProxy, Wire};
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::net::TcpListener;
 
 async fn behind_a_proxy() -> (DynamoDbProxy, DynamoDb) {
     let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
@@ -114,7 +111,7 @@ async fn redis_errors_say_what_and_where_but_no_password() {
 /// What docs/flag-store.md lists. A reader, such as the edge function, needs no permission for scripts.
 #[tokio::test]
 async fn redis_users_need_what_is_documented_and_no_more() {
-    let documented = include_str!("../../docs/flag-store.md");
+    let documented = include_str!("../../../docs/flag-store.md");
     let server = servers::start_redis(None);
     let admin = redis::Client::open(format!("redis://127.0.0.1:{}", server.port)).unwrap();
     let mut admin = admin.get_connection().unwrap();
@@ -153,79 +150,6 @@ async fn a_redis_that_was_restarted_is_used_again() {
     assert!(!store.read(&[]).await.unwrap().marks.initialized, "it lost its data, and says so");
     store.replace(&sixty()).await.unwrap();
     assert_eq!(store.all(Flag).await.unwrap().len(), 60);
-}
-
-/// A way to a Redis that is cut after so many bytes to it, and whose answers can be held back.
-pub(crate) struct Wire {
-    pub(crate) port: u16,
-    left: Arc<Mutex<usize>>,
-    is_held: watch::Sender<bool>,
-    connections: Arc<AtomicUsize>,
-}
-
-impl Wire {
-    pub(crate) async fn to(port: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let wire = Self {
-            port: listener.local_addr().unwrap().port(),
-            left: Arc::new(Mutex::new(usize::MAX)),
-            is_held: watch::Sender::new(false),
-            connections: Arc::default(),
-        };
-        let (left, is_held, connections) = (wire.left.clone(), wire.is_held.subscribe(), wire.connections.clone());
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                connections.fetch_add(1, Ordering::SeqCst);
-                let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-                let (from_client, to_client) = client.into_split();
-                let (from_server, to_server) = server.into_split();
-                let (left, is_held) = (left.clone(), is_held.clone());
-                tokio::spawn(async move {
-                    tokio::select! {
-                        () = there(from_client, to_server, left) => {}
-                        () = back(from_server, to_client, is_held) => {}
-                    }
-                });
-            }
-        });
-        wire
-    }
-
-    pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    pub(crate) fn connections(&self) -> usize {
-        self.connections.load(Ordering::SeqCst)
-    }
-}
-
-async fn there(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, left: Arc<Mutex<usize>>) {
-    let mut bytes = vec![0; 512];
-    loop {
-        let read = from.read(&mut bytes).await.unwrap_or(0);
-        let some = {
-            let mut left = left.lock();
-            let some = read.min(*left);
-            *left -= some;
-            some
-        };
-        if some == 0 || to.write_all(&bytes[..some]).await.is_err() || some < read {
-            return;
-        }
-    }
-}
-
-async fn back(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut is_held: watch::Receiver<bool>) {
-    let mut bytes = vec![0; 512];
-    loop {
-        let read = from.read(&mut bytes).await.unwrap_or(0);
-        // The sender goes with the test.
-        let _ = is_held.wait_for(|is_held| !is_held).await;
-        if read == 0 || to.write_all(&bytes[..read]).await.is_err() {
-            return;
-        }
-    }
 }
 
 /// What is left of a write whose answer came too late must not decide about the next one.

@@ -1,16 +1,17 @@
 //! The model that the contract is checked against first: a store in memory.
 
+use flag_data::items::{Everything, Stored};
+use flag_data::items::{ItemKey, ItemKind};
+use flag_data::stores::{Condition, Contents, Marks, Store, StoreError};
 use parking_lot::Mutex;
-use redirect::sources::{ItemKind, Wanted};
-use redirect::stores::{Condition, Contents, Everything, Marks, Store, StoreError, Stored};
 use std::collections::HashMap;
 use std::time::SystemTime;
 
 #[derive(Default)]
-pub(crate) struct Memory(Mutex<(HashMap<Wanted, Stored>, Marks)>);
+pub(crate) struct Memory(Mutex<(HashMap<ItemKey, Stored>, Marks)>);
 
 impl Store for Memory {
-    async fn read(&self, wanted: &[Wanted]) -> Result<Contents, StoreError> {
+    async fn read(&self, wanted: &[ItemKey]) -> Result<Contents, StoreError> {
         let (items, marks) = &*self.0.lock();
         Ok(Contents { items: wanted.iter().map(|wanted| items.get(wanted).cloned()).collect(), marks: *marks })
     }

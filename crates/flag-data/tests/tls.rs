@@ -1,10 +1,10 @@
 //! Redis over TLS, with a certificate of an authority of one's own.
 
 use crate::faults::{check, sixty};
-use crate::servers::{self, Server};
+use flag_data::items::ItemKind::Flag;
+use flag_data::stores::{Redis, RedisBuilder, RedisDataStore, Store, StoreError};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use redirect::sources::ItemKind::Flag;
-use redirect::stores::{Redis, RedisBuilder, RedisDataStore, Store, StoreError};
+use standins::servers::{self, Server};
 use std::fs;
 use std::path::Path;
 

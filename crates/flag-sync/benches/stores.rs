@@ -4,12 +4,12 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-#[path = "../tests/stores/data.rs"]
-mod data;
-#[path = "../tests/stores/scale.rs"]
+#[path = "../../flag-data/tests/databases.rs"]
+mod databases;
+#[path = "../tests/scale.rs"]
 mod scale;
-#[path = "../tests/stores/servers.rs"]
-mod servers;
+#[path = "../tests/setup.rs"]
+mod setup;
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +23,7 @@ async fn main() {
         print!("{:<36}{:>12.2}{:>10}", one.what, one.seconds, one.requests);
         println!("{:>12.2}{:>10}", other.seconds, other.requests);
     }
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/bench");
     let json = serde_json::json!({"flags": scale::FLAGS, "dynamodb": dynamodb, "redis": redis});
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join("stores.json"), format!("{json:#}\n")).unwrap();

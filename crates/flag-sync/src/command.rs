@@ -3,17 +3,17 @@
 use super::function::{Function, Origin};
 use super::secrets::Secrets;
 use super::writer::{Comparison, Differing, Losses, MassChange, Report, sync};
-use crate::flags::Clock;
-use crate::logs;
-use crate::settings::{Fetch, SDK_KEY_VARIABLE, SdkKey};
-use crate::sources::LaunchDarkly;
-use crate::stores::{AwsTransport, DynamoDbDataStore, RedisDataStore, Store};
-use crate::transport::Transport;
+use crate::log;
 use aws_config::{BehaviorVersion, SdkConfig};
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::builder::BoolishValueParser;
 use clap::{Parser, Subcommand};
 use comfy_table::{Cell, CellAlignment, Table, presets};
+use flag_data::clock::Clock;
+use flag_data::sdk_key::{SDK_KEY_VARIABLE, SdkKey};
+use flag_data::sources::LaunchDarkly;
+use flag_data::stores::{AwsTransport, DynamoDbDataStore, RedisDataStore, Store};
+use flag_data::transport::Transport;
 use indicatif::{ProgressBar, ProgressStyle};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use serde::Serialize;
@@ -116,7 +116,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Error> {
     match (&options.table, &options.redis) {
         (Some(table), None) => {
             let table = DynamoDbDataStore::builder(table).prefix(&options.prefix).clock(clock.clone());
-            let table = table.config(aws_sdk_dynamodb::Config::new(&config)).build_async()?;
+            let table = table.config(flag_data::stores::aws_sdk_dynamodb::Config::new(&config)).build_async()?;
             Box::pin(options.with(table, secrets, clock, &config)).await
         }
         (None, Some(redis)) => {
@@ -150,7 +150,7 @@ impl Options {
         }
         let key = self.sdk_key(&secrets).await?;
         let transport = Transport::new(clock, Duration::from_secs(30));
-        let launchdarkly = LaunchDarkly::new(transport, self.base_uri.trim_end_matches('/'), &key, Fetch::Environment);
+        let launchdarkly = LaunchDarkly::new(transport, self.base_uri.trim_end_matches('/'), &key);
         match command {
             Command::Once => self.once(&store, &launchdarkly).await,
             Command::Check => self.check(&store, &launchdarkly).await,
@@ -165,7 +165,7 @@ impl Options {
         if env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
             return Err("nothing to do: give a command, once or check; see flag-sync --help".into());
         }
-        logs::init();
+        log::init();
         let mass_change = self.mass_change();
         let sdk_key = self.sdk_key_parameter.ok_or("FLAG_SYNC_SDK_KEY_PARAMETER is not set")?;
         let origin = Origin {

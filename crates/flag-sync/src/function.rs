@@ -3,15 +3,15 @@
 use super::secrets::Secrets;
 use super::webhook::{WebhookSecret, raw_body};
 use super::writer::{MassChange, Report, SyncError, sync};
-use crate::flags::Clock;
-use crate::logs;
-use crate::settings::{Fetch, SdkKey};
-use crate::sources::{LaunchDarkly, SourceError};
-use crate::stores::Store;
-use crate::transport::Transport;
+use crate::log;
 use aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
 use aws_lambda_events::encodings::Body;
 use aws_lambda_events::eventbridge::EventBridgeEvent;
+use flag_data::clock::Clock;
+use flag_data::sdk_key::SdkKey;
+use flag_data::sources::{LaunchDarkly, SourceError};
+use flag_data::stores::Store;
+use flag_data::transport::Transport;
 use http::{Method, StatusCode};
 use lambda_runtime::{Error, LambdaEvent};
 use serde::de::IgnoredAny;
@@ -120,7 +120,7 @@ impl<S: Store> Function<S> {
         let secret = match self.webhook_secret().await {
             Ok(secret) => secret,
             Err(why) => {
-                logs::message("error", &format!("a webhook was refused: {why}"));
+                log::message("error", &format!("a webhook was refused: {why}"));
                 return (StatusCode::SERVICE_UNAVAILABLE, "the webhook's secret is not at hand");
             }
         };
@@ -128,7 +128,7 @@ impl<S: Store> Function<S> {
             return (StatusCode::BAD_REQUEST, "the body is no base64");
         };
         if !secret.signed(&request.headers, &body) {
-            logs::message("warn", "a webhook was refused: X-LD-Signature is missing or wrong");
+            log::message("warn", "a webhook was refused: X-LD-Signature is missing or wrong");
             return (StatusCode::UNAUTHORIZED, "X-LD-Signature is missing or wrong");
         }
         tokio::time::sleep(self.origin.cache_wait).await;
@@ -161,7 +161,7 @@ impl<S: Store> Function<S> {
             Err(error) => ("error", "failed", error.to_string()),
         };
         let duration_ms = started.elapsed().as_millis();
-        logs::line(&Line { level, message, outcome: name, trigger, report: outcome.as_ref().ok(), duration_ms });
+        log::line(&Line { level, message, outcome: name, trigger, report: outcome.as_ref().ok(), duration_ms });
         outcome
     }
 
@@ -172,7 +172,7 @@ impl<S: Store> Function<S> {
             .map_err(|error| error.to_string())
             .and_then(|key| key.ok_or_else(|| "it is empty".to_owned()))
             .map_err(|why| RunError::Key { place: place.clone(), why })?;
-        let launchdarkly = LaunchDarkly::new(self.transport.clone(), &self.origin.base_uri, &key, Fetch::Environment);
+        let launchdarkly = LaunchDarkly::new(self.transport.clone(), &self.origin.base_uri, &key);
         let outcome =
             sync(&self.store, &launchdarkly, self.origin.cache_wait, self.origin.mass_change, |_, _| ()).await;
         if matches!(outcome, Err(SyncError::Source(SourceError::Refused { .. }))) {

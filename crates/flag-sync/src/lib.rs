@@ -8,6 +8,7 @@
 
 pub mod command;
 pub mod function;
+pub mod log;
 pub mod secrets;
 pub mod webhook;
 pub mod writer;

@@ -4,7 +4,7 @@
 #![recursion_limit = "256"]
 
 use clap::Parser;
-use redirect::sync::command::{Options, run};
+use flag_sync::command::{Options, run};
 use std::io::Write;
 use std::process::ExitCode;
 

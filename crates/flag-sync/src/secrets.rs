@@ -2,9 +2,9 @@
 //!
 //! <https://docs.aws.amazon.com/systems-manager/latest/userguide/systems-manager-parameter-store.html>
 
-use crate::flags::{Clock, Moment};
 use aws_config::SdkConfig;
-use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use flag_data::clock::{Clock, Moment};
+use flag_data::stores::aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::Duration;

@@ -11,9 +11,10 @@
 //! What rises in version is written at once. Anything else would turn back or take away what the store has, so it can be
 //! the answer of a cache that is behind: LaunchDarkly is asked again, and believed when its answer stays.
 
-use crate::flags::random;
-use crate::sources::{ItemKind, LaunchDarkly, SourceError, Wanted};
-use crate::stores::{Condition, Everything, Marks, State, Store, StoreError, Stored};
+use flag_data::backoff::jitter;
+use flag_data::items::{Everything, ItemKey, ItemKind, State, Stored};
+use flag_data::sources::{LaunchDarkly, SourceError};
+use flag_data::stores::{Condition, Marks, Store, StoreError};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use launchdarkly_server_sdk::{Flag, Segment};
 use serde::Serialize;
@@ -265,7 +266,7 @@ pub struct Report {
 
 /// LaunchDarkly's answers for what does not rise in version.
 #[derive(Default)]
-struct Answers(HashMap<Wanted, Answer>);
+struct Answers(HashMap<ItemKey, Answer>);
 
 struct Answer {
     stored: Option<Stored>,
@@ -354,7 +355,7 @@ pub async fn sync(
             tokio::time::sleep(pause).await;
         } else {
             // Those who met must not meet again.
-            tokio::time::sleep(Duration::from_millis(100 << round).mul_f64(random())).await;
+            tokio::time::sleep(Duration::from_millis(100 << round).mul_f64(jitter())).await;
         }
     }
     Err(SyncError::Overtaken)

@@ -1,17 +1,18 @@
 //! flag-sync as Lambda runs it: the real binary, behind a webhook and on a schedule; and as an operator runs it.
 
-use crate::contract::one;
-use crate::data::{data, flag};
-use crate::faults::Wire;
-use crate::servers;
+use crate::databases::one;
 use data_encoding::{BASE64, HEXLOWER};
-use redirect::sources::ItemKind::Flag;
-use redirect::standins::{
-    DynamoDbFault, DynamoDbProxy, Fault, Function, LaunchDarkly, Outcome, RuntimeApi, Secrets, lambda_environment,
-};
-use redirect::stores::{DynamoDb, DynamoDbDataStore, State, Store};
+use flag_data::items::ItemKind::Flag;
+use flag_data::items::State;
+use flag_data::stores::{DynamoDb, DynamoDbDataStore, Store};
 use ring::hmac;
 use serde_json::{Value, json};
+use standins::Wire;
+use standins::samples::{data, flag};
+use standins::{
+    DynamoDbFault, DynamoDbProxy, Fault, Function, LaunchDarkly, Outcome, RuntimeApi, Secrets, lambda_environment,
+};
+use standins::{samples, servers};
 use std::process::{Output, Stdio};
 use std::time::{Duration, SystemTime};
 use tokio::process::Command;
@@ -70,7 +71,7 @@ impl Lambda {
         }
         environment.extend(settings);
         let function = Function::start(BINARY, &api, environment).unwrap();
-        let store = DynamoDbDataStore::builder(table).config(servers::config(&servers::dynamodb_uri()));
+        let store = DynamoDbDataStore::builder(table).config(crate::databases::config(&servers::dynamodb_uri()));
         Self { api, function, launchdarkly, secrets, proxy, store: store.build_async().unwrap() }
     }
 
@@ -364,9 +365,9 @@ async fn the_function_confirms_it_by_its_setting() {
     for (setting, is_confirmed) in [(None, false), (Some("false"), false), (Some("true"), true)] {
         let setting = setting.map(|value| ("FLAG_SYNC_CONFIRM_MASS_CHANGE", value.to_owned()));
         let lambda = Lambda::start_with(setting.into_iter().collect()).await;
-        lambda.launchdarkly.change(|data| *data = crate::data::data(&flags(0..11, 5), &[]));
+        lambda.launchdarkly.change(|data| *data = samples::data(&flags(0..11, 5), &[]));
         assert!(!lambda.invoke(&schedule()).await.is_error);
-        lambda.launchdarkly.change(|data| *data = crate::data::data(&flags(0..5, 6), &[]));
+        lambda.launchdarkly.change(|data| *data = samples::data(&flags(0..5, 6), &[]));
         let outcome = lambda.invoke(&schedule()).await;
         assert_eq!(!outcome.is_error, is_confirmed, "{:?}", outcome.body);
         assert!(is_confirmed || String::from_utf8_lossy(&outcome.body).contains("ConfirmMassChange"));

@@ -1,15 +1,17 @@
 //! LaunchDarkly's own SDKs and ours on the same store: either writes, the other evaluates, and both agree.
 
-use crate::data::rebrand;
-use crate::servers::{self, source, sync};
+use crate::setup::{source, sync};
+use flag_data::items::ItemKind::{Flag, Segment};
+use flag_data::items::State;
+use flag_data::stores::{DynamoDbDataStore, RedisDataStore, Store};
 use launchdarkly_sdk_transport::HyperTransport;
 use launchdarkly_server_sdk::{
     Client, ConfigBuilder, ContextBuilder, NullEventProcessorBuilder, PersistentDataStoreBuilder,
     PersistentDataStoreFactory, ServiceEndpointsBuilder, StreamingDataSourceBuilder,
 };
-use redirect::sources::ItemKind::{Flag, Segment};
-use redirect::standins::LaunchDarkly;
-use redirect::stores::{DynamoDbDataStore, RedisDataStore, State, Store};
+use standins::LaunchDarkly;
+use standins::samples::rebrand;
+use standins::servers;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::process::Command;
@@ -55,9 +57,9 @@ impl<S> Shared<S> {
     }
 }
 
-fn redis(prefix: &str) -> Shared<redirect::stores::Redis> {
+fn redis(prefix: &str) -> Shared<flag_data::stores::Redis> {
     let builder = RedisDataStore::builder(servers::redis_url()).prefix(prefix);
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stores/node/redis.cjs");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/stores/node/redis.cjs");
     Shared {
         store: builder.build_async().unwrap(),
         program: ["node", script, &servers::redis_url(), prefix].map(str::to_owned).to_vec(),
@@ -65,11 +67,11 @@ fn redis(prefix: &str) -> Shared<redirect::stores::Redis> {
     }
 }
 
-async fn dynamodb(program: &str, script: &str, prefix: &str) -> Shared<redirect::stores::DynamoDb> {
+async fn dynamodb(program: &str, script: &str, prefix: &str) -> Shared<flag_data::stores::DynamoDb> {
     let table = servers::new_table().await;
     let uri = servers::dynamodb_uri();
-    let builder = DynamoDbDataStore::builder(&table).prefix(prefix).config(servers::config(&uri));
-    let script = format!("{}/tests/stores/{script}", env!("CARGO_MANIFEST_DIR"));
+    let builder = DynamoDbDataStore::builder(&table).prefix(prefix).config(crate::databases::config(&uri));
+    let script = format!("{}/../../tests/stores/{script}", env!("CARGO_MANIFEST_DIR"));
     Shared {
         store: builder.build_async().unwrap(),
         program: [program, &script, &uri, &table, prefix].map(str::to_owned).to_vec(),
@@ -77,12 +79,12 @@ async fn dynamodb(program: &str, script: &str, prefix: &str) -> Shared<redirect:
     }
 }
 
-async fn dynamodb_and_python(prefix: &str) -> Shared<redirect::stores::DynamoDb> {
+async fn dynamodb_and_python(prefix: &str) -> Shared<flag_data::stores::DynamoDb> {
     let python = servers::tools().join("bin/python").display().to_string();
     dynamodb(&python, "dynamodb.py", prefix).await
 }
 
-async fn dynamodb_and_node(prefix: &str) -> Shared<redirect::stores::DynamoDb> {
+async fn dynamodb_and_node(prefix: &str) -> Shared<flag_data::stores::DynamoDb> {
     dynamodb("node", "node/dynamodb.cjs", prefix).await
 }
 

@@ -3,21 +3,22 @@
 //!
 //! `just test-relay` builds it, for which Go is needed, and runs these tests. `just test` leaves them out.
 
-use crate::data::{flag, rebrand};
-use crate::edge::{Edge, IN_TIME};
 use crate::function::command;
-use crate::servers::{self, source};
+use crate::setup::source;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use flag_data::clock::Clock;
+use flag_data::items::ItemKind::{Flag, Segment};
+use flag_data::items::State;
+use flag_data::stores::{DynamoDb, DynamoDbDataStore, RedisDataStore, Store};
+use flag_data::transport::{Response, Transport};
+use flag_sync::writer::Comparison;
 use http::{Method, Request};
-use redirect::flags::Clock;
-use redirect::sources::ItemKind::{Flag, Segment};
-use redirect::standins::{DynamoDbProxy, Fault, Function, LaunchDarkly};
-use redirect::stores::{DynamoDb, DynamoDbDataStore, RedisDataStore, State, Store};
-use redirect::sync::writer::Comparison;
-use redirect::transport::{Response, Transport};
 use saphyr::{LoadableYamlNode, Yaml};
 use serde_json::{Value, json};
+use standins::samples::{flag, rebrand};
+use standins::servers;
+use standins::{DynamoDbProxy, Edge, Fault, Function, LaunchDarkly};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -33,7 +34,7 @@ struct Template(Yaml<'static>);
 
 impl Template {
     fn load() -> Self {
-        let documents = Yaml::load_from_str(include_str!("../../cloudformation/relay.yaml")).unwrap();
+        let documents = Yaml::load_from_str(include_str!("../../../cloudformation/relay.yaml")).unwrap();
         Self(documents.into_iter().next().unwrap())
     }
 
@@ -98,7 +99,7 @@ impl Template {
 
 /// The release that tests/relay/go.mod names.
 fn version() -> &'static str {
-    let line = include_str!("../relay/go.mod").lines().find_map(|line| line.split_once("ld-relay/v8 v"));
+    let line = include_str!("../../../tests/relay/go.mod").lines().find_map(|line| line.split_once("ld-relay/v8 v"));
     line.unwrap().1.split(' ').next().unwrap()
 }
 
@@ -219,11 +220,11 @@ impl Table {
 
     fn store(&self) -> DynamoDb {
         let builder = DynamoDbDataStore::builder(&self.name).prefix(self.prefix);
-        builder.config(servers::config(&servers::dynamodb_uri())).build_async().unwrap()
+        builder.config(crate::databases::config(&servers::dynamodb_uri())).build_async().unwrap()
     }
 
     async fn edge(&self) -> Edge {
-        Edge::start(&[
+        edge_function(&[
             ("REDIRECT_SOURCE", "dynamodb"),
             ("REDIRECT_STORE_TABLE", &self.name),
             ("REDIRECT_STORE_PREFIX", self.prefix),
@@ -274,6 +275,15 @@ impl Table {
 }
 
 /// Visits until the decision is as wanted.
+/// Long enough for a busy machine.
+const IN_TIME: (&str, &str) = ("REDIRECT_INIT_BUDGET_MS", "2000");
+
+/// The edge function, which cargo builds beside flag-sync.
+async fn edge_function(settings: &[(&'static str, &str)]) -> Edge {
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_flag-sync")).with_file_name("redirect");
+    Edge::start(program, settings).await
+}
+
 async fn decides(edge: &Edge, wanted: impl Fn(&Value) -> bool) -> Value {
     let mut last = Value::Null;
     let visits = async {
@@ -405,7 +415,7 @@ async fn edge_at(relay: &Relay, more: &[(&'static str, &str)]) -> Edge {
         ("REDIRECT_REFRESH_AFTER_SECONDS", "0"),
         IN_TIME,
     ];
-    Edge::start(&[settings.as_slice(), more].concat()).await
+    edge_function(&[settings.as_slice(), more].concat()).await
 }
 
 #[tokio::test]
@@ -547,7 +557,7 @@ async fn redis_instead_of_dynamodb() {
     let changed = [("USE_DYNAMODB", "false")];
     let more = [("USE_REDIS", "true"), ("REDIS_URL", &redis)];
     let _relay = Relay::start(&launchdarkly, &given, &changed, &more).ready().await;
-    let edge = Edge::start(&[
+    let edge = edge_function(&[
         ("REDIRECT_SOURCE", "redis"),
         ("REDIRECT_STORE_REDIS_URL", &redis),
         ("REDIRECT_STORE_PREFIX", &prefix),

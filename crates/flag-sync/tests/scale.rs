@@ -1,11 +1,13 @@
 //! 5,000 flags written and read back, with the time and the number of requests. The table is that of `just bench`.
 
-use crate::data::{data, flag};
-use crate::servers::{self, source, sync};
-use redirect::sources::ItemKind::Flag;
-use redirect::standins::{DynamoDbProxy, LaunchDarkly};
-use redirect::stores::{DynamoDbDataStore, Everything, RedisDataStore, Store, Stored};
+use crate::setup::{source, sync};
+use flag_data::items::ItemKind::Flag;
+use flag_data::items::{Everything, Stored};
+use flag_data::stores::{DynamoDbDataStore, RedisDataStore, Store};
 use serde::Serialize;
+use standins::samples::{data, flag};
+use standins::servers;
+use standins::{DynamoDbProxy, LaunchDarkly};
 use std::cell::RefCell;
 use std::time::Instant;
 
@@ -52,7 +54,7 @@ async fn written_and_read(store: impl Store, requests: impl Fn() -> usize) -> [S
 
 pub(crate) async fn dynamodb() -> [Step; 5] {
     let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
-    let store = DynamoDbDataStore::builder(servers::new_table().await).config(servers::config(&proxy.uri()));
+    let store = DynamoDbDataStore::builder(servers::new_table().await).config(crate::databases::config(&proxy.uri()));
     written_and_read(store.build_async().unwrap(), || proxy.seen().len()).await
 }
 

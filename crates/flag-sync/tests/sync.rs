@@ -1,19 +1,20 @@
 //! flag-sync's writer: what it writes, and that runs which overlap end in the newest data.
 
-use crate::contract::one;
-use crate::data::{data, flag, segment};
+use crate::databases::one;
 use crate::memory::Memory;
-use crate::servers::{self, source, sync};
-use redirect::flags::Clock;
-use redirect::sources::ItemKind::{self, Flag, Segment};
-use redirect::sources::{LaunchDarkly, Wanted};
-use redirect::standins::{self, DynamoDbFault, DynamoDbProxy, Fault};
-use redirect::stores::{
-    AwsTransport, Condition, Contents, DynamoDbDataStore, Everything, RedisDataStore, State, Store, StoreError, Stored,
-};
-use redirect::sync::writer::{Comparison, Difference, MassChange, Report, SyncError};
-use redirect::transport::Transport;
+use crate::setup::{self, source, sync};
+use flag_data::clock::Clock;
+use flag_data::items::ItemKey;
+use flag_data::items::ItemKind::{self, Flag, Segment};
+use flag_data::items::{Everything, State, Stored};
+use flag_data::sources::LaunchDarkly;
+use flag_data::stores::{AwsTransport, Condition, Contents, DynamoDbDataStore, RedisDataStore, Store, StoreError};
+use flag_data::transport::Transport;
+use flag_sync::writer::{Comparison, Difference, MassChange, Report, SyncError};
 use serde_json::{Value, json};
+use standins::samples::{data, flag, segment};
+use standins::{DynamoDbFault, DynamoDbProxy, Fault};
+use standins::{samples, servers};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -92,7 +93,7 @@ async fn a_late_run_does_not_turn_back_the_clock(store: impl Store) {
     });
     let held = Arc::new(Held::new(store.clone()));
     let late = {
-        let (held, source) = (held.clone(), servers::source(&standin));
+        let (held, source) = (held.clone(), setup::source(&standin));
         tokio::spawn(async move { sync(&*held, &source).await })
     };
     held.reached.notified().await;
@@ -128,7 +129,7 @@ async fn a_late_run_does_not_turn_back_content_of_the_same_version(store: impl S
     standin.set_flag(&with("second"));
     let held = Arc::new(Held::new(store.clone()));
     let late = {
-        let (held, source) = (held.clone(), servers::source(&standin));
+        let (held, source) = (held.clone(), setup::source(&standin));
         tokio::spawn(async move { sync(&*held, &source).await })
     };
     held.reached.notified().await;
@@ -155,7 +156,7 @@ impl<S> Held<S> {
 }
 
 impl<S: Store> Store for Held<S> {
-    async fn read(&self, wanted: &[Wanted]) -> Result<Contents, StoreError> {
+    async fn read(&self, wanted: &[ItemKey]) -> Result<Contents, StoreError> {
         self.store.read(wanted).await
     }
 
@@ -203,7 +204,7 @@ async fn many_runs_at_once_end_in_the_newest(store: impl Store) {
                 _ => standin.set_flag(&flag(key, version)),
             }
         }
-        let (store, source) = (store.clone(), servers::source(&standin));
+        let (store, source) = (store.clone(), setup::source(&standin));
         runs.push(tokio::spawn(async move { sync(&*store, &source).await }));
         tokio::task::yield_now().await;
     }
@@ -272,7 +273,7 @@ struct Overtaken<S> {
 }
 
 impl<S: Store> Store for Overtaken<S> {
-    async fn read(&self, wanted: &[Wanted]) -> Result<Contents, StoreError> {
+    async fn read(&self, wanted: &[ItemKey]) -> Result<Contents, StoreError> {
         self.store.read(wanted).await
     }
 
@@ -321,7 +322,7 @@ async fn what_was_missing_from_one_answer_stays(store: impl Store) {
     let flags: Vec<_> = (0..12).map(|n| flag(&format!("flag-{n}"), 5)).collect();
     let (standin, source) = launchdarkly(&flags, &[]).await;
     sync(&store, &source).await.unwrap();
-    standin.change(|data| *data = crate::data::data(&[flag("flag-0", 6)], &[]));
+    standin.change(|data| *data = samples::data(&[flag("flag-0", 6)], &[]));
     let healed = Arc::new(standin);
     let store = Healing {
         store,
@@ -344,7 +345,7 @@ struct Healing<S> {
 }
 
 impl<S: Store> Store for Healing<S> {
-    async fn read(&self, wanted: &[Wanted]) -> Result<Contents, StoreError> {
+    async fn read(&self, wanted: &[ItemKey]) -> Result<Contents, StoreError> {
         if self.reads.fetch_add(1, Ordering::SeqCst) == 1 {
             self.standin.change(|data| *data = self.data.clone());
         }
@@ -385,7 +386,7 @@ async fn more_than_half_of_a_store_is_not_taken_unconfirmed(store: impl Store) {
     let (standin, source) = launchdarkly(&many(0..20), &[]).await;
     sync(&store, &source).await.unwrap();
     let synced = store.read(&[]).await.unwrap().marks.synced;
-    let set = |flags: Vec<Value>| standin.change(|data| *data = crate::data::data(&flags, &[]));
+    let set = |flags: Vec<Value>| standin.change(|data| *data = samples::data(&flags, &[]));
     // Ten of twenty go: half is not more than half.
     set(many(0..10));
     assert_eq!(done(&sync(&store, &source).await.unwrap()), (0, 10));
@@ -411,7 +412,7 @@ async fn more_than_half_of_a_store_is_not_taken_unconfirmed(store: impl Store) {
     assert_eq!(store.read(&[]).await.unwrap().marks.synced, synced, "the alarm has to notice");
 
     let pause = Duration::from_millis(1);
-    let report = redirect::sync::writer::sync(&store, &source, pause, MassChange::Confirmed, |_, _| ()).await.unwrap();
+    let report = flag_sync::writer::sync(&store, &source, pause, MassChange::Confirmed, |_, _| ()).await.unwrap();
     assert_eq!(done(&report), (10, 9));
     assert!(Comparison::make(&store, &source).await.unwrap().differences.is_empty());
 }
@@ -442,10 +443,10 @@ macro_rules! each_store {
             $(#[tokio::test] async fn $test() { super::$test(super::Memory::default()).await; })*
         }
         mod to_redis {
-            $(#[tokio::test] async fn $test() { super::$test(super::servers::redis()).await; })*
+            $(#[tokio::test] async fn $test() { super::$test(crate::databases::redis()).await; })*
         }
         mod to_dynamodb {
-            $(#[tokio::test] async fn $test() { super::$test(super::servers::dynamodb().await).await; })*
+            $(#[tokio::test] async fn $test() { super::$test(crate::databases::dynamodb().await).await; })*
         }
     };
 }
@@ -470,7 +471,7 @@ async fn an_item_that_does_not_fit_is_told_by_name_and_the_rest_is_written() {
     let mut large = flag("large", 1);
     large["text"] = json!("x".repeat(400_000));
     let (_standin, source) = launchdarkly(&[flag("a", 1), large], &[]).await;
-    let store = servers::dynamodb().await;
+    let store = crate::databases::dynamodb().await;
     let error = sync(&store, &source).await.unwrap_err();
     assert!(
         matches!(error, SyncError::Incomplete(_)) && error.to_string().contains("the flag \"large\" has"),
@@ -490,7 +491,7 @@ async fn a_full_table_refuses_what_an_empty_one_refuses() {
         flag
     };
     let (standin, source) = launchdarkly(&[with(1, 300_000)], &[]).await;
-    let (empty, full) = (servers::dynamodb().await, servers::dynamodb().await);
+    let (empty, full) = (crate::databases::dynamodb().await, crate::databases::dynamodb().await);
     sync(&full, &source).await.unwrap();
     standin.set_flag(&with(2, 400_000));
     let reason = |error: SyncError| match error {
@@ -513,13 +514,15 @@ async fn a_full_table_refuses_what_an_empty_one_refuses() {
 
 #[tokio::test]
 async fn a_row_of_dynamodb_without_version_or_item_is_repaired() {
-    use aws_sdk_dynamodb::types::AttributeValue::{N, S};
+    use flag_data::stores::aws_sdk_dynamodb::types::AttributeValue::{N, S};
     let (_standin, source) = launchdarkly(&[flag("a", 1), flag("b", 1), flag("c", 1)], &[]).await;
     let table = servers::new_table().await;
-    let config = servers::config(&servers::dynamodb_uri());
+    let config = crate::databases::config(&servers::dynamodb_uri());
     let store = DynamoDbDataStore::builder(&table).config(config.clone()).build_async().unwrap();
     let transport = Transport::new(Clock::default(), Duration::from_secs(20));
-    let client = aws_sdk_dynamodb::Client::from_conf(config.to_builder().http_client(AwsTransport(transport)).build());
+    let client = flag_data::stores::aws_sdk_dynamodb::Client::from_conf(
+        config.to_builder().http_client(AwsTransport(transport)).build(),
+    );
     for (key, attribute, value) in [
         ("a", "other", S("x".to_owned())),
         ("b", "item", N("7".to_owned())),
@@ -540,7 +543,8 @@ async fn a_first_run_that_breaks_off_marks_nothing() {
     let (_standin, source) = launchdarkly(&flags, &[segment("s", 1, &[])]).await;
     let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
     let table = servers::new_table().await;
-    let store = DynamoDbDataStore::builder(&table).config(servers::config(&proxy.uri())).build_async().unwrap();
+    let store =
+        DynamoDbDataStore::builder(&table).config(crate::databases::config(&proxy.uri())).build_async().unwrap();
     proxy.fail("PutItem", 20, usize::MAX, DynamoDbFault::Refuse);
     let error = sync(&store, &source).await.unwrap_err();
     assert!(error.to_string().contains("may not be used: AccessDeniedException"), "{error}");

@@ -298,7 +298,7 @@ fn matches(pattern: &str, path: &str) -> bool {
 mod tests {
     use super::*;
 
-    const EDGE: &str = include_str!("../../cloudformation/edge.yaml");
+    const EDGE: &str = include_str!("../../../cloudformation/edge.yaml");
 
     #[track_caller]
     fn check_edge(path: &str, expected: &str) {

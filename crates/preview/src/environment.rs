@@ -2,11 +2,11 @@
 //! other, starts cold, is frozen and thawed, and can be killed at any time.
 
 use super::journal::Journal;
-use crate::standins::{Following, Function, Outcome, RuntimeApi, lambda_environment};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::Value;
+use standins::{Following, Function, Outcome, RuntimeApi, lambda_environment};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// The flag of the repository, from which the stand-in's is made: the same salt, so the same viewers.
-const OFFLINE_FLAGS: &str = include_str!("../sources/offline-flags.json");
+const OFFLINE_FLAGS: &str = include_str!("../../../src/flags/offline-flags.json");
 
 /// What a person sets on the control page.
 #[derive(Debug, Deserialize)]

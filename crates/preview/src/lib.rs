@@ -19,12 +19,6 @@ mod viewer;
 
 pub use template::TemplateError;
 
-use crate::flags::Clock;
-use crate::settings::{SDK_KEY_VARIABLE, SdkKey, SettingError, variable};
-use crate::sources;
-use crate::standins::{Data, LaunchDarkly};
-use crate::start;
-use crate::transport::Transport;
 use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
 use behaviors::Distribution;
@@ -32,8 +26,15 @@ use cloudfront::CloudFront;
 use control::{Control, FaultName, FlagState, Service};
 use environment::{Environment, Program};
 use flag::Wanted;
+use flag_data::clock::Clock;
+use flag_data::sdk_key::{SDK_KEY_VARIABLE, SdkKey, SdkKeyError};
+use flag_data::sources;
+use flag_data::transport::Transport;
 use journal::Journal;
 use parking_lot::Mutex;
+use redirect::settings::{Fetch, SettingError, variable};
+use redirect::start;
+use standins::{Data, LaunchDarkly};
 use std::env;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -84,10 +85,12 @@ pub enum PreviewError {
     Port(u16, io::Error),
     #[error("{0} cannot be read: {1}; start the preview in the folder of the repository")]
     NotThere(String, io::Error),
-    #[error("{0} is not there: build it with `cargo build --features preview --bins`")]
+    #[error("{0} is not there: build it with `cargo build --package redirect`")]
     NoFunction(PathBuf),
     #[error("--live needs the SDK key of a LaunchDarkly environment in {SDK_KEY_VARIABLE}")]
     NoKey,
+    #[error(transparent)]
+    Key(#[from] SdkKeyError),
     #[error(transparent)]
     Setting(#[from] SettingError),
     #[error(transparent)]
@@ -219,6 +222,7 @@ fn live() -> Result<(Service, Variables), PreviewError> {
     let given = |name: &str| variables.iter().find(|(variable, _)| variable == name).map(|(_, value)| value.clone());
     let settings = start::settings(given)?;
     let transport = Transport::new(Clock::default(), LIVE_TIMEOUT);
-    let source = sources::LaunchDarkly::new(transport, &settings.launchdarkly_base_uri, &key, settings.fetch);
+    let source = sources::LaunchDarkly::new(transport, &settings.launchdarkly_base_uri, &key);
+    let source = if settings.fetch == Fetch::Environment { source.whole_environment() } else { source };
     Ok((Service::Live(Box::new(source)), variables))
 }

@@ -1,7 +1,7 @@
 //! CloudFront on this machine: the redirect function, both sites and a page to play with the flag.
 
 use clap::Parser;
-use redirect::preview::{self, Options};
+use preview::Options;
 
 /// Shows the redirect function at work on this machine, without an account.
 #[derive(Parser)]

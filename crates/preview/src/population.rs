@@ -1,8 +1,8 @@
 //! A thousand viewers, whom LaunchDarkly's own evaluation tells which site they see: the crate that its SDK uses.
 
 use super::flag::Shown;
-use crate::flags::{Item, Items};
-use crate::sources::ItemKind;
+use flag_data::items::ItemKind;
+use flag_data::items::{Item, Items};
 use launchdarkly_server_sdk_evaluation::{ContextBuilder, Flag, FlagValue, Segment, Store, evaluate};
 use serde::Serialize;
 

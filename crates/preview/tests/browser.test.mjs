@@ -1,5 +1,5 @@
 // What a person does with the preview, in Chromium. Needs chromium on the PATH and the binaries of
-// `cargo build --features preview --bins`.
+// `cargo build --package redirect --package preview`.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -13,7 +13,7 @@ import { chromium } from "playwright-core";
 import { Preview } from "./preview.mjs";
 
 const axe = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
-const screenshots = fileURLToPath(new URL("../../target/preview-screenshots/", import.meta.url));
+const screenshots = fileURLToPath(new URL("../../../target/preview-screenshots/", import.meta.url));
 
 // More visits than any change needs to reach a visitor.
 const MANY = 300;

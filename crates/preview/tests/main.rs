@@ -6,9 +6,9 @@
 mod setup;
 
 use http::StatusCode;
-use redirect::standins::{Data, LaunchDarkly};
 use serde_json::{Value, json};
 use setup::{Alternative, Preview, eventually, is_frozen, is_gone};
+use standins::{Data, LaunchDarkly};
 use std::net::TcpListener;
 
 #[tokio::test]
@@ -90,7 +90,7 @@ async fn a_frozen_function_answers_and_is_frozen_again() {
 
 #[tokio::test]
 async fn a_real_environment_is_read_and_never_written() {
-    let offline: Value = serde_json::from_str(include_str!("../../src/sources/offline-flags.json")).unwrap();
+    let offline: Value = serde_json::from_str(include_str!("../../../src/flags/offline-flags.json")).unwrap();
     let mut flag = offline["flags"]["rebrand"].clone();
     flag["fallthrough"] = json!({"variation": 0});
     let data = Data { flags: [("rebrand".to_owned(), flag)].into_iter().collect(), ..Data::default() };

@@ -5,10 +5,10 @@ import { once } from "node:events";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
-const repository = fileURLToPath(new URL("../..", import.meta.url));
+const repository = fileURLToPath(new URL("../../..", import.meta.url));
 
 export class Preview {
-  // Starts the binaries of `cargo build --features preview --bins` on a free port.
+  // Starts the binaries of `cargo build --package redirect --package preview` on a free port.
   static async start(...options) {
     const child = spawn("target/debug/preview", ["--no-open", "--port", "0", ...options], {
       cwd: repository,

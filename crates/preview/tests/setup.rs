@@ -1,10 +1,10 @@
 //! A running preview, and a look at its processes.
 
 use bytes::Bytes;
+use flag_data::clock::Clock;
+use flag_data::transport::{Response, Transport};
 use http::Request;
 use libc::{c_int, pid_t};
-use redirect::flags::Clock;
-use redirect::transport::{Response, Transport};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -27,7 +27,11 @@ pub(crate) struct Preview {
 
 fn command(program: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(program);
-    command.arg("--no-open").args(arguments).envs(variables.iter().copied()).current_dir(env!("CARGO_MANIFEST_DIR"));
+    command
+        .arg("--no-open")
+        .args(arguments)
+        .envs(variables.iter().copied())
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     if variables.is_empty() {
         command.env_remove("LAUNCHDARKLY_SDK_KEY");
     }

@@ -3,17 +3,18 @@
 //! The protocol of all three: a POST whose `X-Amz-Target` names the operation, with JSON both ways.
 
 use super::serve::{Body, Server, full, response};
-use crate::flags::Clock;
-use crate::transport::Transport;
 use http::{HeaderMap, Request, Response};
+use http_body_util::Full;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 /// How DynamoDB fails.
@@ -57,7 +58,7 @@ pub struct DynamoDbProxy {
 
 struct ProxyState {
     target: String,
-    transport: Transport,
+    client: Client<HttpConnector, Full<Bytes>>,
     rules: Mutex<Vec<Rule>>,
     seen: watch::Sender<Vec<(String, String)>>,
     release: Notify,
@@ -71,7 +72,7 @@ impl DynamoDbProxy {
     pub async fn start(target: &str) -> io::Result<Self> {
         let state = Arc::new(ProxyState {
             target: target.to_owned(),
-            transport: Transport::new(Clock::default(), Duration::from_secs(60)),
+            client: Client::builder(TokioExecutor::new()).build_http(),
             rules: Mutex::default(),
             seen: watch::Sender::new(Vec::new()),
             release: Notify::new(),
@@ -178,9 +179,11 @@ async fn pass_on(state: Arc<ProxyState>, request: Request<Incoming>) -> Response
             request = request.header(name, value);
         }
     }
-    let Ok(request) = request.body(Some(body)) else { return response(400, "{}") };
-    let Ok(answer) = state.transport.exchange(request, 64 << 20).await else { return response(502, "{}") };
-    let mut text = answer.body;
+    let Ok(request) = request.body(Full::new(body)) else { return response(400, "{}") };
+    let Ok(answer) = state.client.request(request).await else { return response(502, "{}") };
+    let status = answer.status().as_u16();
+    let Ok(body) = answer.into_body().collect().await else { return response(502, "{}") };
+    let mut text = body.to_bytes().to_vec();
     if let Some(left_over) = left_over
         && let Ok(mut answer) = serde_json::from_slice::<Value>(&text)
         && let Some(fields) = answer.as_object_mut()
@@ -188,7 +191,7 @@ async fn pass_on(state: Arc<ProxyState>, request: Request<Incoming>) -> Response
         fields.insert(unprocessed(&operation).to_owned(), left_over);
         text = answer.to_string().into_bytes();
     }
-    response(answer.head.status.as_u16(), text)
+    response(status, text)
 }
 
 fn unprocessed(operation: &str) -> &'static str {

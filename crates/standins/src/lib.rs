@@ -5,12 +5,18 @@
 //! For tests, benches and the preview; no part of the edge binary.
 
 mod aws;
+mod edge;
 mod function;
 mod launchdarkly;
 mod runtime_api;
+pub mod samples;
 mod serve;
+pub mod servers;
+mod wire;
 
 pub use aws::{DynamoDbFault, DynamoDbProxy, Secrets};
+pub use edge::Edge;
 pub use function::{Following, Function, lambda_environment};
 pub use launchdarkly::{Data, Fault, LaunchDarkly, Seen};
 pub use runtime_api::{Outcome, RuntimeApi};
+pub use wire::Wire;

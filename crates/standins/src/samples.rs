@@ -1,10 +1,12 @@
 //! Flags and segments as LaunchDarkly sends them.
 
-use redirect::standins::Data;
+#![allow(clippy::missing_panics_doc, clippy::unwrap_used, clippy::indexing_slicing)] // A test fails by panicking.
+
+use crate::Data;
 use serde_json::{Map, Value, json};
 
 /// A boolean flag, on, 50/50.
-pub(crate) fn flag(key: &str, version: u64) -> Value {
+pub fn flag(key: &str, version: u64) -> Value {
     json!({
         "key": key, "version": version, "on": true, "salt": format!("salt of {key}"), "prerequisites": [], "targets": [],
         "rules": [], "variations": [true, false], "offVariation": 1,
@@ -15,11 +17,13 @@ pub(crate) fn flag(key: &str, version: u64) -> Value {
     })
 }
 
-pub(crate) fn segment(key: &str, version: u64, included: &[&str]) -> Value {
+/// A segment with members.
+pub fn segment(key: &str, version: u64, included: &[&str]) -> Value {
     json!({"key": key, "version": version, "included": included, "excluded": [], "salt": "s", "rules": []})
 }
 
-pub(crate) fn data(flags: &[Value], segments: &[Value]) -> Data {
+/// An environment of them.
+pub fn data(flags: &[Value], segments: &[Value]) -> Data {
     let by_key = |items: &[Value]| -> Map<String, Value> {
         items.iter().map(|item| (item["key"].as_str().unwrap().to_owned(), item.clone())).collect()
     };
@@ -27,7 +31,7 @@ pub(crate) fn data(flags: &[Value], segments: &[Value]) -> Data {
 }
 
 /// `rebrand`, which asks another flag and, for some, a segment first.
-pub(crate) fn rebrand() -> Data {
+pub fn rebrand() -> Data {
     let mut rebrand = flag("rebrand", 11);
     rebrand["prerequisites"] = json!([{"key": "site-is-up", "variation": 0}]);
     rebrand["rules"] = json!([

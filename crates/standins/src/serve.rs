@@ -19,11 +19,11 @@ use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinHandle};
 
 /// A body that may fail half-way. [`io::ErrorKind::ConnectionReset`] ends the connection by a TCP reset.
-pub(super) type Body = BoxBody<Bytes, io::Error>;
+pub(crate) type Body = BoxBody<Bytes, io::Error>;
 
 /// A running server; it ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(crate) struct Server {
     address: SocketAddr,
     accepting: JoinHandle<()>,
     connections: Arc<Mutex<Vec<AbortHandle>>>,
@@ -31,7 +31,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) async fn start<H, F>(handler: H) -> io::Result<Self>
+    pub(crate) async fn start<H, F>(handler: H) -> io::Result<Self>
     where
         H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
@@ -69,16 +69,16 @@ impl Server {
         Ok(Self { address, accepting, connections, accepted })
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(super) fn accepted(&self) -> usize {
+    pub(crate) fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
     }
 
     /// Closes every connection, without a word.
-    pub(super) fn drop_connections(&self) {
+    pub(crate) fn drop_connections(&self) {
         for connection in self.connections.lock().drain(..) {
             connection.abort();
         }
@@ -99,12 +99,12 @@ fn is_reset(error: &hyper::Error) -> bool {
 }
 
 /// A whole body.
-pub(super) fn full(text: impl Into<Bytes>) -> Body {
+pub(crate) fn full(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).map_err(|never| match never {}).boxed()
 }
 
 /// A response with a JSON body.
-pub(super) fn response(status: u16, body: impl Into<Bytes>) -> Response<Body> {
+pub(crate) fn response(status: u16, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(full(body));
     *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or_default();
     response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/json"));

@@ -1,34 +1,41 @@
-//! The servers that the tests start and stop: redis-server and dynalite, each on a free port of its own.
+//! Real servers that tests start and stop: redis-server, and dynalite for DynamoDB, each on a free port of its own.
+//!
+//! dynalite, not moto: like the real DynamoDB it looks at a condition and writes in one step.
 
-use redirect::flags::Clock;
-use redirect::settings::{Fetch, SdkKey};
-use redirect::sources::LaunchDarkly;
-use redirect::standins;
-use redirect::stores::{DynamoDb, DynamoDbDataStore, Redis, RedisDataStore, Store};
-use redirect::sync::writer::{MassChange, Report, SyncError};
-use redirect::transport::Transport;
+#![allow(clippy::missing_panics_doc, clippy::panic, clippy::unwrap_used)] // A test fails by panicking.
+
+use crate::Function;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+
+/// The root of the workspace.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
 
 /// Where `just` puts what the tests need.
-pub(crate) fn tools() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools")
+pub fn tools() -> PathBuf {
+    workspace().join(".tools")
 }
 
 /// The same for what comes from npm.
-pub(crate) fn node_modules() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stores/node/node_modules")
+pub fn node_modules() -> PathBuf {
+    workspace().join("tests/stores/node/node_modules")
 }
 
 /// A process that ends with this.
-pub(crate) struct Server {
+pub struct Server {
     process: Child,
-    pub(crate) port: u16,
+    /// Where it listens, on 127.0.0.1.
+    pub port: u16,
 }
 
 impl Server {
@@ -50,7 +57,8 @@ impl Server {
         Self { process, port }
     }
 
-    pub(crate) fn kill(&mut self) {
+    /// Ends the process at once.
+    pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
@@ -64,17 +72,18 @@ impl Drop for Server {
 }
 
 /// Redis binds no free port by itself, so one is found for it.
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-pub(crate) fn start_redis(port: Option<u16>) -> Server {
+/// A Redis on this port, or a free one.
+pub fn start_redis(port: Option<u16>) -> Server {
     let port = port.unwrap_or_else(free_port);
     redis_server(port, &["--port", &port.to_string()])
 }
 
 /// One that speaks TLS and nothing else.
-pub(crate) fn start_redis_with_tls(certificate: &str, key: &str) -> Server {
+pub fn start_redis_with_tls(certificate: &str, key: &str) -> Server {
     let port = free_port();
     let tls = ["--tls-cert-file", certificate, "--tls-key-file", key, "--tls-auth-clients", "no"];
     redis_server(port, &[&["--port", "0", "--tls-port", &port.to_string()], &tls[..]].concat())
@@ -86,7 +95,8 @@ fn redis_server(port: u16, arguments: &[&str]) -> Server {
     Server::start(command, "Ready to accept connections", port, "install Debian's package redis-server")
 }
 
-pub(crate) fn start_dynamodb() -> Server {
+/// A DynamoDB.
+pub fn start_dynamodb() -> Server {
     let script = "const server = require('dynalite')({createTableMs: 0, deleteTableMs: 0, updateTableMs: 0}); \
                   server.listen(0, '127.0.0.1', () => console.log('ready on port:' + server.address().port))";
     let mut command = Command::new("node");
@@ -125,79 +135,56 @@ fn end_with_parent(server: Server) -> u16 {
 }
 
 /// A name that no other test has.
-pub(crate) fn unique(what: &str) -> String {
+pub fn unique(what: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("{what}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-pub(crate) fn redis_port() -> u16 {
+/// The port of the Redis that all tests share.
+pub fn redis_port() -> u16 {
     *REDIS
 }
 
-pub(crate) fn redis_url() -> String {
+/// Its address.
+pub fn redis_url() -> String {
     format!("redis://127.0.0.1:{}", redis_port())
 }
 
-pub(crate) fn dynamodb_uri() -> String {
+/// The address of the DynamoDB that all tests share.
+pub fn dynamodb_uri() -> String {
     format!("http://127.0.0.1:{}", *DYNAMODB)
 }
 
-/// The SDK's configuration for the emulator, or for what stands before it.
-pub(crate) fn config(uri: &str) -> aws_sdk_dynamodb::Config {
-    use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
-    aws_sdk_dynamodb::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new("eu-central-1"))
-        .credentials_provider(Credentials::new("test", "test", None, None, "test"))
-        .endpoint_url(uri)
-        .build()
-}
-
-/// A new table, in the form that every LaunchDarkly SDK expects.
-pub(crate) async fn new_table() -> String {
-    use aws_sdk_dynamodb::types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType};
+/// A new table in the shared DynamoDB, in the form that every LaunchDarkly SDK expects; its name.
+pub async fn new_table() -> String {
     let table = unique("flags");
-    let transport = Transport::new(Clock::default(), Duration::from_secs(20));
-    let config = config(&dynamodb_uri()).to_builder().http_client(redirect::stores::AwsTransport(transport)).build();
-    let mut create = aws_sdk_dynamodb::Client::from_conf(config)
-        .create_table()
-        .table_name(&table)
-        .billing_mode(BillingMode::PayPerRequest);
-    for (name, kind) in [("namespace", KeyType::Hash), ("key", KeyType::Range)] {
-        let attribute = AttributeDefinition::builder().attribute_name(name).attribute_type(ScalarAttributeType::S);
-        create = create.attribute_definitions(attribute.build().unwrap());
-        create = create.key_schema(KeySchemaElement::builder().attribute_name(name).key_type(kind).build().unwrap());
-    }
-    create.send().await.unwrap();
+    let attributes = ["namespace", "key"];
+    let definition = serde_json::json!({
+        "TableName": table,
+        "BillingMode": "PAY_PER_REQUEST",
+        "AttributeDefinitions": attributes.map(|name| serde_json::json!({"AttributeName": name, "AttributeType": "S"})),
+        "KeySchema": [
+            {"AttributeName": "namespace", "KeyType": "HASH"},
+            {"AttributeName": "key", "KeyType": "RANGE"},
+        ],
+    });
+    let request = http::Request::post(dynamodb_uri())
+        .header("content-type", "application/x-amz-json-1.0")
+        .header("x-amz-target", "DynamoDB_20120810.CreateTable")
+        .header("x-amz-date", "20260101T000000Z")
+        .header(
+            "authorization",
+            "AWS4-HMAC-SHA256 Credential=a/20260101/x/dynamodb/aws4_request, SignedHeaders=host, Signature=b",
+        )
+        .body(Full::new(Bytes::from(definition.to_string())))
+        .unwrap();
+    let answer = Client::builder(TokioExecutor::new()).build_http().request(request).await.unwrap();
+    assert!(answer.status().is_success(), "{answer:?}");
     table
 }
 
-pub(crate) async fn dynamodb() -> DynamoDb {
-    let table = new_table().await;
-    DynamoDbDataStore::builder(table).config(config(&dynamodb_uri())).build_async().unwrap()
-}
-
-pub(crate) fn redis() -> Redis {
-    RedisDataStore::builder(redis_url()).prefix(unique("prefix")).build_async().unwrap()
-}
-
-/// A LaunchDarkly as flag-sync reads it.
-pub(crate) fn source(standin: &standins::LaunchDarkly) -> LaunchDarkly {
-    let key = SdkKey::parse("sdk-test").unwrap().unwrap();
-    let transport = Transport::new(Clock::default(), Duration::from_secs(10));
-    LaunchDarkly::new(transport, &standin.uri(), &key, Fetch::Environment)
-}
-
-pub(crate) async fn sync(store: &impl Store, launchdarkly: &LaunchDarkly) -> Result<Report, SyncError> {
-    let pause = Duration::from_millis(1);
-    redirect::sync::writer::sync(store, launchdarkly, pause, MassChange::Unconfirmed, |_, _| ()).await
-}
-
 /// Waits for a line of a function's log that fits.
-pub(crate) async fn line(
-    function: &standins::Function,
-    fits: impl Fn(&serde_json::Value) -> bool,
-) -> serde_json::Value {
+pub async fn line(function: &Function, fits: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
     let found = |log: &[String]| log.iter().find_map(|line| serde_json::from_str(line).ok().filter(|line| fits(line)));
     let log = function.log_when(|log| found(log).is_some()).await;
     found(&log).unwrap_or_else(|| panic!("no such line before the function ended: {log:?}"))

@@ -1,7 +1,8 @@
 //! One fetch: from a flag's key to the flag and its references (prerequisites, and the segments of rules), level by
 //! level; and what to evaluate from when only a part of it arrived.
 
-use super::{Item, ItemKind, Items, SourceError, Wanted};
+use super::SourceError;
+use crate::items::{Item, ItemKey, ItemKind, Items};
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -32,27 +33,28 @@ pub(super) enum Read {
 /// Reads the items of one level, and hands each to [`Collection::answer`] as soon as it has arrived, so that what has
 /// arrived counts when the rest does not come in time. `Err` means that none of the level can be read.
 pub(super) trait Reader: Sync {
-    fn read(&self, wanted: &[Wanted], collection: &Collection) -> impl Future<Output = Result<(), SourceError>> + Send;
+    fn read(&self, wanted: &[ItemKey], collection: &Collection)
+    -> impl Future<Output = Result<(), SourceError>> + Send;
 }
 
 /// A fetch of a flag and its references: what it asks for, and what has arrived so far.
 pub struct Collection {
-    flag: Wanted,
+    flag: ItemKey,
     known: Arc<Items>,
-    resting: BTreeSet<Wanted>,
+    resting: BTreeSet<ItemKey>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    answers: HashMap<Wanted, Answer>,
+    answers: HashMap<ItemKey, Answer>,
     /// The size of all answers together.
     bytes: usize,
     /// The items of the current level. When all together are too large, the last ones by name are dropped, so that the
     /// order in which they arrive makes no difference.
-    level: BTreeSet<Wanted>,
+    level: BTreeSet<ItemKey>,
     /// The first by name that was dropped: what comes after it does not fit either.
-    first_dropped: Option<Wanted>,
+    first_dropped: Option<ItemKey>,
     time_to_live: Option<Duration>,
     synced: Option<SystemTime>,
 }
@@ -69,22 +71,22 @@ pub struct Resolved {
     /// The flag and its references; last known copies where a reference did not arrive.
     pub items: Items,
     /// References that did not arrive and have no known copy.
-    pub unknown: BTreeSet<Wanted>,
+    pub unknown: BTreeSet<ItemKey>,
     /// A segment that is missing although the result of a negated clause depends on it. The SDK takes every context
     /// for a non-member of a missing segment, so the clause would match everyone.
-    pub negated: Option<Wanted>,
+    pub negated: Option<ItemKey>,
     /// How long the source may serve the same data again, if it says so (LaunchDarkly's TTL setting).
     pub time_to_live: Option<Duration>,
     /// When flag-sync last succeeded, if the source is a store that it fills.
     pub synced: Option<SystemTime>,
     /// Reachable, and neither answered nor resting.
-    open: Vec<Wanted>,
+    open: Vec<ItemKey>,
 }
 
 impl Collection {
     /// A fetch that keeps `known` copies where a reference does not arrive, and does not ask for those that are
     /// `resting` after a failure.
-    pub fn new(flag_key: &str, known: Arc<Items>, resting: BTreeSet<Wanted>) -> Self {
+    pub fn new(flag_key: &str, known: Arc<Items>, resting: BTreeSet<ItemKey>) -> Self {
         Self { flag: (ItemKind::Flag, flag_key.to_owned()), known, resting, state: Mutex::default() }
     }
 
@@ -94,7 +96,7 @@ impl Collection {
     }
 
     /// The last known copy of an item.
-    pub(super) fn known(&self, (kind, key): &Wanted) -> Option<&Item> {
+    pub(super) fn known(&self, (kind, key): &ItemKey) -> Option<&Item> {
         self.known.get(*kind, key)
     }
 
@@ -130,7 +132,7 @@ impl Collection {
     }
 
     /// Records what a source returned for an item.
-    pub(super) fn answer(&self, wanted: &Wanted, read: Read) {
+    pub(super) fn answer(&self, wanted: &ItemKey, read: Read) {
         let answer = match read {
             Read::Missing => Answer::Missing,
             Read::Unchanged => match self.known(wanted) {
@@ -149,7 +151,7 @@ impl Collection {
         state.drop_what_does_not_fit(wanted);
     }
 
-    fn found(&self, wanted: &Wanted, json: String, etag: Option<String>) -> Answer {
+    fn found(&self, wanted: &ItemKey, json: String, etag: Option<String>) -> Answer {
         let limit = if *wanted == self.flag { MAX_BYTES } else { MAX_REFERENCE_BYTES };
         if json.len() > limit {
             return Answer::Failed(too_large(wanted, limit));
@@ -189,7 +191,7 @@ impl Collection {
     }
 
     /// The references that failed, and why, among those that were asked for.
-    pub fn failures(&self) -> Vec<(Wanted, SourceError)> {
+    pub fn failures(&self) -> Vec<(ItemKey, SourceError)> {
         let state = self.state.lock();
         let failures = state.answers.iter().filter_map(|(wanted, answer)| match answer {
             Answer::Failed(error) => Some((wanted.clone(), error.clone())),
@@ -199,7 +201,7 @@ impl Collection {
     }
 
     /// Whether an item is one that this fetch did not ask for because it failed before.
-    pub fn is_resting(&self, wanted: &Wanted) -> bool {
+    pub fn is_resting(&self, wanted: &ItemKey) -> bool {
         self.resting.contains(wanted) && !self.state.lock().answers.contains_key(wanted)
     }
 
@@ -212,7 +214,7 @@ impl Collection {
         let mut resolved = Resolved { time_to_live: state.time_to_live, synced: state.synced, ..Resolved::default() };
         let mut bytes = 0;
         // Whether a negated clause depends on an item; one that was seen without is seen again.
-        let mut seen: HashMap<Wanted, bool> = HashMap::new();
+        let mut seen: HashMap<ItemKey, bool> = HashMap::new();
         let mut queue = VecDeque::from([(self.flag.clone(), false)]);
         while let Some((wanted, negated)) = queue.pop_front() {
             let before = seen.get(&wanted).copied();
@@ -244,7 +246,7 @@ impl Collection {
                     resolved.items.insert(*kind, key.clone(), item.clone());
                 }
                 let references = item.references().iter();
-                queue.extend(references.map(|reference| (reference.wanted.clone(), negated || reference.negated)));
+                queue.extend(references.map(|reference| (reference.key.clone(), negated || reference.negated)));
             } else {
                 if !matches!(state.answers.get(&wanted), Some(Answer::Missing)) {
                     resolved.unknown.insert(wanted.clone());
@@ -259,7 +261,7 @@ impl Collection {
 }
 
 impl State {
-    fn drop_what_does_not_fit(&mut self, arrived: &Wanted) {
+    fn drop_what_does_not_fit(&mut self, arrived: &ItemKey) {
         if self.first_dropped.as_ref().is_some_and(|first| first < arrived) {
             self.drop_item(arrived);
         }
@@ -270,7 +272,7 @@ impl State {
         }
     }
 
-    fn drop_item(&mut self, wanted: &Wanted) {
+    fn drop_item(&mut self, wanted: &ItemKey) {
         self.level.remove(wanted);
         let Some(answer) = self.answers.get_mut(wanted) else { return };
         if let Answer::Item(item) = answer {
@@ -281,11 +283,11 @@ impl State {
     }
 }
 
-fn named((kind, key): &Wanted) -> String {
+fn named((kind, key): &ItemKey) -> String {
     format!("the {} {key:?}", kind.singular())
 }
 
-fn too_large(wanted: &Wanted, limit: usize) -> SourceError {
+fn too_large(wanted: &ItemKey, limit: usize) -> SourceError {
     SourceError::TooLarge { what: named(wanted), limit }
 }
 
@@ -396,7 +398,7 @@ mod tests {
     struct InOrder(Vec<(&'static str, usize)>);
 
     impl Reader for InOrder {
-        async fn read(&self, wanted: &[Wanted], collection: &Collection) -> Result<(), SourceError> {
+        async fn read(&self, wanted: &[ItemKey], collection: &Collection) -> Result<(), SourceError> {
             if let [(ItemKind::Flag, _)] = wanted {
                 let keys: Vec<_> = self.0.iter().map(|(key, _)| *key).collect();
                 collection.answer(&wanted[0], Read::Found { json: flag("a", &[], &keys), etag: None });

@@ -3,15 +3,14 @@
 //! By default one request per item, to the endpoints that LaunchDarkly's PHP SDK uses and the Relay Proxy serves too
 //! (<https://launchdarkly.com/docs/sdk/relay-proxy/endpoints>): about 600 bytes instead of the whole environment.
 
-use super::{Collection, FlagSource, Read, Reader, SourceError, Wanted, Whole};
-use crate::settings::{Fetch, SdkKey};
-use crate::transport::{RequestError, Response, Transport};
+use super::{Collection, FlagSource, Read, Reader, SourceError, Whole};
+use crate::items::{Everything, ItemKey};
+use crate::sdk_key::SdkKey;
+use crate::transport::{RequestError, Response, Transport, retry_after};
 use flate2::read::GzDecoder;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
-use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, ETAG, IF_NONE_MATCH, RETRY_AFTER, USER_AGENT,
-};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, ETAG, IF_NONE_MATCH, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use std::fmt::Write as _;
 use std::io::Read as _;
@@ -23,30 +22,33 @@ const LARGEST: usize = 16 * 1024 * 1024;
 /// The largest single item that is read. How much of it is kept is for the collection to say.
 const MAX_ITEM_BYTES: usize = 4 * 1024 * 1024;
 
+/// What the requests name as their sender.
+const USER_AGENT_NAME: &str = concat!("flag-data/", env!("CARGO_PKG_VERSION"));
+
 /// How many items are requested at once.
 const CONCURRENCY: usize = 8;
-
-/// The longest time for which LaunchDarkly can ask to be left alone.
-const LONGEST_WAIT: Duration = Duration::from_secs(3_600);
-
-/// How long to wait when a 429 does not say.
-const USUAL_WAIT: Duration = Duration::from_secs(10);
 
 /// Flag data from LaunchDarkly.
 pub struct LaunchDarkly {
     transport: Transport,
     base_uri: String,
     authorization: HeaderValue,
-    fetch: Fetch,
+    whole_environment: bool,
 }
 
 impl LaunchDarkly {
-    /// A source that asks `base_uri` with the SDK key of an environment.
-    pub fn new(transport: Transport, base_uri: &str, key: &SdkKey, fetch: Fetch) -> Self {
+    /// A source that calls `base_uri` with the SDK key of an environment, for each item by itself.
+    pub fn new(transport: Transport, base_uri: &str, key: &SdkKey) -> Self {
         // A checked key is printable ASCII, which a header value may always hold.
         let mut authorization = HeaderValue::from_str(key.reveal()).unwrap_or_else(|_| HeaderValue::from_static(""));
         authorization.set_sensitive(true);
-        Self { transport, base_uri: base_uri.to_owned(), authorization, fetch }
+        Self { transport, base_uri: base_uri.to_owned(), authorization, whole_environment: false }
+    }
+
+    /// The same with one request for everything in the environment.
+    #[must_use]
+    pub fn whole_environment(self) -> Self {
+        Self { whole_environment: true, ..self }
     }
 
     async fn get(
@@ -57,9 +59,8 @@ impl LaunchDarkly {
     ) -> Result<(String, Response), SourceError> {
         let uri = format!("{}{path}", self.base_uri);
         let unreachable = |why: String| SourceError::Unreachable { uri: uri.clone(), why };
-        let mut request = Request::get(&uri)
-            .header(AUTHORIZATION, &self.authorization)
-            .header(USER_AGENT, concat!("redirect/", env!("CARGO_PKG_VERSION")));
+        let mut request =
+            Request::get(&uri).header(AUTHORIZATION, &self.authorization).header(USER_AGENT, USER_AGENT_NAME);
         if let Some((name, value)) = more {
             request = request.header(name, value);
         }
@@ -94,8 +95,7 @@ impl LaunchDarkly {
     ///
     /// # Errors
     /// Like a fetch.
-    #[cfg(feature = "sync")]
-    pub async fn everything(&self) -> Result<crate::stores::Everything, SourceError> {
+    pub async fn everything(&self) -> Result<Everything, SourceError> {
         let (uri, json) = self.latest_all().await?;
         Ok(Whole::parse(&json, &uri)?.to_stored())
     }
@@ -108,19 +108,17 @@ impl FlagSource for LaunchDarkly {
 
     fn fetch<'a>(&'a self, collection: &'a Collection) -> BoxFuture<'a, Result<(), SourceError>> {
         Box::pin(async move {
-            match self.fetch {
-                Fetch::Items => collection.read_from(self).await,
-                Fetch::Environment => {
-                    let (uri, json) = self.latest_all().await?;
-                    collection.read_from(&Whole::parse(&json, &uri)?).await
-                }
+            if !self.whole_environment {
+                return collection.read_from(self).await;
             }
+            let (uri, json) = self.latest_all().await?;
+            collection.read_from(&Whole::parse(&json, &uri)?).await
         })
     }
 }
 
 impl LaunchDarkly {
-    async fn read_one(&self, wanted: &Wanted, collection: &Collection) -> Result<Read, SourceError> {
+    async fn read_one(&self, wanted: &ItemKey, collection: &Collection) -> Result<Read, SourceError> {
         let (kind, key) = wanted;
         let path = format!("/sdk/{}/{}", kind.plural(), path_segment(key));
         let etag = collection.known(wanted).and_then(|item| item.etag());
@@ -140,7 +138,7 @@ impl LaunchDarkly {
 
 /// One request per item.
 impl Reader for LaunchDarkly {
-    async fn read(&self, wanted: &[Wanted], collection: &Collection) -> Result<(), SourceError> {
+    async fn read(&self, wanted: &[ItemKey], collection: &Collection) -> Result<(), SourceError> {
         let read = |wanted| async move {
             let read = self.read_one(wanted, collection).await.unwrap_or_else(Read::Failed);
             collection.answer(wanted, read);
@@ -184,12 +182,6 @@ fn path_segment(key: &str) -> String {
     segment
 }
 
-/// `Retry-After` in seconds; LaunchDarkly does not send the date form.
-pub(crate) fn retry_after(headers: &HeaderMap) -> Duration {
-    let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    seconds.map_or(USUAL_WAIT, Duration::from_secs).min(LONGEST_WAIT)
-}
-
 /// The environment's TTL setting comes back as `Cache-Control: max-age`.
 /// <https://launchdarkly.com/docs/home/account/environment/settings#ttl-settings>
 fn max_age(headers: &HeaderMap) -> Option<Duration> {
@@ -229,19 +221,5 @@ mod tests {
         check_max_age("max-age=0", Some(0));
         check_max_age("no-store", None);
         check_max_age("max-age=soon", None);
-    }
-
-    #[track_caller]
-    fn check_retry_after(header: &'static str, expected: u64) {
-        let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(header))]);
-        assert_eq!(retry_after(&headers), Duration::from_secs(expected), "{header}");
-    }
-
-    #[test]
-    fn a_wait_is_respected_within_reason() {
-        check_retry_after("7", 7);
-        check_retry_after("99999999", 3_600);
-        check_retry_after("tomorrow", 10);
-        assert_eq!(retry_after(&HeaderMap::new()), USUAL_WAIT);
     }
 }

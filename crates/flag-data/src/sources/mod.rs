@@ -7,19 +7,15 @@ mod launchdarkly;
 mod store;
 mod whole;
 
-pub use bundled::{Bundled, Package};
+pub use bundled::Bundled;
 pub use collect::{Collection, Resolved};
 use collect::{Read, Reader};
 pub use launchdarkly::LaunchDarkly;
-pub(crate) use launchdarkly::retry_after;
 #[cfg(any(feature = "dynamodb", feature = "redis"))]
 pub use store::StoreSource;
 use whole::Whole;
 
-use crate::flags::{Item, Items};
 use futures_util::future::BoxFuture;
-use launchdarkly_server_sdk::{Flag, Segment};
-use serde::Serialize;
 use std::time::Duration;
 
 /// A place that has flag data.
@@ -77,44 +73,5 @@ impl SourceError {
             | (Self::Refused { status, .. }, Self::Refused { status: other, .. }) => status == other,
             _ => std::mem::discriminant(self) == std::mem::discriminant(other),
         }
-    }
-}
-
-/// A flag or a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ItemKind {
-    /// A feature flag.
-    Flag,
-    /// A segment.
-    Segment,
-}
-
-impl ItemKind {
-    /// As LaunchDarkly's addresses and data name it.
-    pub fn plural(self) -> &'static str {
-        match self {
-            Self::Flag => "flags",
-            Self::Segment => "segments",
-        }
-    }
-
-    /// As a sentence names one.
-    pub fn singular(self) -> &'static str {
-        match self {
-            Self::Flag => "flag",
-            Self::Segment => "segment",
-        }
-    }
-}
-
-/// An item that a flag needs.
-pub type Wanted = (ItemKind, String);
-
-/// Whether the SDK can read an item, so that a malformed one is told by name when it arrives and not at each decision.
-pub(crate) fn check(kind: ItemKind, json: &str) -> Result<(), serde_json::Error> {
-    match kind {
-        ItemKind::Flag => serde_json::from_str::<Flag>(json).map(drop),
-        ItemKind::Segment => serde_json::from_str::<Segment>(json).map(drop),
     }
 }

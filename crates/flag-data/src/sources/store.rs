@@ -1,7 +1,8 @@
 //! A store that flag-sync or the Relay Proxy fills, or several replicas of it.
 
-use super::{Collection, FlagSource, Read, Reader, SourceError, Wanted};
-use crate::stores::{Contents, State, Store, StoreError, Stored};
+use super::{Collection, FlagSource, Read, Reader, SourceError};
+use crate::items::{ItemKey, State, Stored};
+use crate::stores::{Contents, Store, StoreError};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::time::Duration;
@@ -29,7 +30,7 @@ impl<S: Store> StoreSource<S> {
 
     /// Reads one replica after the other, without giving up on the earlier ones, and uses the first answer of one that
     /// holds complete data.
-    async fn read_replicas(&self, wanted: &[Wanted]) -> Result<Contents, SourceError> {
+    async fn read_replicas(&self, wanted: &[ItemKey]) -> Result<Contents, SourceError> {
         let mut waiting = self.replicas.iter();
         let mut asked = FuturesUnordered::new();
         let mut first_error = None;
@@ -73,7 +74,7 @@ impl<S: Store> FlagSource for StoreSource<S> {
 
 /// One read per level.
 impl<S: Store> Reader for StoreSource<S> {
-    async fn read(&self, wanted: &[Wanted], collection: &Collection) -> Result<(), SourceError> {
+    async fn read(&self, wanted: &[ItemKey], collection: &Collection) -> Result<(), SourceError> {
         let Contents { items, marks } = self.read_replicas(wanted).await?;
         collection.synced(marks.synced);
         for (wanted, item) in wanted.iter().zip(items) {

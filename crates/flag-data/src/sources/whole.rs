@@ -1,6 +1,7 @@
 //! Flag data that is available as a whole: LaunchDarkly's `{"flags": {..}, "segments": {..}}`.
 
-use super::{Collection, ItemKind, Read, Reader, SourceError, Wanted};
+use super::{Collection, Read, Reader, SourceError};
+use crate::items::{Everything, ItemKey, ItemKind, Stored};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::{Borrow, Cow};
@@ -32,10 +33,8 @@ impl<'a> Whole<'a> {
     }
 }
 
-#[cfg(feature = "sync")]
 impl Whole<'_> {
-    pub(super) fn to_stored(&self) -> crate::stores::Everything {
-        use crate::stores::{Everything, Stored};
+    pub(super) fn to_stored(&self) -> Everything {
         let stored = |items: &HashMap<Key<'_>, &RawValue>| {
             items.iter().map(|(Key(key), json)| (key.to_string(), Stored::parse(json.get().to_owned()))).collect()
         };
@@ -44,7 +43,7 @@ impl Whole<'_> {
 }
 
 impl Reader for Whole<'_> {
-    async fn read(&self, wanted: &[Wanted], collection: &Collection) -> Result<(), SourceError> {
+    async fn read(&self, wanted: &[ItemKey], collection: &Collection) -> Result<(), SourceError> {
         for item @ (kind, key) in wanted {
             let items = match kind {
                 ItemKind::Flag => &self.flags,

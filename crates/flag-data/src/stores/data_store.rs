@@ -1,7 +1,8 @@
 //! A store as LaunchDarkly's SDK takes it: with synchronous calls, from any thread.
 
-use super::{Condition, Everything, State, Store, StoreError, Stored};
-use crate::sources::ItemKind;
+use super::{Condition, Store, StoreError};
+use crate::items::ItemKind;
+use crate::items::{Everything, State, Stored};
 use launchdarkly_server_sdk::{AllData, DataKind, PersistentDataStore, PersistentStoreError, SerializedItem};
 use serde_json::Value;
 use std::collections::HashMap;

@@ -17,8 +17,9 @@ use super::{
     AwsTransport, Condition, Contents, DataStore, Everything, INITED, Marks, SYNCED, Store, StoreError, Stored,
     USUAL_TIME_OUT, from_millis, namespace, to_millis,
 };
-use crate::flags::{Clock, random};
-use crate::sources::{ItemKind, Wanted};
+use crate::backoff::jitter;
+use crate::clock::Clock;
+use crate::items::{ItemKey, ItemKind};
 use crate::transport::Transport;
 use aws_credential_types::Credentials;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
@@ -112,9 +113,8 @@ impl DynamoDbBuilder {
     }
 
     /// The clock that sees a freeze.
-    #[cfg(feature = "sync")]
     #[must_use]
-    pub(crate) fn clock(mut self, clock: Clock) -> Self {
+    pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
@@ -190,7 +190,7 @@ impl DynamoDb {
     }
 
     /// A replica of the table, read by this function: without retries, since another replica is the better one.
-    pub(crate) fn replica(table: &str, prefix: &str, region: &str, transport: Transport) -> Result<Self, StoreError> {
+    pub fn replica(table: &str, prefix: &str, region: &str, transport: Transport) -> Result<Self, StoreError> {
         let config = from_environment(table, Some(region))?
             .retry_config(RetryConfig::disabled())
             .http_client(AwsTransport(transport));
@@ -329,10 +329,10 @@ impl DynamoDb {
 }
 
 impl Store for DynamoDb {
-    async fn read(&self, wanted: &[Wanted]) -> Result<Contents, StoreError> {
+    async fn read(&self, wanted: &[ItemKey]) -> Result<Contents, StoreError> {
         let (inited, synced) = (self.mark(INITED), self.mark(SYNCED));
         // DynamoDB refuses a batch that asks for one key twice.
-        let items: HashSet<&Wanted> = wanted.iter().collect();
+        let items: HashSet<&ItemKey> = wanted.iter().collect();
         let keys = items.into_iter().map(|(kind, key)| self.key_of(*kind, key));
         let rows = self.get([inited.clone(), synced.clone()].into_iter().chain(keys).collect()).await?;
         let mut found: HashMap<(&str, &str), &Row> = HashMap::new();
@@ -455,7 +455,7 @@ fn was_done<T, E: ProvideErrorMetadata, R>(outcome: Result<T, SdkError<E, R>>) -
 fn pauses() -> impl Iterator<Item = Option<Duration>> {
     (1..=MOST_TRIES).map(|tried| {
         let longest = FIRST_PAUSE * 2_u32.pow(tried - 1);
-        (tried < MOST_TRIES).then(|| longest.mul_f64(0.5 + random() / 2.0))
+        (tried < MOST_TRIES).then(|| longest.mul_f64(0.5 + jitter() / 2.0))
     })
 }
 

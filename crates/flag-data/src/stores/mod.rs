@@ -5,8 +5,9 @@
 //! A database is a [`Store`]: [`DynamoDb`] or [`Redis`]. What works with any of them:
 //! - [`DataStore`], by the names [`DynamoDbDataStore`] and [`RedisDataStore`], for every Rust program that uses
 //!   LaunchDarkly's SDK;
-//! - [`StoreSource`](crate::sources::StoreSource), for the function of this crate;
-//! - the module `sync`, which keeps a store up to date.
+//! - [`StoreSource`](crate::sources::StoreSource), which reads a flag and its references from it.
+//!
+//! The crate `flag-sync` keeps a store up to date.
 
 #[cfg(feature = "dynamodb")]
 mod aws;
@@ -18,14 +19,15 @@ mod redis;
 
 #[cfg(feature = "dynamodb")]
 pub use aws::AwsTransport;
+#[cfg(feature = "dynamodb")]
+pub use aws_sdk_dynamodb;
 pub use data_store::DataStore;
 #[cfg(feature = "dynamodb")]
 pub use dynamodb::{DynamoDb, DynamoDbBuilder, DynamoDbDataStore};
 #[cfg(feature = "redis")]
 pub use redis::{Redis, RedisBuilder, RedisDataStore};
 
-use crate::sources::{ItemKind, Wanted};
-use serde::Deserialize;
+use crate::items::{Everything, ItemKey, ItemKind, Stored};
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
@@ -57,53 +59,6 @@ pub enum StoreError {
     Failed { store: String, why: String },
 }
 
-/// What a row of a store holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// A flag or a segment.
-    Live,
-    /// A tombstone: the item was deleted, and older versions of it must not come back.
-    Deleted,
-    /// Something that is no JSON of an item.
-    Malformed,
-}
-
-/// A flag or a segment, or its tombstone, as a store holds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
-    /// Its version in LaunchDarkly.
-    pub version: u64,
-    /// What it is.
-    pub state: State,
-    /// The JSON, verbatim.
-    pub json: String,
-}
-
-impl Stored {
-    /// Reads an item or a tombstone of any SDK: Rust's and Go's have the key `$deleted`, Node's has none in Redis and
-    /// its own in DynamoDB; each has `deleted` and `version`.
-    pub fn parse(json: String) -> Self {
-        #[derive(Deserialize)]
-        struct Model {
-            version: u64,
-            #[serde(default)]
-            deleted: bool,
-        }
-        let (version, state) = match serde_json::from_str(&json) {
-            Ok(Model { version, deleted: false }) => (version, State::Live),
-            Ok(Model { version, deleted: true }) => (version, State::Deleted),
-            Err(_) => (0, State::Malformed),
-        };
-        Self { version, state, json }
-    }
-
-    /// A tombstone, as the Rust SDK writes it.
-    pub fn tombstone(version: u64) -> Self {
-        let json = format!(r#"{{"version":{version},"key":"$deleted","deleted":true}}"#);
-        Self { version, state: State::Deleted, json }
-    }
-}
-
 /// What a store says of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
@@ -122,30 +77,6 @@ pub struct Contents {
     pub marks: Marks,
 }
 
-/// Everything that a store is to hold.
-#[derive(Clone, Debug, Default)]
-#[allow(missing_docs)]
-pub struct Everything {
-    pub flags: HashMap<String, Stored>,
-    pub segments: HashMap<String, Stored>,
-}
-
-impl Everything {
-    /// The items of a kind.
-    #[cfg(feature = "sync")]
-    pub(crate) fn of(&self, kind: ItemKind) -> &HashMap<String, Stored> {
-        match kind {
-            ItemKind::Flag => &self.flags,
-            ItemKind::Segment => &self.segments,
-        }
-    }
-
-    /// The kinds in the order in which they are written: a flag comes after the segments that it names.
-    pub fn kinds(&self) -> [(ItemKind, &HashMap<String, Stored>); 2] {
-        [(ItemKind::Segment, &self.segments), (ItemKind::Flag, &self.flags)]
-    }
-}
-
 /// On what a write depends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition<'a> {
@@ -159,7 +90,7 @@ pub enum Condition<'a> {
 /// A database that holds flag data. Every method may be called from many tasks and processes at once.
 pub trait Store: Send + Sync + 'static {
     /// Reads items, and the marks with them.
-    fn read(&self, wanted: &[Wanted]) -> impl Future<Output = Result<Contents, StoreError>> + Send;
+    fn read(&self, wanted: &[ItemKey]) -> impl Future<Output = Result<Contents, StoreError>> + Send;
 
     /// Reads all items of a kind, tombstones too.
     fn all(&self, kind: ItemKind) -> impl Future<Output = Result<HashMap<String, Stored>, StoreError>> + Send;
@@ -211,27 +142,6 @@ fn from_millis(text: &str) -> Option<SystemTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[track_caller]
-    fn check(json: &str, version: u64, state: State) {
-        let stored = Stored::parse(json.to_owned());
-        assert_eq!((stored.version, stored.state), (version, state), "{json}");
-        assert_eq!(stored.json, json);
-    }
-
-    #[test]
-    fn items_and_every_dialect_of_tombstones_are_read() {
-        check(r#"{"key":"a","version":3,"on":true}"#, 3, State::Live);
-        check(r#"{"key":"a","version":3,"deleted":false}"#, 3, State::Live);
-        check(r#"{"version":4,"key":"$deleted","deleted":true}"#, 4, State::Deleted);
-        check(r#"{"key":"$deleted","on":false,"variations":[],"version":4,"deleted":true}"#, 4, State::Deleted);
-        check(r#"{"key":"a","version":4,"deleted":true}"#, 4, State::Deleted);
-        check(r#"{"version":4,"deleted":true}"#, 4, State::Deleted);
-        check("", 0, State::Malformed);
-        check(r#"{"key":"a"}"#, 0, State::Malformed);
-        check("[", 0, State::Malformed);
-        assert_eq!(Stored::parse(Stored::tombstone(7).json), Stored::tombstone(7));
-    }
 
     #[test]
     fn times_are_kept_to_the_millisecond() {

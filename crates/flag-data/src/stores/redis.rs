@@ -20,9 +20,9 @@ use super::{
     Condition, Contents, DataStore, Everything, INITED, Marks, SYNCED, Store, StoreError, Stored, USUAL_TIME_OUT,
     from_millis, namespace, to_millis,
 };
-use crate::flags::{Clock, Moment};
-use crate::sources::{ItemKind, Wanted};
-use crate::transport::LONGEST_IDLE;
+use crate::clock::{Clock, Moment};
+use crate::items::{ItemKey, ItemKind};
+use crate::transport::MAX_IDLE;
 use launchdarkly_server_sdk::{PersistentDataStore, PersistentDataStoreFactory};
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
@@ -134,7 +134,7 @@ impl RedisBuilder {
 
     /// The clock that sees a freeze.
     #[must_use]
-    pub(crate) fn clock(mut self, clock: Clock) -> Self {
+    pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
@@ -197,7 +197,7 @@ impl Redis {
     /// The connection, if it was used a moment ago.
     fn warm(&self) -> Option<MultiplexedConnection> {
         let mut connection = self.connection.lock();
-        let (warm, used) = connection.as_mut().filter(|(_, used)| self.clock.since(*used) <= LONGEST_IDLE)?;
+        let (warm, used) = connection.as_mut().filter(|(_, used)| self.clock.since(*used) <= MAX_IDLE)?;
         *used = self.clock.now();
         Some(warm.clone())
     }
@@ -277,7 +277,7 @@ impl Drop for InFlight<'_> {
 }
 
 impl Store for Redis {
-    async fn read(&self, wanted: &[Wanted]) -> Result<Contents, StoreError> {
+    async fn read(&self, wanted: &[ItemKey]) -> Result<Contents, StoreError> {
         let mut pipe = redis::pipe();
         pipe.cmd("EXISTS").arg(self.key(INITED)).cmd("GET").arg(self.key(SYNCED));
         let of = |kind: ItemKind| wanted.iter().filter(move |wanted| wanted.0 == kind).map(|(_, key)| key);
