@@ -28,7 +28,7 @@ def main(mode: str, uri: str, table: str, prefix: str, *rest: str) -> None:
         (stream,) = rest
         client = LDClient(Config("sdk-test", stream_uri=stream, base_uri=stream, events_uri=stream, **common), 10)
         if not client.is_initialized():
-            sys.exit("the client was not initialised")
+            sys.exit("the client was not initialized")
     else:
         flag, count = rest
         client = LDClient(Config("sdk-test", use_ldd=True, **common))

@@ -25,7 +25,7 @@ async fn fill(store: &impl Store, data: Data) {
 
 async fn filled(table: &str) -> DynamoDb {
     let store = DynamoDbDataStore::builder(table).config(config(&servers::dynamodb_uri()));
-    let store = store.build_async().unwrap();
+    let store = store.build().unwrap();
     fill(&store, rebrand()).await;
     store
 }
@@ -106,14 +106,14 @@ async fn a_change_reaches_the_function_and_an_outage_does_not_hurt_it() {
         let line = edge.decide("192.0.2.1").await;
         assert_eq!((&line["reason"], &line["flag_version"]), (&json!("FALLTHROUGH"), &json!(12)));
     }
-    let told =
+    let logged =
         servers::line(&edge.function, |line| line["message"].as_str().unwrap_or_default().contains("AccessDenied"))
             .await;
-    assert_eq!(told["level"], "error");
+    assert_eq!(logged["level"], "error");
 }
 
 #[tokio::test]
-async fn a_store_that_is_not_initialised_is_not_trusted() {
+async fn a_store_that_is_not_initialized_is_not_trusted() {
     let table = servers::new_table().await;
     let uri = servers::dynamodb_uri();
     let edge = start(&[
@@ -130,10 +130,10 @@ async fn a_store_that_is_not_initialised_is_not_trusted() {
 }
 
 #[tokio::test]
-async fn a_store_that_was_not_synchronised_for_long_is_told() {
+async fn a_store_that_was_not_synchronized_for_long_is_logged() {
     let table = servers::new_table().await;
     let store = DynamoDbDataStore::builder(&table).config(config(&servers::dynamodb_uri()));
-    let store = store.build_async().unwrap();
+    let store = store.build().unwrap();
     let flags = rebrand().flags.into_iter();
     let flags = flags.map(|(key, flag)| (key, Stored::parse(flag.to_string()))).collect();
     let everything = Everything { flags, segments: std::collections::HashMap::new() };
@@ -157,7 +157,7 @@ async fn a_store_that_was_not_synchronised_for_long_is_told() {
 #[tokio::test]
 async fn redis_is_a_source_too() {
     let prefix = servers::unique("edge");
-    let store = RedisDataStore::builder(servers::redis_url()).prefix(&prefix).build_async().unwrap();
+    let store = RedisDataStore::builder(servers::redis_url()).prefix(&prefix).build().unwrap();
     fill(&store, rebrand()).await;
     let url = servers::redis_url();
     let edge = start(&[

@@ -136,7 +136,7 @@ const AT_ONCE: (&str, &str) = ("REDIRECT_REFRESH_AFTER_SECONDS", "0");
 async fn redis_holds_nothing_up() {
     for (what, before, after, member) in lines() {
         let prefix = servers::unique("kill-switch");
-        let store = RedisDataStore::builder(servers::redis_url()).prefix(&prefix).build_async().unwrap();
+        let store = RedisDataStore::builder(servers::redis_url()).prefix(&prefix).build().unwrap();
         store.replace(&before).await.unwrap();
         let url = servers::redis_url();
         let settings = [
@@ -163,7 +163,7 @@ async fn dynamodb_holds_nothing_up() {
 async fn new_store() -> (String, DynamoDb) {
     let table = servers::new_table().await;
     let store = DynamoDbDataStore::builder(&table).config(config(&servers::dynamodb_uri()));
-    (table, store.build_async().unwrap())
+    (table, store.build().unwrap())
 }
 
 async fn start(table: &str, uri: &str, regions: &str) -> Edge {

@@ -1,4 +1,4 @@
-//! What every store does, each checked by the same tests.
+//! The contract of a store: the same tests for each.
 
 use crate::databases::one;
 use crate::memory::Memory;
@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// An item as LaunchDarkly sends it: spaces and order are its own, and stay as they are.
+/// An item as LaunchDarkly sends it, whose spaces and order must stay.
 pub(crate) fn item(key: &str, version: u64) -> Stored {
     Stored::parse(format!(r#"{{ "version":{version}, "key":"{key}","text":"ä€ \"quoted\" \n" }}"#))
 }
@@ -23,14 +23,14 @@ async fn is_initialized(store: &impl Store) -> bool {
     store.read(&[]).await.unwrap().marks.initialized
 }
 
-async fn nothing_is_there_at_first(store: impl Store) {
+async fn a_new_store_is_empty(store: impl Store) {
     assert!(!is_initialized(&store).await);
     assert_eq!(one(&store, Flag, "a").await, None);
     assert!(store.all(Flag).await.unwrap().is_empty());
     assert_eq!(store.read(&[]).await.unwrap().marks.synced, None);
 }
 
-async fn what_was_written_is_read_verbatim(store: impl Store) {
+async fn an_item_is_read_verbatim(store: impl Store) {
     let everything = Everything { flags: items(&[("a", 1), ("b", 2)]), segments: items(&[("a", 7)]) };
     store.replace(&everything).await.unwrap();
     assert!(is_initialized(&store).await);
@@ -56,7 +56,7 @@ async fn several_are_read_at_once_in_their_order(store: impl Store) {
     assert_eq!(contents.items.len(), wanted.len());
 }
 
-async fn replacing_deletes_what_is_gone_and_ignores_versions(store: impl Store) {
+async fn replacing_deletes_other_items_and_ignores_versions(store: impl Store) {
     let first = Everything { flags: items(&[("a", 5), ("b", 2)]), segments: items(&[("s", 1)]) };
     store.replace(&first).await.unwrap();
     let second = Everything { flags: items(&[("a", 3), ("c", 1)]), segments: HashMap::new() };
@@ -65,26 +65,26 @@ async fn replacing_deletes_what_is_gone_and_ignores_versions(store: impl Store) 
     assert!(store.all(Segment).await.unwrap().is_empty());
 }
 
-async fn only_a_newer_version_is_taken(store: impl Store) {
-    for (version, is_taken, then) in [(5, true, 5), (4, false, 5), (5, false, 5), (6, true, 6)] {
+async fn only_a_newer_version_is_written(store: impl Store) {
+    for (version, is_written, then) in [(5, true, 5), (4, false, 5), (5, false, 5), (6, true, 6)] {
         let new = item("a", version);
-        assert_eq!(store.put(Flag, "a", &new, Condition::Newer).await.unwrap(), is_taken, "{version}");
+        assert_eq!(store.put(Flag, "a", &new, Condition::Newer).await.unwrap(), is_written, "{version}");
         assert_eq!(one(&store, Flag, "a").await, Some(item("a", then)));
     }
-    assert!(!is_initialized(&store).await, "an item makes no complete data");
+    assert!(!is_initialized(&store).await, "one item is not complete data");
 }
 
-async fn a_tombstone_holds_older_versions_off(store: impl Store) {
+async fn a_tombstone_blocks_older_versions(store: impl Store) {
     store.put(Flag, "a", &item("a", 5), Condition::Newer).await.unwrap();
     assert!(!store.put(Flag, "a", &Stored::tombstone(5), Condition::Newer).await.unwrap());
     assert!(store.put(Flag, "a", &Stored::tombstone(6), Condition::Newer).await.unwrap());
     assert_eq!(one(&store, Flag, "a").await.unwrap().state, State::Deleted);
     assert!(!store.put(Flag, "a", &item("a", 6), Condition::Newer).await.unwrap());
-    assert_eq!(store.all(Flag).await.unwrap().get("a"), Some(&Stored::tombstone(6)), "tombstones are given out");
+    assert_eq!(store.all(Flag).await.unwrap().get("a"), Some(&Stored::tombstone(6)), "tombstones are read too");
     assert!(store.put(Flag, "a", &item("a", 7), Condition::Newer).await.unwrap());
 }
 
-async fn a_write_can_depend_on_what_was_seen(store: impl Store) {
+async fn a_write_can_depend_on_the_text_that_was_read(store: impl Store) {
     let put = async |new: &Stored, seen: Option<&Stored>| {
         store.put(Segment, "s", new, Condition::Unchanged(seen)).await.unwrap()
     };
@@ -95,8 +95,8 @@ async fn a_write_can_depend_on_what_was_seen(store: impl Store) {
     assert!(!put(&item("s", 6), Some(&item("s", 4))).await, "another version is there");
     assert!(!put(&item("s", 6), Some(&other_text)).await, "other content of that version is there");
     assert!(put(&other_text, Some(&item("s", 5))).await, "the same version");
-    assert!(!put(&item("s", 6), Some(&item("s", 5))).await, "what was seen is there no more");
-    assert!(put(&item("s", 3), Some(&other_text)).await, "an older version, as a flag that was made again may have");
+    assert!(!put(&item("s", 6), Some(&item("s", 5))).await, "the text has changed since");
+    assert!(put(&item("s", 3), Some(&other_text)).await, "an older version, as a flag that was created again may have");
     assert_eq!(one(&store, Segment, "s").await, Some(item("s", 3)));
     let empty = Stored::parse(String::new());
     assert!(put(&empty, Some(&item("s", 3))).await);
@@ -104,7 +104,7 @@ async fn a_write_can_depend_on_what_was_seen(store: impl Store) {
     assert_eq!(one(&store, Segment, "s").await, Some(item("s", 1)));
 }
 
-async fn what_is_not_an_item_is_older_than_any(store: impl Store) {
+async fn a_text_that_is_not_an_item_is_older_than_any_item(store: impl Store) {
     for text in ["", "[", "7", r#"{"key":"a"}"#, r#"{"version":null}"#, r#"{"version":"9"}"#] {
         let broken = Stored::parse(text.to_owned());
         assert_eq!((broken.version, broken.state), (0, State::Malformed), "{text:?}");
@@ -132,7 +132,7 @@ async fn concurrent_upserts_end_in_the_newest(store: impl Store) {
     assert_eq!(one(&*store, Flag, "a").await, Some(item("a", 64)));
 }
 
-async fn of_many_who_saw_the_same_one_writes(store: impl Store) {
+async fn of_many_writers_that_read_the_same_text_one_writes(store: impl Store) {
     let store = Arc::new(store);
     store.put(Flag, "a", &item("a", 1), Condition::Newer).await.unwrap();
     let writers: Vec<_> = (2..=32)
@@ -158,10 +158,10 @@ async fn the_time_of_the_last_sync_never_goes_back(store: impl Store) {
         assert_eq!(store.read(&[]).await.unwrap().marks.synced, Some(time(expected)));
     }
     assert!(!is_initialized(&store).await);
-    assert!(store.all(Flag).await.unwrap().is_empty(), "the mark is no flag");
+    assert!(store.all(Flag).await.unwrap().is_empty(), "the mark is not a flag");
 }
 
-/// Each test of the contract for each store.
+/// Runs each test for each store.
 macro_rules! contract {
     ($($test:ident),* $(,)?) => {
         mod in_memory {
@@ -177,16 +177,16 @@ macro_rules! contract {
 }
 
 contract!(
-    nothing_is_there_at_first,
-    what_was_written_is_read_verbatim,
+    a_new_store_is_empty,
+    an_item_is_read_verbatim,
     several_are_read_at_once_in_their_order,
-    replacing_deletes_what_is_gone_and_ignores_versions,
-    only_a_newer_version_is_taken,
-    a_tombstone_holds_older_versions_off,
-    a_write_can_depend_on_what_was_seen,
-    what_is_not_an_item_is_older_than_any,
+    replacing_deletes_other_items_and_ignores_versions,
+    only_a_newer_version_is_written,
+    a_tombstone_blocks_older_versions,
+    a_write_can_depend_on_the_text_that_was_read,
+    a_text_that_is_not_an_item_is_older_than_any_item,
     concurrent_upserts_end_in_the_newest,
-    of_many_who_saw_the_same_one_writes,
+    of_many_writers_that_read_the_same_text_one_writes,
     the_time_of_the_last_sync_never_goes_back,
 );
 
@@ -204,9 +204,8 @@ async fn prefixes_do_not_see_each_other(stores: [impl Store; 2]) {
 #[tokio::test]
 async fn prefixes_do_not_see_each_other_in_redis() {
     let name = servers::unique("prefix");
-    let store = |prefix: String| -> Redis {
-        RedisDataStore::builder(servers::redis_url()).prefix(prefix).build_async().unwrap()
-    };
+    let store =
+        |prefix: String| -> Redis { RedisDataStore::builder(servers::redis_url()).prefix(prefix).build().unwrap() };
     prefixes_do_not_see_each_other([store(name.clone()), store(format!("{name}-2"))]).await;
 }
 
@@ -215,17 +214,17 @@ async fn prefixes_do_not_see_each_other_in_dynamodb() {
     let table = servers::new_table().await;
     let store = |prefix: &str| -> DynamoDb {
         let config = crate::databases::config(&servers::dynamodb_uri());
-        DynamoDbDataStore::builder(&table).prefix(prefix).config(config).build_async().unwrap()
+        DynamoDbDataStore::builder(&table).prefix(prefix).config(config).build().unwrap()
     };
     prefixes_do_not_see_each_other([store(""), store("staging")]).await;
 }
 
 #[tokio::test]
-async fn an_item_too_large_for_dynamodb_is_refused_by_name_and_the_rest_is_kept() {
+async fn an_item_too_large_for_dynamodb_is_rejected_by_name_and_the_rest_is_written() {
     let store = crate::databases::dynamodb().await;
     let large = Stored::parse(format!(r#"{{"key":"large","version":2,"text":"{}"}}"#, "x".repeat(400_000)));
     let error = store.put(Flag, "large", &large, Condition::Newer).await.unwrap_err().to_string();
-    assert!(error.contains("the flag \"large\" has 400") && error.contains("at most 400000"), "{error}");
+    assert!(error.contains("the flag \"large\" was not written") && error.contains("the limit is 400000"), "{error}");
     let mut flags = items(&[("a", 1)]);
     flags.insert("large".to_owned(), large);
     store.replace(&Everything { flags, segments: HashMap::new() }).await.unwrap();
@@ -234,14 +233,14 @@ async fn an_item_too_large_for_dynamodb_is_refused_by_name_and_the_rest_is_kept(
 }
 
 #[tokio::test]
-async fn an_item_just_small_enough_for_dynamodb_is_taken() {
+async fn an_item_of_the_largest_size_is_written_to_dynamodb() {
     let store = crate::databases::dynamodb().await;
     // 100 bytes are counted for the row itself; the rest are the names and values of its four attributes.
     let rest = 100 + "namespacefeatureskeyfullversion2item".len();
     let json = |text: usize| format!(r#"{{"key":"full","version":2,"text":"{}"}}"#, "x".repeat(text));
     let text = 400_000 - rest - json(0).len();
-    let is_taken =
+    let is_written =
         async |text| store.put(Flag, "full", &Stored::parse(json(text)), Condition::Unchanged(None)).await.is_ok();
-    assert!(!is_taken(text + 1).await);
-    assert!(is_taken(text).await);
+    assert!(!is_written(text + 1).await);
+    assert!(is_written(text).await);
 }

@@ -6,7 +6,7 @@ use flag_data::items::{ItemKind, Stored};
 use flag_data::stores::{DynamoDb, DynamoDbDataStore, Redis, RedisDataStore, Store, aws_sdk_dynamodb};
 use standins::servers::{dynamodb_uri, new_table, redis_url, unique};
 
-/// The SDK's configuration for the emulator, or for what stands before it.
+/// The SDK's configuration for the emulator, or for a proxy in front of it.
 pub(crate) fn config(uri: &str) -> aws_sdk_dynamodb::Config {
     use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
     aws_sdk_dynamodb::Config::builder()
@@ -19,11 +19,11 @@ pub(crate) fn config(uri: &str) -> aws_sdk_dynamodb::Config {
 
 pub(crate) async fn dynamodb() -> DynamoDb {
     let table = new_table().await;
-    DynamoDbDataStore::builder(table).config(config(&dynamodb_uri())).build_async().unwrap()
+    DynamoDbDataStore::builder(table).config(config(&dynamodb_uri())).build().unwrap()
 }
 
 pub(crate) fn redis() -> Redis {
-    RedisDataStore::builder(redis_url()).prefix(unique("prefix")).build_async().unwrap()
+    RedisDataStore::builder(redis_url()).prefix(unique("prefix")).build().unwrap()
 }
 
 pub(crate) async fn one(store: &impl Store, kind: ItemKind, key: &str) -> Option<Stored> {

@@ -1,4 +1,4 @@
-//! The example is what it says.
+//! The example, as Lambda runs it.
 
 use crate::databases::config;
 use flag_data::items::{Everything, Stored};
@@ -10,7 +10,7 @@ use standins::{Function, RuntimeApi, lambda_environment, servers};
 #[tokio::test]
 async fn the_example_evaluates_any_flag_from_the_table() {
     let table = servers::new_table().await;
-    let store = DynamoDbDataStore::builder(&table).config(config(&servers::dynamodb_uri())).build_async().unwrap();
+    let store = DynamoDbDataStore::builder(&table).config(config(&servers::dynamodb_uri())).build().unwrap();
     let stored = |items: serde_json::Map<String, Value>| {
         items.into_iter().map(|(key, item)| (key, Stored::parse(item.to_string()))).collect()
     };

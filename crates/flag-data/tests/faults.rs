@@ -16,8 +16,8 @@ async fn behind_a_proxy() -> (DynamoDbProxy, DynamoDb) {
     let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
     let store = DynamoDbDataStore::builder(servers::new_table().await)
         .config(config(&proxy.uri()))
-        .time_out(Duration::from_millis(500));
-    let store = store.build_async().unwrap();
+        .timeout(Duration::from_millis(500));
+    let store = store.build().unwrap();
     (proxy, store)
 }
 
@@ -31,12 +31,16 @@ fn count(proxy: &DynamoDbProxy, operation: &str) -> usize {
 }
 
 #[tokio::test]
-async fn what_a_batch_leaves_over_is_written_and_read_all_the_same() {
+async fn the_unprocessed_items_of_a_batch_are_written_and_read_too() {
     let (proxy, store) = behind_a_proxy().await;
     proxy.fail("BatchWriteItem", 1, 3, DynamoDbFault::LeaveOver);
     store.replace(&sixty()).await.unwrap();
     assert_eq!(store.all(Flag).await.unwrap(), sixty().flags);
-    assert_eq!(count(&proxy, "BatchWriteItem"), 4 + 3, "one for the segment, three for the flags, and the rests");
+    assert_eq!(
+        count(&proxy, "BatchWriteItem"),
+        4 + 3,
+        "one for the segment, three for the flags, and what was unprocessed"
+    );
 
     proxy.fail("BatchGetItem", 0, 3, DynamoDbFault::LeaveOver);
     let wanted: Vec<_> = (0..60).map(|n| (Flag, format!("flag-{n}"))).collect();
@@ -46,7 +50,7 @@ async fn what_a_batch_leaves_over_is_written_and_read_all_the_same() {
 }
 
 #[tokio::test]
-async fn what_is_left_over_for_ever_is_an_error_and_nothing_is_marked() {
+async fn a_batch_that_stays_unprocessed_is_an_error_and_nothing_is_marked() {
     let (proxy, store) = behind_a_proxy().await;
     for fault in [DynamoDbFault::LeaveAll, DynamoDbFault::Throttle] {
         proxy.fail("BatchWriteItem", 1, usize::MAX, fault);
@@ -60,7 +64,7 @@ async fn what_is_left_over_for_ever_is_an_error_and_nothing_is_marked() {
 }
 
 #[tokio::test]
-async fn a_moment_of_throttling_is_waited_out() {
+async fn a_throttled_request_is_retried() {
     let (proxy, store) = behind_a_proxy().await;
     proxy.fail("", 0, 2, DynamoDbFault::Throttle);
     assert!(store.put(Flag, "a", &Stored::tombstone(1), Condition::Newer).await.unwrap());
@@ -76,11 +80,11 @@ pub(crate) fn check(error: &StoreError, expected: &[&str]) {
 }
 
 #[tokio::test]
-async fn an_error_says_what_and_where() {
+async fn an_error_names_the_table_and_the_cause() {
     let (proxy, store) = behind_a_proxy().await;
     proxy.fail("", 0, usize::MAX, DynamoDbFault::Refuse);
     let error = store.read(&[]).await.unwrap_err();
-    check(&error, &["the DynamoDB table \"flags-", "in eu-central-1 may not be used", "AccessDenied", "policy"]);
+    check(&error, &["the DynamoDB table \"flags-", "in eu-central-1 denied access", "AccessDenied", "policy"]);
     proxy.heal();
     for fault in [DynamoDbFault::Cut, DynamoDbFault::Hang] {
         proxy.fail("", 0, usize::MAX, fault);
@@ -88,27 +92,27 @@ async fn an_error_says_what_and_where() {
         assert!(matches!(error, StoreError::Unreachable { .. }), "{fault:?}: {error}");
         proxy.heal();
     }
-    let missing = DynamoDbDataStore::builder("nowhere").config(config(&proxy.uri())).build_async().unwrap();
+    let missing = DynamoDbDataStore::builder("nowhere").config(config(&proxy.uri())).build().unwrap();
     check(&missing.read(&[]).await.unwrap_err(), &["\"nowhere\"", "does not exist", "flag-store.yaml"]);
 }
 
 #[tokio::test]
-async fn redis_errors_say_what_and_where_but_no_password() {
+async fn a_redis_error_names_the_server_and_the_cause_but_no_password() {
     let port = servers::free_port();
-    let gone = RedisDataStore::builder(format!("redis://user:hunter2@127.0.0.1:{port}")).build_async().unwrap();
+    let gone = RedisDataStore::builder(format!("redis://user:hunter2@127.0.0.1:{port}")).build().unwrap();
     let error = gone.read(&[]).await.unwrap_err();
     check(&error, &[&format!("Redis at 127.0.0.1:{port} was not reached")]);
     assert!(!error.to_string().contains("hunter2"));
-    let wrong = RedisDataStore::builder(servers::redis_url().replace("//", "//:hunter2@")).build_async().unwrap();
+    let wrong = RedisDataStore::builder(servers::redis_url().replace("//", "//:hunter2@")).build().unwrap();
     let error = wrong.read(&[]).await.unwrap_err();
-    check(&error, &["may not be used"]);
+    check(&error, &["denied access"]);
     assert!(!error.to_string().contains("hunter2"), "{error}");
-    let error = RedisDataStore::builder("http://user:hunter2@x").build_async().err().unwrap();
-    check(&error, &["the address of Redis cannot be used"]);
+    let error = RedisDataStore::builder("http://user:hunter2@x").build().err().unwrap();
+    check(&error, &["invalid settings for the address of Redis"]);
     assert!(!error.to_string().contains("hunter2"), "{error}");
 }
 
-/// What docs/flag-store.md lists. A reader, such as the edge function, needs no permission for scripts.
+/// The users in docs/flag-store.md. A reader, such as the edge function, needs no permission for scripts.
 #[tokio::test]
 async fn redis_users_need_what_is_documented_and_no_more() {
     let documented = include_str!("../../../docs/flag-store.md");
@@ -122,7 +126,7 @@ async fn redis_users_need_what_is_documented_and_no_more() {
         let words: Vec<_> =
             rules.split_whitespace().skip(1).map(|word| if word == ">PASSWORD" { "nopass" } else { word }).collect();
         command.arg(&words).exec(&mut admin).unwrap();
-        RedisDataStore::builder(format!("redis://{name}:any@127.0.0.1:{}", server.port)).build_async().unwrap()
+        RedisDataStore::builder(format!("redis://{name}:any@127.0.0.1:{}", server.port)).build().unwrap()
     };
     let (reader, writer) = (user("redirect-reader"), user("redirect-writer"));
     let item = crate::contract::item("a", 1);
@@ -136,28 +140,28 @@ async fn redis_users_need_what_is_documented_and_no_more() {
     assert_eq!(contents.items, [Some(item.clone())]);
     let error = reader.put(Flag, "a", &item, Condition::Newer).await.unwrap_err();
     assert!(matches!(error, StoreError::Refused { .. }), "{error}");
-    check(&error, &["may not be used", "no permissions to run the 'eval' command"]);
+    check(&error, &["denied access", "no permissions to run the 'eval' command"]);
 }
 
 #[tokio::test]
-async fn a_redis_that_was_restarted_is_used_again() {
+async fn a_restarted_redis_is_used_again() {
     let mut server = servers::start_redis(None);
-    let store = RedisDataStore::builder(format!("redis://127.0.0.1:{}", server.port)).build_async().unwrap();
+    let store = RedisDataStore::builder(format!("redis://127.0.0.1:{}", server.port)).build().unwrap();
     store.replace(&sixty()).await.unwrap();
     server.kill();
     assert!(matches!(store.read(&[]).await, Err(StoreError::Unreachable { .. })));
     let _again = servers::start_redis(Some(server.port));
-    assert!(!store.read(&[]).await.unwrap().marks.initialized, "it lost its data, and says so");
+    assert!(!store.read(&[]).await.unwrap().marks.initialized, "it lost its data");
     store.replace(&sixty()).await.unwrap();
     assert_eq!(store.all(Flag).await.unwrap().len(), 60);
 }
 
-/// What is left of a write whose answer came too late must not decide about the next one.
+/// The reply to a write that timed out must not be read as the reply to the next one.
 #[tokio::test]
 async fn a_redis_that_answers_late_leaves_nothing_behind() {
     let server = servers::start_redis(None);
     let wire = Wire::to(server.port).await;
-    let store = RedisDataStore::builder(wire.url()).time_out(Duration::from_millis(200)).build_async().unwrap();
+    let store = RedisDataStore::builder(wire.url()).timeout(Duration::from_millis(200)).build().unwrap();
     let before = Everything { flags: items(&[("a", 1)]), segments: HashMap::new() };
     store.replace(&before).await.unwrap();
     assert_eq!(wire.connections(), 1);
@@ -165,22 +169,22 @@ async fn a_redis_that_answers_late_leaves_nothing_behind() {
     wire.is_held.send_replace(true);
     let error = store.put(Flag, "a", &crate::contract::item("a", 2), Condition::Newer).await.unwrap_err();
     assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
-    let directly = RedisDataStore::builder(format!("redis://127.0.0.1:{}", server.port)).build_async().unwrap();
+    let directly = RedisDataStore::builder(format!("redis://127.0.0.1:{}", server.port)).build().unwrap();
     directly.put(Flag, "a", &crate::contract::item("a", 5), Condition::Newer).await.unwrap();
     wire.is_held.send_replace(false);
 
     store.replace(&sixty()).await.unwrap();
-    assert_eq!(directly.all(Flag).await.unwrap(), sixty().flags, "what was reported as written is there");
-    assert_eq!(store.all(Flag).await.unwrap(), sixty().flags, "each answer belongs to its own question");
-    assert_eq!(wire.connections(), 2, "what timed out is not trusted again");
+    assert_eq!(directly.all(Flag).await.unwrap(), sixty().flags, "a reported write is in the store");
+    assert_eq!(store.all(Flag).await.unwrap(), sixty().flags, "each reply belongs to its own request");
+    assert_eq!(wire.connections(), 2, "a connection that timed out is not used again");
 }
 
-/// A budget that ends sooner than the store's own timeout gives up the call, not only its answer.
+/// A budget that is shorter than the store's timeout cancels the call.
 #[tokio::test]
-async fn a_connection_whose_call_was_given_up_is_not_used_again() {
+async fn a_connection_whose_call_was_canceled_is_not_used_again() {
     let server = servers::start_redis(None);
     let wire = Wire::to(server.port).await;
-    let store = RedisDataStore::builder(wire.url()).build_async().unwrap();
+    let store = RedisDataStore::builder(wire.url()).build().unwrap();
     store.replace(&sixty()).await.unwrap();
     wire.is_held.send_replace(true);
     assert!(tokio::time::timeout(Duration::from_millis(50), store.read(&[])).await.is_err());
@@ -188,14 +192,14 @@ async fn a_connection_whose_call_was_given_up_is_not_used_again() {
     assert!(store.read(&[]).await.unwrap().marks.initialized);
     assert_eq!(wire.connections(), 2);
     assert!(store.read(&[]).await.unwrap().marks.initialized);
-    assert_eq!(wire.connections(), 2, "one that answers is kept");
+    assert_eq!(wire.connections(), 2, "a connection that answers is kept");
 }
 
 #[tokio::test]
 async fn a_transaction_that_is_cut_off_leaves_redis_as_it_was() {
     let server = servers::start_redis(None);
     let wire = Wire::to(server.port).await;
-    let store = RedisDataStore::builder(wire.url()).build_async().unwrap();
+    let store = RedisDataStore::builder(wire.url()).build().unwrap();
     let before = Everything { flags: items(&[("a", 1)]), segments: HashMap::new() };
     store.replace(&before).await.unwrap();
     *wire.left.lock() = 2_000;
@@ -206,10 +210,10 @@ async fn a_transaction_that_is_cut_off_leaves_redis_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_killed_in_a_first_transaction_is_not_initialised() {
+async fn a_redis_that_is_killed_in_its_first_transaction_is_not_initialized() {
     let mut server = servers::start_redis(None);
     let wire = Wire::to(server.port).await;
-    let store = RedisDataStore::builder(wire.url()).build_async().unwrap();
+    let store = RedisDataStore::builder(wire.url()).build().unwrap();
     assert!(!store.read(&[]).await.unwrap().marks.initialized);
     *wire.left.lock() = 2_000;
     assert!(store.replace(&sixty()).await.is_err());
@@ -221,11 +225,11 @@ async fn a_redis_that_is_killed_in_a_first_transaction_is_not_initialised() {
 }
 
 #[tokio::test]
-async fn a_redis_that_does_not_answer_costs_no_more_than_the_time_out() {
+async fn a_redis_that_does_not_answer_costs_no_more_than_the_timeout() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let store = RedisDataStore::builder(format!("redis://127.0.0.1:{port}")).time_out(Duration::from_millis(100));
-    let store = store.build_async().unwrap();
+    let store = RedisDataStore::builder(format!("redis://127.0.0.1:{port}")).timeout(Duration::from_millis(100));
+    let store = store.build().unwrap();
     let started = Instant::now();
     assert!(matches!(store.read(&[]).await, Err(StoreError::Unreachable { .. })));
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());

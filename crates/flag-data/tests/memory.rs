@@ -1,4 +1,4 @@
-//! The model that the contract is checked against first: a store in memory.
+//! A store in memory, the model of the contract.
 
 use flag_data::items::{Everything, Stored};
 use flag_data::items::{ItemKey, ItemKind};

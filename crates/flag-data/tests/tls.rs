@@ -1,4 +1,4 @@
-//! Redis over TLS, with a certificate of an authority of one's own.
+//! Redis over TLS, with a certificate of a private authority.
 
 use crate::faults::{check, sixty};
 use flag_data::items::ItemKind::Flag;
@@ -8,7 +8,7 @@ use standins::servers::{self, Server};
 use std::fs;
 use std::path::Path;
 
-/// An authority's certificate (PEM), and what signs with it.
+/// An authority: its certificate (PEM) and its key.
 fn authority(name: &str) -> (String, Issuer<'static, KeyPair>) {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -35,17 +35,17 @@ fn start(folder: &str, name: &str, authority: &Issuer<'_, KeyPair>) -> Server {
 
 fn store(scheme: &str, server: &Server, root: Option<&str>) -> Redis {
     let builder = RedisDataStore::builder(format!("{scheme}://127.0.0.1:{}", server.port));
-    root.into_iter().fold(builder, RedisBuilder::root_certificate).build_async().unwrap()
+    root.into_iter().fold(builder, RedisBuilder::root_certificate).build().unwrap()
 }
 
 #[track_caller]
-fn check_refused(error: &StoreError, expected: &str) {
+fn check_rejected(error: &StoreError, expected: &str) {
     assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
     check(error, &["Redis at 127.0.0.1:", "was not reached", expected]);
 }
 
 #[tokio::test]
-async fn a_redis_with_a_certificate_of_ones_own_authority_is_used_with_its_root_alone() {
+async fn a_redis_with_a_certificate_of_a_private_authority_is_used_with_its_root_only() {
     let (root, authority) = authority("ours");
     let server = start("redis-tls", "127.0.0.1", &authority);
     let trusting = store("rediss", &server, Some(&root));
@@ -55,29 +55,29 @@ async fn a_redis_with_a_certificate_of_ones_own_authority_is_used_with_its_root_
     let (another, _) = self::authority("another");
     for root in [None, Some(another.as_str())] {
         let error = store("rediss", &server, root).read(&[]).await.unwrap_err();
-        check_refused(&error, "invalid peer certificate: UnknownIssuer");
+        check_rejected(&error, "invalid peer certificate: UnknownIssuer");
     }
-    assert!(store("redis", &server, None).read(&[]).await.is_err(), "it speaks TLS alone");
+    assert!(store("redis", &server, None).read(&[]).await.is_err(), "it accepts TLS only");
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_name_is_refused() {
+async fn a_certificate_for_another_name_is_rejected() {
     let (root, authority) = authority("ours");
     let server = start("redis-tls-name", "flags.example.com", &authority);
     let error = store("rediss", &server, Some(&root)).read(&[]).await.unwrap_err();
-    check_refused(&error, "certificate not valid for name \"127.0.0.1\"");
+    check_rejected(&error, "certificate not valid for name \"127.0.0.1\"");
 }
 
 #[test]
-fn a_root_certificate_that_is_none_is_refused_when_the_store_is_made() {
+fn an_invalid_root_certificate_is_rejected_when_the_store_is_built() {
     let key = KeyPair::generate().unwrap().serialize_pem();
     for (root, expected) in [
-        ("", "is no certificate in the form of PEM"),
-        (&key, "is no certificate in the form of PEM"),
+        ("", "is not a certificate in PEM format"),
+        (&key, "is not a certificate in PEM format"),
         ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "trust anchors"),
     ] {
         let builder = RedisDataStore::builder("rediss://127.0.0.1:6379").root_certificate(root);
-        let error = builder.build_async().err().unwrap_or_else(|| panic!("{root:?} was taken"));
-        check(&error, &["Redis at 127.0.0.1:6379 cannot be used", expected]);
+        let error = builder.build().err().unwrap_or_else(|| panic!("{root:?} was accepted"));
+        check(&error, &["invalid settings for Redis at 127.0.0.1:6379", expected]);
     }
 }

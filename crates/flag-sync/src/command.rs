@@ -1,9 +1,10 @@
-//! flag-sync's options, and what it is: a Lambda function where Lambda starts it, a command line otherwise.
+//! flag-sync's options. It is a Lambda function where Lambda starts it, and a command line elsewhere.
 
-use super::function::{Function, Origin};
-use super::secrets::Secrets;
-use super::writer::{Comparison, Differing, Losses, MassChange, Report, sync};
-use crate::log;
+use crate::comparison::{Comparison, Differing, Losses};
+use crate::function::{FunctionSettings, SyncFunction};
+use crate::json_log;
+use crate::secrets::SecretCache;
+use crate::writer::{Report, SyncRules, sync};
 use aws_config::{BehaviorVersion, SdkConfig};
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::builder::BoolishValueParser;
@@ -23,7 +24,7 @@ use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-/// How many differences are shown to a person.
+/// How many differences the table shows.
 const MAX_ROWS: usize = 50;
 
 /// Makes a flag store in DynamoDB or Redis equal to LaunchDarkly.
@@ -46,7 +47,7 @@ pub struct Options {
     #[arg(long, env = "FLAG_SYNC_PREFIX", global = true, default_value = "")]
     prefix: String,
 
-    /// LaunchDarkly's address; another one for its EU or federal instance.
+    /// The address of LaunchDarkly, or of its EU or federal instance.
     #[arg(long, env = "LAUNCHDARKLY_BASE_URI", global = true, default_value = "https://sdk.launchdarkly.com")]
     base_uri: String,
 
@@ -88,7 +89,7 @@ enum Command {
     Check,
 }
 
-/// What `check` found, for machines.
+/// The result of `check` as JSON.
 #[derive(Serialize)]
 struct Check<'a> {
     in_sync: bool,
@@ -101,52 +102,52 @@ struct Check<'a> {
     differences: &'a [Differing],
 }
 
-/// Does what the options say.
+/// Runs the command, or the Lambda function.
 ///
 /// # Errors
-/// In a sentence that says what went wrong and what to do.
+/// What failed, why, and what to do.
 pub async fn run(options: Options) -> Result<ExitCode, Error> {
-    // One for all that is kept between the function's events.
+    // Everything that outlives an event shares it.
     let clock = Clock::default();
     let config = aws_config::defaults(BehaviorVersion::latest())
         .http_client(AwsTransport(Transport::new(clock.clone(), Duration::from_secs(10))))
         .load()
         .await;
-    let secrets = Secrets::new(&config, clock.clone());
+    let secrets = SecretCache::new(&config, clock.clone());
     match (&options.table, &options.redis) {
         (Some(table), None) => {
             let table = DynamoDbDataStore::builder(table).prefix(&options.prefix).clock(clock.clone());
-            let table = table.config(flag_data::stores::aws_sdk_dynamodb::Config::new(&config)).build_async()?;
-            Box::pin(options.with(table, secrets, clock, &config)).await
+            let table = table.config(flag_data::stores::aws_sdk_dynamodb::Config::new(&config)).build()?;
+            Box::pin(options.run_with(table, secrets, clock, &config)).await
         }
         (None, Some(redis)) => {
             let is_address = ["redis://", "rediss://", "unix://"].iter().any(|scheme| redis.starts_with(scheme));
             if is_address && redis.contains('@') {
-                return Err("FLAG_SYNC_REDIS holds a password: put the address into an SSM parameter (SecureString) \
-                            and give its name instead"
+                return Err("FLAG_SYNC_REDIS holds a password. Put the address into an SSM parameter (SecureString) \
+                            and set FLAG_SYNC_REDIS to its name"
                     .into());
             }
             let address =
                 if is_address { redis.clone() } else { secrets.read(redis).await?.reveal().trim().to_owned() };
             let redis = RedisDataStore::builder(address).clock(clock.clone());
             let redis = if options.prefix.is_empty() { redis } else { redis.prefix(&options.prefix) };
-            Box::pin(options.with(redis.build_async()?, secrets, clock, &config)).await
+            Box::pin(options.run_with(redis.build()?, secrets, clock, &config)).await
         }
-        _ => Err("no store is given: set FLAG_SYNC_TABLE or FLAG_SYNC_REDIS, or see flag-sync --help".into()),
+        _ => Err("no store is set. Set FLAG_SYNC_TABLE or FLAG_SYNC_REDIS, or see flag-sync --help".into()),
     }
 }
 
 impl Options {
-    async fn with<S: Store>(
+    async fn run_with<S: Store>(
         self,
         store: S,
-        secrets: Secrets,
+        secrets: SecretCache,
         clock: Clock,
         config: &SdkConfig,
     ) -> Result<ExitCode, Error> {
         let Some(command) = self.command else { return self.serve(store, secrets, clock).await };
         if self.table.is_some() && config.region().is_none() {
-            return Err("no Region is set: set AWS_REGION, or a profile that has one with AWS_PROFILE".into());
+            return Err("no Region is set. Set AWS_REGION, or AWS_PROFILE to a profile that has one".into());
         }
         let key = self.sdk_key(&secrets).await?;
         let transport = Transport::new(clock, Duration::from_secs(30));
@@ -157,42 +158,41 @@ impl Options {
         }
     }
 
-    fn mass_change(&self) -> MassChange {
-        if self.confirm_mass_change { MassChange::Confirmed } else { MassChange::Unconfirmed }
+    fn rules(&self) -> SyncRules {
+        let cache_wait = Duration::from_millis(self.cache_wait_ms);
+        SyncRules { cache_wait, confirm_mass_change: self.confirm_mass_change }
     }
 
-    async fn serve<S: Store>(self, store: S, secrets: Secrets, clock: Clock) -> Result<ExitCode, Error> {
+    async fn serve<S: Store>(self, store: S, secrets: SecretCache, clock: Clock) -> Result<ExitCode, Error> {
         if env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
-            return Err("nothing to do: give a command, once or check; see flag-sync --help".into());
+            return Err("no command is given. Use flag-sync once or flag-sync check, or see flag-sync --help".into());
         }
-        log::init();
-        let mass_change = self.mass_change();
-        let sdk_key = self.sdk_key_parameter.ok_or("FLAG_SYNC_SDK_KEY_PARAMETER is not set")?;
-        let origin = Origin {
+        json_log::init();
+        let rules = self.rules();
+        let settings = FunctionSettings {
             base_uri: self.base_uri.trim_end_matches('/').to_owned(),
-            sdk_key,
+            sdk_key: self.sdk_key_parameter.ok_or("FLAG_SYNC_SDK_KEY_PARAMETER is not set")?,
             webhook_secret: self.webhook_secret_parameter.filter(|name| !name.is_empty()),
-            cache_wait: Duration::from_millis(self.cache_wait_ms),
-            mass_change,
+            rules,
         };
-        let function = &Function::new(store, origin, secrets, clock);
+        let function = &SyncFunction::new(store, settings, secrets, clock);
         lambda_runtime::run(service_fn(|event: LambdaEvent<Box<RawValue>>| function.handle(event))).await?;
         Ok(ExitCode::SUCCESS)
     }
 
-    async fn sdk_key(&self, secrets: &Secrets) -> Result<SdkKey, Error> {
+    async fn sdk_key(&self, secrets: &SecretCache) -> Result<SdkKey, Error> {
         let text = match &self.sdk_key_parameter {
             Some(name) => secrets.read(name).await?.reveal().to_owned(),
             None => env::var(SDK_KEY_VARIABLE).unwrap_or_default(),
         };
         SdkKey::parse(&text)?.ok_or_else(|| {
-            "there is no SDK key: set LAUNCHDARKLY_SDK_KEY, or name its parameter with --sdk-key-parameter".into()
+            "no SDK key is set. Set LAUNCHDARKLY_SDK_KEY, or name its parameter with --sdk-key-parameter".into()
         })
     }
 
     async fn once(&self, store: &impl Store, launchdarkly: &LaunchDarkly) -> Result<ExitCode, Error> {
         let bar = waiting();
-        // As wide as the terminal, so that no line is broken in two.
+        // As wide as the terminal, so that no line wraps.
         let style = ProgressStyle::with_template("{human_pos:>7} of {human_len} items {wide_bar} {eta:>3} left")?;
         let progress = |done: usize, all: usize| {
             let all = all as u64;
@@ -203,8 +203,7 @@ impl Options {
             }
             bar.set_position(done as u64);
         };
-        let pause = Duration::from_millis(self.cache_wait_ms);
-        let outcome = sync(store, launchdarkly, pause, self.mass_change(), progress).await;
+        let outcome = sync(store, launchdarkly, self.rules(), progress).await;
         bar.finish_and_clear();
         let report = outcome?;
         print(&if self.json {
@@ -221,50 +220,55 @@ impl Options {
         let comparison = Comparison::make(store, launchdarkly).await;
         bar.finish_and_clear();
         let comparison = comparison?;
-        let (flags, segments) = comparison.counts();
-        let marks = comparison.marks();
-        let losses = comparison.losses();
-        let in_sync = comparison.differences.is_empty() && marks.initialized;
-        let text = if self.json {
-            let synced_at = marks.synced.map(timestamp);
-            let differences = &comparison.differences;
-            let (initialized, needs_confirmation) = (marks.initialized, losses.is_mass_change());
-            let check = Check { in_sync, initialized, synced_at, flags, segments, needs_confirmation, differences };
-            serde_json::to_string(&check)?
-        } else {
-            let differ = comparison.differences.len();
-            let mut lines = Vec::new();
-            if differ > 0 {
-                lines.push(table(&comparison.differences).to_string());
-            }
-            if differ > MAX_ROWS {
-                lines.push(format!(" ... and {} more; --json lists them all", differ - MAX_ROWS));
-            }
-            lines.push(format!(
-                "{flags} flags and {segments} segments in LaunchDarkly, of which {differ} differ in the store"
-            ));
-            if losses.is_mass_change() {
-                let Losses { items, lost } = losses;
-                lines.push(format!(
-                    "{lost} of {items} items of the store would be deleted, or replaced at the same or a lower version: \
-                     check the SDK key; flag-sync once leaves them as they are without --confirm-mass-change"
-                ));
-            }
-            lines.push(match marks.synced {
-                Some(synced) => format!("last synchronised {}", timestamp(synced)),
-                None => "last synchronised: unknown, no run of flag-sync has succeeded".to_owned(),
-            });
-            if !marks.initialized {
-                lines.push("the store is not marked as initialised: flag-sync once writes everything".to_owned());
-            }
-            lines.join("\n")
-        };
-        print(&text)?;
+        let in_sync = comparison.differences.is_empty() && comparison.marks.initialized;
+        print(&if self.json { as_json(&comparison, in_sync)? } else { as_text(&comparison) })?;
         Ok(if in_sync { ExitCode::SUCCESS } else { ExitCode::from(1) })
     }
 }
 
-/// Prints to standard output. A reader that has gone away, as `head` does, has read what it wanted.
+fn as_json(comparison: &Comparison, in_sync: bool) -> serde_json::Result<String> {
+    let (flags, segments) = comparison.counts();
+    serde_json::to_string(&Check {
+        in_sync,
+        initialized: comparison.marks.initialized,
+        synced_at: comparison.marks.synced.map(timestamp),
+        flags,
+        segments,
+        needs_confirmation: comparison.losses().is_mass_change(),
+        differences: &comparison.differences,
+    })
+}
+
+fn as_text(comparison: &Comparison) -> String {
+    let (flags, segments) = comparison.counts();
+    let differ = comparison.differences.len();
+    let mut lines = Vec::new();
+    if differ > 0 {
+        lines.push(table(&comparison.differences).to_string());
+    }
+    if differ > MAX_ROWS {
+        lines.push(format!(" ... and {} more; --json lists them all", differ - MAX_ROWS));
+    }
+    lines.push(format!("{flags} flags and {segments} segments in LaunchDarkly; {differ} items of the store differ"));
+    let losses = comparison.losses();
+    if losses.is_mass_change() {
+        let Losses { items, lost } = losses;
+        lines.push(format!(
+            "{lost} of {items} items of the store would be deleted, or replaced at the same or a lower version. Check \
+             the SDK key; flag-sync once leaves them as they are without --confirm-mass-change"
+        ));
+    }
+    lines.push(match comparison.marks.synced {
+        Some(synced) => format!("last synchronized {}", timestamp(synced)),
+        None => "last synchronized: unknown, flag-sync has not succeeded yet".to_owned(),
+    });
+    if !comparison.marks.initialized {
+        lines.push("the store is not marked as initialized: flag-sync once writes everything".to_owned());
+    }
+    lines.join("\n")
+}
+
+/// Prints to standard output. A reader that closes it early, as `head` does, is not an error.
 fn print(text: &str) -> io::Result<()> {
     match writeln!(io::stdout(), "{text}") {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -272,7 +276,7 @@ fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// For a person who waits; indicatif draws nothing where standard error is no terminal.
+/// Shows progress; indicatif draws nothing unless standard error is a terminal.
 fn waiting() -> ProgressBar {
     let bar = ProgressBar::new_spinner().with_message("reading LaunchDarkly and the store");
     bar.enable_steady_tick(Duration::from_millis(100));
@@ -285,7 +289,7 @@ fn timestamp(time: SystemTime) -> String {
 
 fn table(differences: &[Differing]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(["kind", "key", "LaunchDarkly", "store", "in the store it is"]);
+    table.load_preset(presets::NOTHING).set_header(["kind", "key", "LaunchDarkly", "store", "difference"]);
     let version = |version: Option<u64>| {
         let text = version.map_or_else(|| "-".to_owned(), |version| version.to_string());
         Cell::new(text).set_alignment(CellAlignment::Right)
@@ -296,7 +300,7 @@ fn table(differences: &[Differing]) -> Table {
             Cell::new(&differing.key),
             version(differing.launchdarkly),
             version(differing.store),
-            Cell::new(format!("{:?}", differing.difference).to_lowercase()),
+            Cell::new(differing.difference.as_str()),
         ]);
     }
     table

@@ -1,9 +1,10 @@
-//! The Lambda function: woken by LaunchDarkly's webhook and by a schedule.
+//! The Lambda function that LaunchDarkly's webhook and a schedule invoke.
 
-use super::secrets::Secrets;
-use super::webhook::{WebhookSecret, raw_body};
-use super::writer::{MassChange, Report, SyncError, sync};
-use crate::log;
+use crate::comparison::ReadError;
+use crate::json_log;
+use crate::secrets::{SecretCache, SecretError};
+use crate::webhook::{WebhookSecret, raw_body};
+use crate::writer::{Report, SyncError, SyncRules, sync};
 use aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
 use aws_lambda_events::encodings::Body;
 use aws_lambda_events::eventbridge::EventBridgeEvent;
@@ -19,32 +20,30 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use std::time::{Duration, Instant};
 
-/// How long LaunchDarkly may take for everything.
-const TIME_OUT: Duration = Duration::from_secs(30);
+/// The limit of the request for everything in LaunchDarkly.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What of an invocation's time is kept for the log line and the response.
+/// The part of an invocation's time that is left for the log line and the response.
 const RESERVE: Duration = Duration::from_secs(1);
 
-/// What a function needs to know, but for the store.
+/// The settings of a function, except for the store.
 #[derive(Clone, Debug)]
-pub struct Origin {
-    /// LaunchDarkly's address, or that of its EU or federal instance.
+pub struct FunctionSettings {
+    /// The address of LaunchDarkly, or of its EU or federal instance.
     pub base_uri: String,
-    /// Where the SDK key is: a parameter or a secret.
+    /// The parameter or secret that holds the SDK key.
     pub sdk_key: String,
-    /// Where the webhook's secret is; without one every webhook is refused.
+    /// The parameter or secret that holds the webhook's secret. Without one, every webhook is rejected.
     pub webhook_secret: Option<String>,
-    /// How long LaunchDarkly's caches may serve old data after a change.
-    pub cache_wait: Duration,
-    /// Whether a run may take more than half of the store.
-    pub mass_change: MassChange,
+    /// What a run may do.
+    pub rules: SyncRules,
 }
 
 /// flag-sync in one execution environment.
-pub struct Function<S> {
+pub struct SyncFunction<S> {
     store: S,
-    origin: Origin,
-    secrets: Secrets,
+    settings: FunctionSettings,
+    secrets: SecretCache,
     clock: Clock,
     transport: Transport,
 }
@@ -53,39 +52,46 @@ pub struct Function<S> {
 #[derive(Debug, thiserror::Error)]
 enum RunError {
     #[error(transparent)]
-    Secret(#[from] super::secrets::SecretError),
-    #[error("{place}: {why}")]
+    Secret(#[from] SecretError),
+    #[error("invalid SDK key in {place}: {why}")]
     Key { place: String, why: String },
     #[error(transparent)]
     Sync(#[from] SyncError),
-    #[error("the invocation's time was over before the store was up to date; the next run resumes")]
+    #[error("the store is not up to date: the invocation's time was over. The next run resumes")]
     OutOfTime,
 }
 
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Trigger {
+    Webhook,
+    Schedule,
+}
+
 #[derive(Serialize)]
-struct Line<'a> {
+struct LogLine<'a> {
     level: &'static str,
     message: String,
-    /// `synced` is what the alarm in cloudformation/flag-store.yaml counts.
+    /// cloudformation/flag-store.yaml counts `synced` and `failed` for its alarms.
     outcome: &'static str,
-    trigger: &'a str,
+    trigger: Trigger,
     #[serde(flatten)]
     report: Option<&'a Report>,
     duration_ms: u128,
 }
 
-impl<S: Store> Function<S> {
-    /// A function that writes to this store. The clock, which each event sets, is that of the store and the secrets: what
-    /// they keep ages in a freeze too.
-    pub fn new(store: S, origin: Origin, secrets: Secrets, clock: Clock) -> Self {
-        let transport = Transport::new(clock.clone(), TIME_OUT);
-        Self { store, origin, secrets, clock, transport }
+impl<S: Store> SyncFunction<S> {
+    /// A function that writes to this store. Store and secrets share the clock, which each event sets, so that their
+    /// connections and copies age in a freeze too.
+    pub fn new(store: S, settings: FunctionSettings, secrets: SecretCache, clock: Clock) -> Self {
+        let transport = Transport::new(clock.clone(), TIMEOUT);
+        Self { store, settings, secrets, clock, transport }
     }
 
-    /// Takes an event of an HTTP API, a Function URL (both in the payload format 2.0), or an EventBridge schedule.
+    /// Handles an event of an HTTP API, a Function URL (both in payload format 2.0) or an EventBridge schedule.
     ///
     /// # Errors
-    /// An event of another kind; and a scheduled run that failed, so that Lambda counts it and tries again.
+    /// Another kind of event, or a scheduled run that failed, so that Lambda counts it and retries.
     pub async fn handle(&self, event: LambdaEvent<Box<RawValue>>) -> Result<Box<RawValue>, Error> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -106,49 +112,50 @@ impl<S: Store> Function<S> {
             return Ok(to_raw_value(&response)?);
         }
         let _: EventBridgeEvent = serde_json::from_str(event)
-            .map_err(|error| format!("neither an HTTP request nor an EventBridge event: {error}"))?;
-        let report = self.run("schedule").await?;
+            .map_err(|error| format!("the event is neither an HTTP request nor an EventBridge event: {error}"))?;
+        let report = self.run(Trigger::Schedule).await?;
         Ok(to_raw_value(&report)?)
     }
 
-    /// 200 only when the store has what LaunchDarkly told of; 5xx makes LaunchDarkly try again. What went wrong is for
-    /// the log, not for who asks.
+    /// 200 only when the store is equal to LaunchDarkly; LaunchDarkly repeats a delivery that got 5xx. Errors are logged
+    /// and not returned to the caller.
+    /// <https://launchdarkly.com/docs/integrations/webhooks>
     async fn webhook(&self, request: ApiGatewayV2httpRequest) -> (StatusCode, &'static str) {
         if request.request_context.http.method != Method::POST {
-            return (StatusCode::METHOD_NOT_ALLOWED, "this takes POST requests of a LaunchDarkly webhook");
+            return (StatusCode::METHOD_NOT_ALLOWED, "send POST requests, as a LaunchDarkly webhook does");
         }
         let secret = match self.webhook_secret().await {
             Ok(secret) => secret,
             Err(why) => {
-                log::message("error", &format!("a webhook was refused: {why}"));
-                return (StatusCode::SERVICE_UNAVAILABLE, "the webhook's secret is not at hand");
+                log::error!("webhook rejected: {why}");
+                return (StatusCode::SERVICE_UNAVAILABLE, "the webhook's secret is not available");
             }
         };
         let Some(body) = raw_body(request.body, request.is_base64_encoded) else {
-            return (StatusCode::BAD_REQUEST, "the body is no base64");
+            return (StatusCode::BAD_REQUEST, "the body is not valid base64");
         };
-        if !secret.signed(&request.headers, &body) {
-            log::message("warn", "a webhook was refused: X-LD-Signature is missing or wrong");
+        if !secret.verifies(&request.headers, &body) {
+            log::warn!("webhook rejected: X-LD-Signature is missing or wrong");
             return (StatusCode::UNAUTHORIZED, "X-LD-Signature is missing or wrong");
         }
-        tokio::time::sleep(self.origin.cache_wait).await;
-        match self.run("webhook").await {
+        tokio::time::sleep(self.settings.rules.cache_wait).await;
+        match self.run(Trigger::Webhook).await {
             Ok(_) => (StatusCode::OK, "the store is up to date"),
             Err(_) => (StatusCode::BAD_GATEWAY, "the store is not up to date yet"),
         }
     }
 
     async fn webhook_secret(&self) -> Result<WebhookSecret, String> {
-        let name =
-            self.origin.webhook_secret.as_deref().ok_or("no secret is set: FLAG_SYNC_WEBHOOK_SECRET_PARAMETER")?;
+        let name = self.settings.webhook_secret.as_deref();
+        let name = name.ok_or("no secret is set. Set FLAG_SYNC_WEBHOOK_SECRET_PARAMETER")?;
         let secret = self.secrets.read(name).await.map_err(|error| error.to_string())?;
         WebhookSecret::new(secret.reveal()).ok_or_else(|| format!("the secret {name:?} is empty"))
     }
 
-    /// Fetches and writes; tells the log how it went.
-    async fn run(&self, trigger: &str) -> Result<Report, RunError> {
+    /// Runs, and logs the result.
+    async fn run(&self, trigger: Trigger) -> Result<Report, RunError> {
         let started = Instant::now();
-        // Lambda would kill a run that is too long, and its log line and connections with it.
+        // Lambda kills a run at its deadline, with its log line and connections.
         let outcome = match self.clock.remaining() {
             None => self.try_run().await,
             Some(remaining) => {
@@ -161,21 +168,20 @@ impl<S: Store> Function<S> {
             Err(error) => ("error", "failed", error.to_string()),
         };
         let duration_ms = started.elapsed().as_millis();
-        log::line(&Line { level, message, outcome: name, trigger, report: outcome.as_ref().ok(), duration_ms });
+        let report = outcome.as_ref().ok();
+        json_log::line(&LogLine { level, message, outcome: name, trigger, report, duration_ms });
         outcome
     }
 
     async fn try_run(&self) -> Result<Report, RunError> {
-        let place = &self.origin.sdk_key;
+        let FunctionSettings { base_uri, sdk_key: place, rules, .. } = &self.settings;
         let key = self.secrets.read(place).await?;
-        let key = SdkKey::parse(key.reveal())
-            .map_err(|error| error.to_string())
-            .and_then(|key| key.ok_or_else(|| "it is empty".to_owned()))
-            .map_err(|why| RunError::Key { place: place.clone(), why })?;
-        let launchdarkly = LaunchDarkly::new(self.transport.clone(), &self.origin.base_uri, &key);
-        let outcome =
-            sync(&self.store, &launchdarkly, self.origin.cache_wait, self.origin.mass_change, |_, _| ()).await;
-        if matches!(outcome, Err(SyncError::Source(SourceError::Refused { .. }))) {
+        let invalid = |why| RunError::Key { place: place.clone(), why };
+        let key = SdkKey::parse(key.reveal()).map_err(|error| invalid(error.to_string()))?;
+        let key = key.ok_or_else(|| invalid("it is empty".to_owned()))?;
+        let launchdarkly = LaunchDarkly::new(self.transport.clone(), base_uri, &key);
+        let outcome = sync(&self.store, &launchdarkly, *rules, |_, _| ()).await;
+        if matches!(outcome, Err(SyncError::Read(ReadError::Source(SourceError::Refused { .. })))) {
             self.secrets.forget(place);
         }
         Ok(outcome?)

@@ -1,14 +1,17 @@
 //! flag-sync: makes a flag store equal to LaunchDarkly.
 //!
-//! - [`writer`]: compares and writes, so that runs that overlap end in the newest data;
-//! - [`webhook`]: LaunchDarkly's notice that something changed, and its signature;
+//! - [`comparison`]: how a store differs from LaunchDarkly;
+//! - [`writer`]: writes the differences, so that runs that overlap end in the newest data;
+//! - [`webhook`]: the signature of LaunchDarkly's webhook;
+//! - [`secrets`]: reads the SDK key and the webhook's secret;
 //! - [`function`]: the Lambda function behind an HTTP API or Function URL, and on a schedule;
-//! - [`secrets`]: where the SDK key and the webhook's secret are kept;
-//! - [`command`]: the same for operators: `flag-sync once`, `flag-sync check`.
+//! - [`command`]: the options, and `flag-sync once` and `flag-sync check` for operators;
+//! - [`json_log`]: the function's log.
 
 pub mod command;
+pub mod comparison;
 pub mod function;
-pub mod log;
+pub mod json_log;
 pub mod secrets;
 pub mod webhook;
 pub mod writer;

@@ -1,14 +1,14 @@
-//! LaunchDarkly's webhook: a signed notice that something changed.
+//! The signature of LaunchDarkly's webhook.
 //!
-//! Only its signature is looked at. Nothing in the body is needed, and nothing that a stranger sent is ever parsed:
-//! deliveries come late, twice and out of order, so what changed is fetched from LaunchDarkly itself.
+//! The body is verified and never parsed: deliveries arrive late, twice and out of order, so the data is fetched from
+//! LaunchDarkly itself.
 //! <https://launchdarkly.com/docs/integrations/webhooks>
 
 use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
 use http::HeaderMap;
 use ring::hmac;
 
-/// The header with the HMAC-SHA256 of the raw body, in hexadecimal.
+/// The header that holds the HMAC-SHA256 of the raw body, in hexadecimal.
 const SIGNATURE: &str = "x-ld-signature";
 
 /// The key that LaunchDarkly signs with.
@@ -16,21 +16,21 @@ const SIGNATURE: &str = "x-ld-signature";
 pub struct WebhookSecret(hmac::Key);
 
 impl WebhookSecret {
-    /// Takes the secret of the webhook; `None` when there is none, which nothing can be signed with.
+    /// `None` for an empty secret, which everybody could sign with.
     pub fn new(secret: &str) -> Option<Self> {
         let secret = secret.trim();
         (!secret.is_empty()).then(|| Self(hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes())))
     }
 
-    /// Whether LaunchDarkly sent this. Compares in constant time.
-    pub fn signed(&self, headers: &HeaderMap, body: &[u8]) -> bool {
+    /// Whether LaunchDarkly signed this body. Compares in constant time.
+    pub fn verifies(&self, headers: &HeaderMap, body: &[u8]) -> bool {
         let Some(signature) = headers.get(SIGNATURE) else { return false };
         let Ok(signature) = HEXLOWER_PERMISSIVE.decode(signature.as_bytes()) else { return false };
         hmac::verify(&self.0, body, &signature).is_ok()
     }
 }
 
-/// The raw body of a request, as it was before API Gateway packed it; `None` where that cannot be told.
+/// The raw body of a request, without API Gateway's base64; `None` if that is malformed.
 pub fn raw_body(body: Option<String>, is_base64: bool) -> Option<Vec<u8>> {
     let body = body.unwrap_or_default();
     if is_base64 { BASE64.decode(body.as_bytes()).ok() } else { Some(body.into_bytes()) }
@@ -50,11 +50,11 @@ mod tests {
     fn check(name: &'static str, signature: &str, body: &[u8], expected: bool) {
         let name = http::HeaderName::from_bytes(name.as_bytes()).unwrap();
         let headers = HeaderMap::from_iter([(name, HeaderValue::from_str(signature).unwrap())]);
-        assert_eq!(WebhookSecret::new(SECRET).unwrap().signed(&headers, body), expected, "{signature}");
+        assert_eq!(WebhookSecret::new(SECRET).unwrap().verifies(&headers, body), expected, "{signature}");
     }
 
     #[test]
-    fn only_the_right_signature_of_this_body_is_taken() {
+    fn only_the_right_signature_of_this_body_is_accepted() {
         check("X-LD-Signature", RIGHT, BODY, true);
         check("x-ld-signature", &RIGHT.to_uppercase(), BODY, true);
         check("X-LD-Signature", RIGHT, b"what do ya want for nothing!", false);
@@ -67,13 +67,13 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_secret_is_none() {
+    fn an_empty_secret_is_rejected() {
         assert!(WebhookSecret::new(" \n").is_none());
         assert!(!format!("{:?}", WebhookSecret::new(SECRET)).contains(SECRET));
     }
 
     #[test]
-    fn a_packed_body_is_unpacked() {
+    fn a_body_in_base64_is_decoded() {
         assert_eq!(raw_body(Some("eyJhIjoxfQ==".to_owned()), true).as_deref(), Some(br#"{"a":1}"#.as_slice()));
         assert_eq!(raw_body(Some("{}".to_owned()), false).as_deref(), Some(b"{}".as_slice()));
         assert_eq!(raw_body(None, false).as_deref(), Some(b"".as_slice()));

@@ -48,7 +48,7 @@ impl Lambda {
         Self::start_with(Vec::new()).await
     }
 
-    /// With settings of its own, which win.
+    /// With other settings.
     async fn start_with(settings: Vec<(&'static str, String)>) -> Self {
         let launchdarkly = LaunchDarkly::start("sdk-test", data(&[flag("a", 1)], &[])).await.unwrap();
         let secrets = Secrets::start().await.unwrap();
@@ -72,7 +72,7 @@ impl Lambda {
         environment.extend(settings);
         let function = Function::start(BINARY, &api, environment).unwrap();
         let store = DynamoDbDataStore::builder(table).config(crate::databases::config(&servers::dynamodb_uri()));
-        Self { api, function, launchdarkly, secrets, proxy, store: store.build_async().unwrap() }
+        Self { api, function, launchdarkly, secrets, proxy, store: store.build().unwrap() }
     }
 
     async fn post(&self, body: &str, is_base64: bool, headers: Value) -> u64 {
@@ -163,7 +163,7 @@ async fn an_unsigned_webhook_does_nothing() {
 }
 
 #[tokio::test]
-async fn without_a_secret_every_webhook_is_refused_and_the_schedule_goes_on() {
+async fn without_a_secret_every_webhook_is_rejected_and_the_schedule_works() {
     let lambda = Lambda::start().await;
     lambda.secrets.set(WEBHOOK_SECRET, " ");
     assert_eq!(lambda.post(BODY, false, json!({"x-ld-signature": signature(BODY)})).await, 503);
@@ -174,7 +174,7 @@ async fn without_a_secret_every_webhook_is_refused_and_the_schedule_goes_on() {
 }
 
 #[tokio::test]
-async fn webhooks_out_of_order_and_at_once_end_in_the_newest() {
+async fn webhooks_out_of_order_and_at_once_end_in_the_newest_data() {
     let lambda = Lambda::start().await;
     for version in [3, 2, 5, 4] {
         lambda.launchdarkly.set_flag(&flag("a", version.max(lambda.version().await.unwrap_or(0))));
@@ -185,7 +185,7 @@ async fn webhooks_out_of_order_and_at_once_end_in_the_newest() {
 }
 
 #[tokio::test]
-async fn what_failed_is_told_so_that_it_is_tried_again() {
+async fn a_failed_run_is_reported_so_that_it_is_retried() {
     let lambda = Lambda::start().await;
     let signed = json!({"x-ld-signature": signature(BODY)});
     lambda.launchdarkly.fail(Fault::Status(500, None));
@@ -202,7 +202,7 @@ async fn what_failed_is_told_so_that_it_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_key_that_was_changed_is_read_anew_after_a_refusal() {
+async fn an_sdk_key_that_was_rejected_is_read_again() {
     let lambda = Lambda::start().await;
     lambda.secrets.set("/redirect/sdk-key", "sdk-old");
     assert!(lambda.invoke(&schedule()).await.is_error);
@@ -210,9 +210,9 @@ async fn a_key_that_was_changed_is_read_anew_after_a_refusal() {
     assert!(!lambda.invoke(&schedule()).await.is_error);
 }
 
-/// The clocks of a frozen environment may stand still; the deadline of the next event shows how long it was frozen.
+/// The clocks of a frozen environment may stop; the deadline of the next event shows how long it was frozen.
 #[tokio::test]
-async fn after_a_freeze_no_connection_and_no_secret_is_trusted() {
+async fn after_a_freeze_no_connection_and_no_secret_is_used_again() {
     let wire = Wire::to(servers::redis_port()).await;
     let prefix = ("FLAG_SYNC_PREFIX", servers::unique("frozen"));
     let lambda = Lambda::start_with(vec![("FLAG_SYNC_REDIS", wire.url()), prefix]).await;
@@ -226,7 +226,7 @@ async fn after_a_freeze_no_connection_and_no_secret_is_trusted() {
     }
 }
 
-/// Killed by Lambda, a run could neither report its failure nor close what it had opened.
+/// A run that Lambda kills could neither log its failure nor close its connections.
 #[tokio::test]
 async fn a_run_ends_before_its_invocation_does() {
     let lambda = Lambda::start().await;
@@ -240,7 +240,7 @@ async fn a_run_ends_before_its_invocation_does() {
 }
 
 #[tokio::test]
-async fn other_events_and_methods_are_refused_by_name() {
+async fn other_events_and_methods_are_rejected() {
     let lambda = Lambda::start().await;
     for (event, expected) in [
         (json!({}), "neither an HTTP request nor an EventBridge event"),
@@ -255,7 +255,7 @@ async fn other_events_and_methods_are_refused_by_name() {
     assert_eq!(answer["statusCode"], 405);
 }
 
-/// As an operator runs it.
+/// flag-sync as an operator runs it.
 pub(crate) async fn command(arguments: &[&str], environment: &[(&str, String)]) -> (i32, String, String) {
     let mut command = Command::new(BINARY);
     command.args(arguments).env_clear().envs(environment.iter().map(|(name, value)| (*name, value)));
@@ -267,7 +267,7 @@ pub(crate) async fn command(arguments: &[&str], environment: &[(&str, String)]) 
 }
 
 #[tokio::test]
-async fn an_operator_checks_and_writes() {
+async fn an_operator_can_check_and_write() {
     let Lambda { launchdarkly, secrets, proxy, .. } = Lambda::start().await;
     let table = servers::new_table().await;
     let mut environment = aws(&proxy, &secrets);
@@ -277,7 +277,7 @@ async fn an_operator_checks_and_writes() {
 
     let (code, text, _) = run(&["check"]).await;
     assert_eq!(code, 1);
-    assert!(text.contains("missing") && text.contains("not marked as initialised"), "{text}");
+    assert!(text.contains("missing") && text.contains("not marked as initialized"), "{text}");
     let (code, text, _) = run(&["once"]).await;
     assert_eq!((code, text.trim()), (0, "1 flags and 0 segments in LaunchDarkly: 1 written, 0 deleted"));
     launchdarkly.set_flag(&flag("a", 3));
@@ -295,9 +295,9 @@ async fn an_operator_checks_and_writes() {
     assert!(found["synced_at"].as_str().unwrap().ends_with('Z'));
 }
 
-/// As `flag-sync check | head` ends: the reader is gone before everything is written.
+/// `flag-sync check | head`: the reader closes the pipe before everything is written.
 #[tokio::test]
-async fn a_reader_that_goes_away_is_not_an_error() {
+async fn a_closed_pipe_is_not_an_error() {
     let Lambda { launchdarkly, secrets, proxy, .. } = Lambda::start().await;
     let mut environment = aws(&proxy, &secrets);
     environment.push(("LAUNCHDARKLY_BASE_URI", launchdarkly.uri()));
@@ -317,12 +317,12 @@ async fn a_reader_that_goes_away_is_not_an_error() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let status = Command::new(BINARY).arg("once").env_clear().stdout(Stdio::null()).stderr(writer).status().await;
-    assert_eq!(status.unwrap().code(), Some(2), "nobody reads the error either");
+    assert_eq!(status.unwrap().code(), Some(2), "standard error is closed too");
 }
 
-/// As with the SDK key of another environment: much of what the store has is gone or older there.
+/// The SDK key of another environment looks like this: many items are missing or older there.
 #[tokio::test]
-async fn an_operator_confirms_that_most_of_a_store_changes() {
+async fn an_operator_can_confirm_a_mass_change() {
     let launchdarkly = LaunchDarkly::start("sdk-test", data(&flags(0..20, 5), &[])).await.unwrap();
     let environment = [
         ("FLAG_SYNC_REDIS", servers::redis_url()),
@@ -361,7 +361,7 @@ fn flags(numbers: std::ops::Range<u32>, version: u64) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn the_function_confirms_it_by_its_setting() {
+async fn a_setting_of_the_function_confirms_a_mass_change() {
     for (setting, is_confirmed) in [(None, false), (Some("false"), false), (Some("true"), true)] {
         let setting = setting.map(|value| ("FLAG_SYNC_CONFIRM_MASS_CHANGE", value.to_owned()));
         let lambda = Lambda::start_with(setting.into_iter().collect()).await;
@@ -374,11 +374,14 @@ async fn the_function_confirms_it_by_its_setting() {
         let found = lambda.store.all(Flag).await.unwrap();
         let count = |wanted: State| found.values().filter(|item| item.state == wanted).count();
         assert_eq!(count(State::Deleted), if is_confirmed { 6 } else { 0 });
-        assert!((0..5).all(|number| found[&format!("flag-{number}")].version == 6), "what rose is there at once");
+        assert!(
+            (0..5).all(|number| found[&format!("flag-{number}")].version == 6),
+            "a higher version is written at once"
+        );
     }
 }
 
-/// What the standard streams show, together, when both are a terminal.
+/// The output of a command whose standard streams are a terminal.
 async fn on_a_terminal(arguments: &[&str], environment: &[(&str, String)]) -> String {
     let spawn = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
     let mut command = Command::new("python3");
@@ -388,7 +391,7 @@ async fn on_a_terminal(arguments: &[&str], environment: &[(&str, String)]) -> St
 }
 
 #[tokio::test]
-async fn a_person_at_a_terminal_sees_that_it_goes_on_and_nobody_else_does() {
+async fn progress_is_shown_on_a_terminal_only() {
     // So many that writing them lasts for several of the bar's ticks, 0.1 s each.
     let flags: Vec<_> = (0..5_000).map(|n| flag(&format!("flag-{n}"), 1)).collect();
     let launchdarkly = LaunchDarkly::start("sdk-test", data(&flags, &[])).await.unwrap();
@@ -418,13 +421,13 @@ async fn a_person_at_a_terminal_sees_that_it_goes_on_and_nobody_else_does() {
 }
 
 #[tokio::test]
-async fn an_operator_is_told_what_is_missing() {
+async fn an_operator_learns_which_setting_is_missing() {
     let region = ("AWS_REGION", "eu-central-1".to_owned());
     let table = ("FLAG_SYNC_TABLE", "flags".to_owned());
     for (environment, expected) in [
-        (vec![region.clone()], "no store is given: set FLAG_SYNC_TABLE or FLAG_SYNC_REDIS"),
+        (vec![region.clone()], "no store is set. Set FLAG_SYNC_TABLE or FLAG_SYNC_REDIS"),
         (vec![table.clone()], "no Region is set"),
-        (vec![table.clone(), region.clone()], "there is no SDK key: set LAUNCHDARKLY_SDK_KEY"),
+        (vec![table.clone(), region.clone()], "no SDK key is set. Set LAUNCHDARKLY_SDK_KEY"),
         (
             vec![region.clone(), ("FLAG_SYNC_REDIS", "redis://:hunter2@x".to_owned())],
             "FLAG_SYNC_REDIS holds a password",
@@ -435,5 +438,5 @@ async fn an_operator_is_told_what_is_missing() {
         assert!(text.contains(expected) && !text.contains("hunter2"), "{text}");
     }
     let (code, _, text) = command(&[], &[region, table]).await;
-    assert!(code == 2 && text.contains("give a command"), "{text}");
+    assert!(code == 2 && text.contains("no command is given"), "{text}");
 }

@@ -61,7 +61,7 @@ fn redis(prefix: &str) -> Shared<flag_data::stores::Redis> {
     let builder = RedisDataStore::builder(servers::redis_url()).prefix(prefix);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/stores/node/redis.cjs");
     Shared {
-        store: builder.build_async().unwrap(),
+        store: builder.build().unwrap(),
         program: ["node", script, &servers::redis_url(), prefix].map(str::to_owned).to_vec(),
         factory: Arc::new(builder),
     }
@@ -73,7 +73,7 @@ async fn dynamodb(program: &str, script: &str, prefix: &str) -> Shared<flag_data
     let builder = DynamoDbDataStore::builder(&table).prefix(prefix).config(crate::databases::config(&uri));
     let script = format!("{}/../../tests/stores/{script}", env!("CARGO_MANIFEST_DIR"));
     Shared {
-        store: builder.build_async().unwrap(),
+        store: builder.build().unwrap(),
         program: [program, &script, &uri, &table, prefix].map(str::to_owned).to_vec(),
         factory: Arc::new(builder),
     }

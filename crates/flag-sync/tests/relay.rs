@@ -12,7 +12,7 @@ use flag_data::items::ItemKind::{Flag, Segment};
 use flag_data::items::State;
 use flag_data::stores::{DynamoDb, DynamoDbDataStore, RedisDataStore, Store};
 use flag_data::transport::{Response, Transport};
-use flag_sync::writer::Comparison;
+use flag_sync::comparison::Comparison;
 use http::{Method, Request};
 use saphyr::{LoadableYamlNode, Yaml};
 use serde_json::{Value, json};
@@ -89,7 +89,7 @@ impl Template {
         actions.map(|action| action.as_str().unwrap().strip_prefix("dynamodb:").unwrap().to_owned()).collect()
     }
 
-    fn idle_time_out(&self) -> u64 {
+    fn idle_timeout(&self) -> u64 {
         let attributes = self.list(&["Resources", "LoadBalancer", "Properties", "LoadBalancerAttributes"]);
         let of = |attribute: &Yaml<'_>, key| Some(attribute.as_mapping_get(key)?.as_str()?.to_owned());
         let found = attributes.iter().find(|one| of(one, "Key").unwrap() == "idle_timeout.timeout_seconds");
@@ -142,7 +142,7 @@ impl Relay {
     }
 
     /// Waits for a line of its log.
-    async fn told(&self, text: &str) {
+    async fn logged(&self, text: &str) {
         let wanted = |log: &[String]| log.iter().any(|line| line.contains(text));
         let log = tokio::time::timeout(PATIENCE, self.process.log_when(wanted)).await;
         let log = log.unwrap_or_else(|_| self.process.log());
@@ -151,7 +151,7 @@ impl Relay {
 
     /// Waits until it has LaunchDarkly's data, and has written it.
     async fn ready(self) -> Self {
-        self.told("Initialized LaunchDarkly client").await;
+        self.logged("Initialized LaunchDarkly client").await;
         self
     }
 
@@ -220,7 +220,7 @@ impl Table {
 
     fn store(&self) -> DynamoDb {
         let builder = DynamoDbDataStore::builder(&self.name).prefix(self.prefix);
-        builder.config(crate::databases::config(&servers::dynamodb_uri())).build_async().unwrap()
+        builder.config(crate::databases::config(&servers::dynamodb_uri())).build().unwrap()
     }
 
     async fn edge(&self) -> Edge {
@@ -445,14 +445,14 @@ async fn what_its_url_does_not_serve_ends_in_the_default() {
     let launchdarkly = launchdarkly().await;
     let table = Table::new("").await;
     let relay = table.relay(&launchdarkly).await;
-    for (setting, told) in [
-        (("LAUNCHDARKLY_SDK_KEY", "sdk-another"), "refused the SDK key (HTTP 401)"),
+    for (setting, logged) in [
+        (("LAUNCHDARKLY_SDK_KEY", "sdk-another"), "rejected the SDK key (HTTP 401)"),
         (("REDIRECT_FETCH", "environment"), "/sdk/latest-all answered HTTP 404"),
     ] {
         let edge = edge_at(&relay, &[setting]).await;
         let line = edge.decide("192.0.2.1").await;
         assert_eq!((&line["variation"], &line["data"]), (&json!(false), &json!("default")), "{line}");
-        servers::line(&edge.function, |line| says(line, told)).await;
+        servers::line(&edge.function, |line| says(line, logged)).await;
     }
     let events = relay.ask(Method::POST, "/bulk", &[("authorization", KEY)]).await;
     assert_eq!(events.head.status, 503, "events go to LaunchDarkly itself");
@@ -501,15 +501,15 @@ async fn without_launchdarkly_it_serves_the_table() {
     let line = edge.decide("192.0.2.1").await;
     assert_eq!((&line["variation"], &line["data"]), (&json!(false), &json!("default")), "{line}");
     servers::line(&edge.function, |line| says(line, "answered HTTP 503")).await;
-    // It waits for LaunchDarkly for 10 s, unless told otherwise; after that it knows no flag.
+    // It waits for LaunchDarkly for 10 s, unless configured otherwise; after that it knows no flag.
     let impatient = empty.start_relay(&launchdarkly, &[("INIT_TIMEOUT", "1s")]);
-    impatient.told("initializing LaunchDarkly client").await;
+    impatient.logged("initializing LaunchDarkly client").await;
     assert_eq!(impatient.get("/sdk/flags/rebrand", &[("authorization", KEY)]).await.head.status, 404);
     let line = edge_at(&impatient, &[]).await.decide("192.0.2.1").await;
     assert_eq!((&line["variation"], &line["error_kind"]), (&json!(false), &json!("FLAG_NOT_FOUND")), "{line}");
 
     let from_table = filled.start_relay(&launchdarkly, &[("INIT_TIMEOUT", "1s")]);
-    from_table.told("initializing LaunchDarkly client").await;
+    from_table.logged("initializing LaunchDarkly client").await;
     check_rule_match(&edge_at(&from_table, &[]).await.decide("192.0.2.1").await, "launchdarkly");
 
     launchdarkly.fail(Fault::None);
@@ -566,7 +566,7 @@ async fn redis_instead_of_dynamodb() {
     ])
     .await;
     check_rule_match(&edge.decide("192.0.2.1").await, "redis");
-    let store = RedisDataStore::builder(&redis).prefix(&prefix).build_async().unwrap();
+    let store = RedisDataStore::builder(&redis).prefix(&prefix).build().unwrap();
     assert!(Comparison::make(&store, &source(&launchdarkly)).await.unwrap().differences.is_empty());
     launchdarkly.set_flag(&flag("rebrand", 12));
     decides(&edge, |line| line["flag_version"] == 12 && line["reason"] == "FALLTHROUGH").await;
@@ -580,7 +580,7 @@ fn heartbeats_come_within_every_time_out() {
     let template = Template::load();
     let interval = &template.environment(&[("TableName", "flags"), ("AWS::Region", REGION)])["HEARTBEAT_INTERVAL"];
     let minutes: u64 = interval.strip_suffix('m').unwrap().parse().unwrap();
-    assert!(minutes * 60 < template.idle_time_out().min(300));
+    assert!(minutes * 60 < template.idle_timeout().min(300));
 }
 
 #[test]

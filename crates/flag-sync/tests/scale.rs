@@ -13,7 +13,7 @@ use std::time::Instant;
 
 pub(crate) const FLAGS: usize = 5_000;
 
-/// What a step took. A request to Redis is a command: many of them travel together.
+/// The cost of a step. A request to Redis is a command; many of them share a round trip.
 #[derive(Debug, Serialize)]
 pub(crate) struct Step {
     pub(crate) what: &'static str,
@@ -38,12 +38,12 @@ async fn measured<T>(what: &'static str, requests: impl Fn() -> usize, work: imp
 async fn written_and_read(store: impl Store, requests: impl Fn() -> usize) -> [Step; 5] {
     let (launchdarkly, everything) = environment().await;
     let source = source(&launchdarkly);
-    let (report, first) = measured("first synchronisation", &requests, sync(&store, &source)).await;
+    let (report, first) = measured("first synchronization", &requests, sync(&store, &source)).await;
     assert_eq!(report.unwrap().written, FLAGS);
-    let (report, unchanged) = measured("synchronisation, nothing changed", &requests, sync(&store, &source)).await;
+    let (report, unchanged) = measured("synchronization, nothing changed", &requests, sync(&store, &source)).await;
     assert_eq!(report.unwrap().written, 0);
     launchdarkly.set_flag(&flag("flag-77", 2));
-    let (report, one) = measured("synchronisation, one flag changed", &requests, sync(&store, &source)).await;
+    let (report, one) = measured("synchronization, one flag changed", &requests, sync(&store, &source)).await;
     assert_eq!(report.unwrap().written, 1);
     let (replaced, replace) = measured("replace, as SDKs do", &requests, store.replace(&everything)).await;
     replaced.unwrap();
@@ -55,23 +55,23 @@ async fn written_and_read(store: impl Store, requests: impl Fn() -> usize) -> [S
 pub(crate) async fn dynamodb() -> [Step; 5] {
     let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
     let store = DynamoDbDataStore::builder(servers::new_table().await).config(crate::databases::config(&proxy.uri()));
-    written_and_read(store.build_async().unwrap(), || proxy.seen().len()).await
+    Box::pin(written_and_read(store.build().unwrap(), || proxy.seen().len())).await
 }
 
 pub(crate) async fn redis() -> [Step; 5] {
     let server = servers::start_redis(None);
     let url = format!("redis://127.0.0.1:{}", server.port);
-    let store = RedisDataStore::builder(&url).build_async().unwrap();
+    let store = RedisDataStore::builder(&url).build().unwrap();
     let mut counter = redis::Client::open(url).unwrap().get_connection().unwrap();
     let mut own = 0;
     let commands = RefCell::new(|| {
         let info: String = redis::cmd("INFO").arg("stats").query(&mut counter).unwrap();
         let count = info.lines().find_map(|line| line.strip_prefix("total_commands_processed:")).unwrap();
-        // It counts the questions before this one.
+        // It counts the INFO commands before this one.
         own += 1;
         count.trim().parse::<usize>().unwrap() + 1 - own
     });
-    written_and_read(store, || commands.borrow_mut()()).await
+    Box::pin(written_and_read(store, || commands.borrow_mut()())).await
 }
 
 /// At least so many requests, and few more: those that mark, and those that a busy machine repeats.

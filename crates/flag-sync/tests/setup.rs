@@ -1,11 +1,11 @@
-//! What the tests share: LaunchDarkly as flag-sync reads it, and a run.
+//! Shared by the tests: LaunchDarkly as flag-sync reads it, and a run.
 
 use flag_data::clock::Clock;
 use flag_data::sdk_key::SdkKey;
 use flag_data::sources::LaunchDarkly;
 use flag_data::stores::Store;
 use flag_data::transport::Transport;
-use flag_sync::writer::{MassChange, Report, SyncError};
+use flag_sync::writer::{Report, SyncError, SyncRules};
 use std::time::Duration;
 
 /// A LaunchDarkly as flag-sync reads it.
@@ -16,6 +16,12 @@ pub(crate) fn source(standin: &standins::LaunchDarkly) -> LaunchDarkly {
 }
 
 pub(crate) async fn sync(store: &impl Store, launchdarkly: &LaunchDarkly) -> Result<Report, SyncError> {
-    let pause = Duration::from_millis(1);
-    flag_sync::writer::sync(store, launchdarkly, pause, MassChange::Unconfirmed, |_, _| ()).await
+    let rules = SyncRules { cache_wait: Duration::from_millis(1), confirm_mass_change: false };
+    flag_sync::writer::sync(store, launchdarkly, rules, |_, _| ()).await
+}
+
+/// The same where a mass change is confirmed.
+pub(crate) async fn sync_confirmed(store: &impl Store, launchdarkly: &LaunchDarkly) -> Result<Report, SyncError> {
+    let rules = SyncRules { cache_wait: Duration::from_millis(1), confirm_mass_change: true };
+    flag_sync::writer::sync(store, launchdarkly, rules, |_, _| ()).await
 }

@@ -1,4 +1,4 @@
-//! flag-sync's writer: what it writes, and that runs which overlap end in the newest data.
+//! flag-sync's writer: its writes, and that runs that overlap end in the newest data.
 
 use crate::databases::one;
 use crate::memory::Memory;
@@ -10,7 +10,8 @@ use flag_data::items::{Everything, State, Stored};
 use flag_data::sources::LaunchDarkly;
 use flag_data::stores::{AwsTransport, Condition, Contents, DynamoDbDataStore, RedisDataStore, Store, StoreError};
 use flag_data::transport::Transport;
-use flag_sync::writer::{Comparison, Difference, MassChange, Report, SyncError};
+use flag_sync::comparison::{Comparison, Difference, ReadError};
+use flag_sync::writer::{Report, SyncError};
 use serde_json::{Value, json};
 use standins::samples::{data, flag, segment};
 use standins::{DynamoDbFault, DynamoDbProxy, Fault};
@@ -64,7 +65,7 @@ async fn a_deletion_leaves_a_tombstone_that_a_new_flag_replaces(store: impl Stor
     assert_eq!(version(&store, "a").await, (State::Live, 1));
 }
 
-async fn what_another_writer_broke_or_lost_is_repaired(store: impl Store) {
+async fn items_that_another_writer_broke_or_lost_are_repaired(store: impl Store) {
     let (_standin, source) = launchdarkly(&[flag("a", 5), flag("b", 1), flag("c", 1)], &[]).await;
     sync(&store, &source).await.unwrap();
     let broken = Stored { version: 5, ..Stored::parse("{\"key\":".to_owned()) };
@@ -76,9 +77,9 @@ async fn what_another_writer_broke_or_lost_is_repaired(store: impl Store) {
     }
 }
 
-/// The race that the conditions close. A run reads the store, fetches, and is then held up, as a Lambda function may
-/// be for seconds. Meanwhile everything changes, and a second run writes that. Then the first goes on, with old data:
-/// it would bring back what was deleted, delete what is new, and turn back what was changed.
+/// The race that the conditions prevent. A run reads the store, fetches, and then pauses, as a Lambda function may for
+/// seconds. Meanwhile everything changes, and a second run writes the changes. The first run resumes with old data:
+/// without conditions it would restore deleted flags, delete new ones and revert changes.
 async fn a_late_run_does_not_turn_back_the_clock(store: impl Store) {
     let before = [flag("changed", 1), flag("deleted", 4), flag("remade", 7), flag("new-to-store", 1)];
     let (standin, source) = launchdarkly(&before[..3], &[]).await;
@@ -137,7 +138,7 @@ async fn a_late_run_does_not_turn_back_content_of_the_same_version(store: impl S
     assert_eq!(done(&sync(&*store, &source).await.unwrap()), (1, 0));
     held.go_on.notify_one();
     let report = late.await.unwrap().unwrap();
-    assert_eq!((done(&report), report.repeated), ((0, 0), 3), "two more questions, and one for the other run's write");
+    assert_eq!((done(&report), report.repeated), ((0, 0), 3), "two more requests, and one for the other run's write");
     assert_eq!(one(&*store, Flag, "a").await.unwrap().json, with("third").to_string());
 }
 
@@ -219,7 +220,7 @@ async fn many_runs_at_once_end_in_the_newest(store: impl Store) {
     assert!(Comparison::make(&*store, &source).await.unwrap().differences.is_empty());
 }
 
-async fn an_older_answer_is_asked_again_and_believed_only_if_it_stays(store: impl Store) {
+async fn an_older_answer_is_requested_again_and_believed_only_if_it_stays(store: impl Store) {
     let (standin, source) = launchdarkly(&[flag("a", 9)], &[]).await;
     sync(&store, &source).await.unwrap();
     standin.set_flag(&flag("a", 8));
@@ -254,7 +255,7 @@ async fn other_content_of_the_same_version_is_a_difference_and_is_written(store:
 
 /// Two rounds go to another writer; in the third, one of LaunchDarkly's caches is old. That it was asked three times by
 /// then says nothing: older data has to be its answer each time.
-async fn rounds_that_another_writer_won_are_not_counted_as_questions(store: impl Store) {
+async fn rounds_that_another_writer_won_are_not_counted_as_answers(store: impl Store) {
     let (standin, source) = launchdarkly(&[flag("a", 9)], &[]).await;
     sync(&store, &source).await.unwrap();
     standin.set_flag(&flag("b", 1));
@@ -318,7 +319,7 @@ impl<S: Store> Store for Overtaken<S> {
 }
 
 /// One of LaunchDarkly's caches knows nothing of most flags, another does: nothing is lost, and nobody has to confirm.
-async fn what_was_missing_from_one_answer_stays(store: impl Store) {
+async fn an_item_that_is_missing_from_one_answer_stays(store: impl Store) {
     let flags: Vec<_> = (0..12).map(|n| flag(&format!("flag-{n}"), 5)).collect();
     let (standin, source) = launchdarkly(&flags, &[]).await;
     sync(&store, &source).await.unwrap();
@@ -379,7 +380,7 @@ impl<S: Store> Store for Healing<S> {
     }
 }
 
-async fn more_than_half_of_a_store_is_not_taken_unconfirmed(store: impl Store) {
+async fn a_mass_change_needs_confirmation(store: impl Store) {
     let many = |versions: std::ops::Range<u64>| -> Vec<Value> {
         versions.clone().map(|n| flag(&format!("flag-{n}"), 5)).collect()
     };
@@ -406,18 +407,17 @@ async fn more_than_half_of_a_store_is_not_taken_unconfirmed(store: impl Store) {
     set(other);
     let error = sync(&store, &source).await.unwrap_err();
     assert!(matches!(error, SyncError::MassChange { written: 1, losses: 19, items: 20 }), "{error}");
-    assert_eq!(version(&store, "flag-9").await, (State::Live, 6), "a kill switch is never held up");
+    assert_eq!(version(&store, "flag-9").await, (State::Live, 6), "a kill switch is never delayed");
     let all = store.all(Flag).await.unwrap();
     assert!(all.values().all(|item| item.state == State::Live && !item.json.contains("another environment's")));
-    assert_eq!(store.read(&[]).await.unwrap().marks.synced, synced, "the alarm has to notice");
+    assert_eq!(store.read(&[]).await.unwrap().marks.synced, synced, "the alarm depends on it");
 
-    let pause = Duration::from_millis(1);
-    let report = flag_sync::writer::sync(&store, &source, pause, MassChange::Confirmed, |_, _| ()).await.unwrap();
+    let report = setup::sync_confirmed(&store, &source).await.unwrap();
     assert_eq!(done(&report), (10, 9));
     assert!(Comparison::make(&store, &source).await.unwrap().differences.is_empty());
 }
 
-async fn what_launchdarkly_does_not_give_changes_nothing(store: impl Store) {
+async fn an_error_of_launchdarkly_changes_nothing(store: impl Store) {
     let (standin, source) = launchdarkly(&[flag("a", 1)], &[]).await;
     sync(&store, &source).await.unwrap();
     let synced = store.read(&[]).await.unwrap().marks.synced;
@@ -431,7 +431,7 @@ async fn what_launchdarkly_does_not_give_changes_nothing(store: impl Store) {
         Fault::Text("application/json", "{}"),
     ] {
         standin.fail(fault.clone());
-        assert!(matches!(sync(&store, &source).await, Err(SyncError::Source(_))), "{fault:?}");
+        assert!(matches!(sync(&store, &source).await, Err(SyncError::Read(ReadError::Source(_)))), "{fault:?}");
     }
     assert_eq!(version(&store, "a").await, (State::Live, 1));
     assert_eq!(store.read(&[]).await.unwrap().marks.synced, synced);
@@ -454,27 +454,27 @@ macro_rules! each_store {
 each_store!(
     everything_is_written_once_and_verbatim,
     a_deletion_leaves_a_tombstone_that_a_new_flag_replaces,
-    what_another_writer_broke_or_lost_is_repaired,
+    items_that_another_writer_broke_or_lost_are_repaired,
     a_late_run_does_not_turn_back_the_clock,
     a_late_run_does_not_turn_back_content_of_the_same_version,
     many_runs_at_once_end_in_the_newest,
-    an_older_answer_is_asked_again_and_believed_only_if_it_stays,
+    an_older_answer_is_requested_again_and_believed_only_if_it_stays,
     other_content_of_the_same_version_is_a_difference_and_is_written,
-    rounds_that_another_writer_won_are_not_counted_as_questions,
-    what_was_missing_from_one_answer_stays,
-    more_than_half_of_a_store_is_not_taken_unconfirmed,
-    what_launchdarkly_does_not_give_changes_nothing,
+    rounds_that_another_writer_won_are_not_counted_as_answers,
+    an_item_that_is_missing_from_one_answer_stays,
+    a_mass_change_needs_confirmation,
+    an_error_of_launchdarkly_changes_nothing,
 );
 
 #[tokio::test]
-async fn an_item_that_does_not_fit_is_told_by_name_and_the_rest_is_written() {
+async fn an_item_that_is_too_large_is_reported_by_name_and_the_rest_is_written() {
     let mut large = flag("large", 1);
     large["text"] = json!("x".repeat(400_000));
     let (_standin, source) = launchdarkly(&[flag("a", 1), large], &[]).await;
     let store = crate::databases::dynamodb().await;
     let error = sync(&store, &source).await.unwrap_err();
     assert!(
-        matches!(error, SyncError::Incomplete(_)) && error.to_string().contains("the flag \"large\" has"),
+        matches!(error, SyncError::Incomplete(_)) && error.to_string().contains("the flag \"large\" was not written"),
         "{error}"
     );
     assert_eq!(version(&store, "a").await, (State::Live, 1));
@@ -484,7 +484,7 @@ async fn an_item_that_does_not_fit_is_told_by_name_and_the_rest_is_written() {
 
 /// The limit is on what the table keeps, so it does not depend on what is there already.
 #[tokio::test]
-async fn a_full_table_refuses_what_an_empty_one_refuses() {
+async fn a_full_table_rejects_the_same_items_as_an_empty_one() {
     let with = |version: u64, bytes: usize| {
         let mut flag = flag("large", version);
         flag["text"] = json!("x".repeat(bytes));
@@ -495,16 +495,16 @@ async fn a_full_table_refuses_what_an_empty_one_refuses() {
     sync(&full, &source).await.unwrap();
     standin.set_flag(&with(2, 400_000));
     let reason = |error: SyncError| match error {
-        SyncError::Incomplete(reasons) => reasons[0].split(';').next().unwrap().to_owned(),
+        SyncError::Incomplete(reasons) => reasons[0].split_once("it has").unwrap().1.to_owned(),
         error => panic!("{error}"),
     };
     for _ in 0..2 {
         let reasons = [sync(&empty, &source).await, sync(&full, &source).await].map(|run| reason(run.unwrap_err()));
         assert_eq!(reasons[0], reasons[1]);
         let differences = Comparison::make(&full, &source).await.unwrap().differences;
-        assert_eq!(differences[0].difference, Difference::Older, "check goes on showing it");
+        assert_eq!(differences[0].difference, Difference::Older, "check still shows it");
     }
-    assert_eq!(version(&full, "large").await, (State::Live, 1), "what was there stays");
+    assert_eq!(version(&full, "large").await, (State::Live, 1), "the old item stays");
     standin.set_flag(&with(3, 300_000));
     for store in [&empty, &full] {
         sync(store, &source).await.unwrap();
@@ -518,7 +518,7 @@ async fn a_row_of_dynamodb_without_version_or_item_is_repaired() {
     let (_standin, source) = launchdarkly(&[flag("a", 1), flag("b", 1), flag("c", 1)], &[]).await;
     let table = servers::new_table().await;
     let config = crate::databases::config(&servers::dynamodb_uri());
-    let store = DynamoDbDataStore::builder(&table).config(config.clone()).build_async().unwrap();
+    let store = DynamoDbDataStore::builder(&table).config(config.clone()).build().unwrap();
     let transport = Transport::new(Clock::default(), Duration::from_secs(20));
     let client = flag_data::stores::aws_sdk_dynamodb::Client::from_conf(
         config.to_builder().http_client(AwsTransport(transport)).build(),
@@ -538,33 +538,32 @@ async fn a_row_of_dynamodb_without_version_or_item_is_repaired() {
 }
 
 #[tokio::test]
-async fn a_first_run_that_breaks_off_marks_nothing() {
+async fn a_first_run_that_fails_marks_nothing() {
     let flags: Vec<_> = (0..40).map(|n| flag(&format!("flag-{n}"), 1)).collect();
     let (_standin, source) = launchdarkly(&flags, &[segment("s", 1, &[])]).await;
     let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
     let table = servers::new_table().await;
-    let store =
-        DynamoDbDataStore::builder(&table).config(crate::databases::config(&proxy.uri())).build_async().unwrap();
+    let store = DynamoDbDataStore::builder(&table).config(crate::databases::config(&proxy.uri())).build().unwrap();
     proxy.fail("PutItem", 20, usize::MAX, DynamoDbFault::Refuse);
     let error = sync(&store, &source).await.unwrap_err();
-    assert!(error.to_string().contains("may not be used: AccessDeniedException"), "{error}");
+    assert!(error.to_string().contains("denied access: AccessDeniedException"), "{error}");
     proxy.heal();
     let marks = store.read(&[]).await.unwrap().marks;
     assert!(!marks.initialized && marks.synced.is_none());
     let report = sync(&store, &source).await.unwrap();
-    assert!((1..=21).contains(&report.written), "it goes on where the first broke off: {report:?}");
+    assert!((1..=21).contains(&report.written), "it resumes where the first failed: {report:?}");
     assert!(store.read(&[]).await.unwrap().marks.initialized);
 }
 
 #[tokio::test]
 async fn a_redis_that_lost_its_data_is_refilled() {
     let mut server = servers::start_redis(None);
-    let store = RedisDataStore::builder(format!("redis://127.0.0.1:{}", server.port)).build_async().unwrap();
+    let store = RedisDataStore::builder(format!("redis://127.0.0.1:{}", server.port)).build().unwrap();
     let (_standin, source) = launchdarkly(&[flag("a", 1)], &[]).await;
     sync(&store, &source).await.unwrap();
     server.kill();
     let error = sync(&store, &source).await.unwrap_err();
-    assert!(matches!(error, SyncError::Store(StoreError::Unreachable { .. })), "{error}");
+    assert!(matches!(error, SyncError::Read(ReadError::Store(StoreError::Unreachable { .. }))), "{error}");
     let _again = servers::start_redis(Some(server.port));
     assert!(!store.read(&[]).await.unwrap().marks.initialized);
     assert_eq!(done(&sync(&store, &source).await.unwrap()), (1, 0));

@@ -1,6 +1,10 @@
-//! [`Transport`] as the HTTP client of AWS's SDK: one pool that knows of freezes, one TLS library.
+//! The AWS SDK over this crate's [`Transport`]: one connection pool that sees freezes, one TLS library.
 
+use super::StoreError;
 use crate::transport::{RequestError, Response, Transport};
+use aws_credential_types::Credentials;
+use aws_sdk_dynamodb::config::{BehaviorVersion, Builder, Region, StalledStreamProtectionConfig};
+use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
@@ -9,12 +13,13 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
-use std::fmt;
+use std::{env, fmt};
 
-/// The largest answer that is read: DynamoDB's are at most 16 MB, before JSON escapes what it must.
-const LARGEST: usize = 64 * 1024 * 1024;
+/// DynamoDB returns at most 16 MB, before JSON escapes them.
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html>
+const MAX_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
 
-/// For `http_client(..)` of an AWS SDK's configuration. Its time-out is the transport's.
+/// For `http_client(..)` of an AWS SDK's configuration. Its timeout is the transport's.
 #[derive(Clone)]
 pub struct AwsTransport(pub Transport);
 
@@ -36,12 +41,48 @@ impl HttpConnector for AwsTransport {
         HttpConnectorFuture::new(async move {
             let request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
             let request = request.map(|body| body.bytes().map(Bytes::copy_from_slice));
-            let Response { head, body } = transport.exchange(request, LARGEST).await.map_err(|error| match error {
+            let response = transport.exchange(request, MAX_RESPONSE_BYTES).await;
+            let Response { head, body } = response.map_err(|error| match error {
                 RequestError::TimedOut(_) => ConnectorError::timeout(error.into()),
                 RequestError::Failed(_) | RequestError::TooLarge(_) => ConnectorError::io(error.into()),
             })?;
             let response = http::Response::from_parts(head, SdkBody::from(body));
             HttpResponse::try_from(response).map_err(|error| ConnectorError::user(error.into()))
         })
+    }
+}
+
+/// The configuration that Lambda gives a function, for `region` or the function's own. The credentials outlive the
+/// execution environment.
+/// <https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html#configuration-envvars-runtime>
+pub(super) fn config_from_environment(region: Option<&str>) -> Result<Builder, StoreError> {
+    let required = |name: &str| {
+        env::var(name).map_err(|_| StoreError::Settings {
+            store: "DynamoDB".to_owned(),
+            why: format!("the environment variable {name} is missing"),
+        })
+    };
+    let region = region.map_or_else(|| required("AWS_REGION"), |region| Ok(region.to_owned()))?;
+    let (id, secret) = (required("AWS_ACCESS_KEY_ID")?, required("AWS_SECRET_ACCESS_KEY")?);
+    let credentials = Credentials::new(id, secret, env::var("AWS_SESSION_TOKEN").ok(), None, "environment");
+    let mut config = Builder::new()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(region))
+        .credentials_provider(credentials)
+        // The transport limits the whole request.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+    config.set_endpoint_url(env::var("AWS_ENDPOINT_URL_DYNAMODB").ok());
+    Ok(config)
+}
+
+/// An error of an AWS SDK as text: the service's code and message, or every cause of a request that was not answered.
+pub fn describe_aws_error<E, R>(error: &SdkError<E, R>) -> String
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+    R: fmt::Debug,
+{
+    match error.code() {
+        Some(code) => format!("{code}: {}", error.message().unwrap_or("no message")),
+        None => DisplayErrorContext(error).to_string(),
     }
 }

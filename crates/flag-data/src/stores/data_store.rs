@@ -1,8 +1,7 @@
-//! A store as LaunchDarkly's SDK takes it: with synchronous calls, from any thread.
+//! A store as LaunchDarkly's SDK requires it: with synchronous calls, from any thread.
 
 use super::{Condition, Store, StoreError};
-use crate::items::ItemKind;
-use crate::items::{Everything, State, Stored};
+use crate::items::{Everything, ItemKind, State, Stored};
 use launchdarkly_server_sdk::{AllData, DataKind, PersistentDataStore, PersistentStoreError, SerializedItem};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -10,31 +9,32 @@ use std::io;
 use std::sync::{Arc, mpsc};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-/// A [`Store`] for the SDK's `PersistentDataStoreBuilder`, through the builder of its kind.
+/// A [`Store`] as a persistent data store of LaunchDarkly's SDK. The SDK's `PersistentDataStoreBuilder` makes it from
+/// [`DynamoDbBuilder`](super::DynamoDbBuilder) or [`RedisBuilder`](super::RedisBuilder).
 pub struct DataStore<S> {
     store: Arc<S>,
     bridge: Bridge,
 }
 
 impl<S: Store> DataStore<S> {
-    pub(super) fn new(store: S) -> io::Result<Self> {
-        Ok(Self { store: Arc::new(store), bridge: Bridge::start()? })
+    pub(super) fn boxed(store: Result<S, StoreError>) -> io::Result<Box<dyn PersistentDataStore>> {
+        let store = Arc::new(store.map_err(io::Error::other)?);
+        Ok(Box::new(Self { store, bridge: Bridge::start()? }))
     }
 
-    /// Runs a call of the store to its end.
     fn wait<T, F>(&self, call: impl FnOnce(Arc<S>) -> F) -> Result<T, PersistentStoreError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
-        let ended = self.bridge.wait(call(self.store.clone()));
-        let result = ended.ok_or_else(|| PersistentStoreError::new("the call of the store ended early"))?;
+        let result = self.bridge.wait(call(self.store.clone()));
+        let result = result.ok_or_else(|| PersistentStoreError::new("the call of the store panicked"))?;
         result.map_err(|error| PersistentStoreError::new(error.to_string()))
     }
 
     fn item(&self, kind: ItemKind, key: &str) -> Result<Option<SerializedItem>, PersistentStoreError> {
-        let wanted = [(kind, key.to_owned())];
-        let contents = self.wait(|store| async move { store.read(&wanted).await })?;
+        let keys = [(kind, key.to_owned())];
+        let contents = self.wait(|store| async move { store.read(&keys).await })?;
         Ok(contents.items.into_iter().next().flatten().map(serialized))
     }
 }
@@ -75,7 +75,7 @@ impl<S: Store> PersistentDataStore for DataStore<S> {
         match self.wait(|store| async move { store.read(&[]).await }) {
             Ok(contents) => contents.marks.initialized,
             Err(error) => {
-                log::warn!("whether the store is initialised is not known: {error}");
+                log::warn!("the store counts as not initialized: {error}");
                 false
             }
         }
@@ -91,8 +91,8 @@ fn to_store(item: SerializedItem) -> Stored {
     Stored { version: item.version, state, json: with_whole_numbers(item.serialized_item) }
 }
 
-/// The Rust SDK writes the weights of a rollout as `50000.0`, which LaunchDarkly sends as `50000` and SDKs of other
-/// languages refuse to read otherwise.
+/// The Rust SDK writes the weights of a rollout as `50000.0`. LaunchDarkly sends `50000`, and SDKs of other languages
+/// read nothing else.
 fn with_whole_numbers(json: String) -> String {
     fn whole(value: &mut Value) {
         match value {
@@ -114,9 +114,9 @@ fn with_whole_numbers(json: String) -> String {
 
 type Job = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Lets synchronous code wait for asynchronous calls. They run on a thread with a tokio runtime of its own, because
-/// the caller may or may not be inside a runtime: `block_on` panics there, and waiting for a task of that same
-/// runtime could wait for ever. The thread ends when this is dropped.
+/// Lets synchronous code wait for asynchronous calls, which run on a thread with its own tokio runtime. The caller may
+/// be inside a runtime, where `block_on` panics and waiting for a task of the same runtime could last forever. The
+/// thread ends when this is dropped.
 struct Bridge {
     jobs: UnboundedSender<Job>,
 }
@@ -139,7 +139,7 @@ impl Bridge {
     fn wait<T: Send + 'static>(&self, call: impl Future<Output = T> + Send + 'static) -> Option<T> {
         let (done, result) = mpsc::sync_channel(1);
         let job = async move {
-            // The other end waits, whatever happens.
+            // The receiver waits until this returns.
             let _ = done.send(call.await);
         };
         self.jobs.send(Box::pin(job)).ok()?;
@@ -157,17 +157,17 @@ mod tests {
     }
 
     #[test]
-    fn it_waits_outside_a_runtime() {
+    fn a_call_is_awaited_outside_a_runtime() {
         assert_eq!(Bridge::start().unwrap().wait(answer()), Some(42));
     }
 
     #[tokio::test]
-    async fn it_waits_inside_a_runtime_of_one_thread() {
+    async fn a_call_is_awaited_inside_a_runtime_of_one_thread() {
         assert_eq!(Bridge::start().unwrap().wait(answer()), Some(42));
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn it_waits_inside_a_runtime_of_many_threads() {
+    async fn a_call_is_awaited_inside_a_runtime_of_many_threads() {
         let bridge = Arc::new(Bridge::start().unwrap());
         let waiting: Vec<_> = (0..16)
             .map(|_| {

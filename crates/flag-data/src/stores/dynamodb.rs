@@ -1,6 +1,6 @@
 //! DynamoDB.
 //!
-//! One table holds the data of one or more environments, told apart by a prefix:
+//! A table holds the data of one or more environments, each with its own prefix:
 //!
 //! | `namespace` (partition key) | `key` (sort key) | other attributes |
 //! |---|---|---|
@@ -9,40 +9,41 @@
 //! | `[prefix:]$inited` | `[prefix:]$inited` | none |
 //! | `[prefix:]$synced` | `[prefix:]$synced` | `at` (N: milliseconds since 1970) |
 //!
-//! The last is this crate's own. Nothing is atomic over several items, so an item is written on a condition, segments
-//! before the flags that name them, and `$inited` when all the others are there.
+//! Only this crate knows the last row. No write covers several items, so each item is written on a condition, segments
+//! before the flags that refer to them, and `$inited` last.
 //! <https://launchdarkly.com/docs/sdk/features/storing-data/dynamodb>
 
+use super::aws::config_from_environment;
 use super::{
-    AwsTransport, Condition, Contents, DataStore, Everything, INITED, Marks, SYNCED, Store, StoreError, Stored,
-    USUAL_TIME_OUT, from_millis, namespace, to_millis,
+    AwsTransport, Condition, Contents, DEFAULT_TIMEOUT, DataStore, Everything, INITED, Marks, SYNCED, Store,
+    StoreError, Stored, describe_aws_error, from_millis, namespace, to_millis,
 };
 use crate::backoff::jitter;
 use crate::clock::Clock;
 use crate::items::{ItemKey, ItemKind};
 use crate::transport::Transport;
-use aws_credential_types::Credentials;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
-use aws_sdk_dynamodb::config::{BehaviorVersion, Region, StalledStreamProtectionConfig};
-use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::put_item::builders::PutItemFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, DeleteRequest, KeysAndAttributes, PutRequest, WriteRequest};
 use aws_sdk_dynamodb::{Client, Config};
 use launchdarkly_server_sdk::{PersistentDataStore, PersistentDataStoreFactory};
 use std::collections::{HashMap, HashSet};
-use std::env;
+use std::io;
 use std::time::{Duration, SystemTime};
 
-/// The largest item, attribute names included. DynamoDB's limit is 400 KB; other LaunchDarkly SDKs stop here too.
+/// The size of an item with its attribute names. DynamoDB's limit is 400 KB; LaunchDarkly's other SDKs use it too.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html#limits-items>
-const LARGEST_ITEM: usize = 400_000;
+const MAX_ITEM_BYTES: usize = 400_000;
 
-/// What one read and one write of a batch take.
-const MOST_READS: usize = 100;
-const MOST_WRITES: usize = 25;
+/// The limits of a batch.
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html#limits-api>
+const MAX_BATCH_READS: usize = 100;
+const MAX_BATCH_WRITES: usize = 25;
 
-/// How often what a batch left over is sent again, and how long after the first time; each time twice as long.
-const MOST_TRIES: u32 = 8;
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// How often a batch is sent until nothing of it is unprocessed; the wait doubles after each attempt.
+const MAX_ATTEMPTS: u32 = 8;
+const FIRST_WAIT: Duration = Duration::from_millis(50);
 
 type Row = HashMap<String, AttributeValue>;
 
@@ -56,126 +57,81 @@ pub struct DynamoDb {
     place: String,
 }
 
-/// A DynamoDB table for LaunchDarkly's SDK.
-///
-/// ```ignore
-/// let table = DynamoDbDataStore::builder("flags").prefix("production");
-/// let store = PersistentDataStoreBuilder::new(Arc::new(table));
-/// let config = ConfigBuilder::new(&sdk_key).daemon_mode(true).data_store(&store).build()?;
-/// ```
+/// A DynamoDB table as a persistent data store of LaunchDarkly's SDK. The crate's README has an example.
 pub type DynamoDbDataStore = DataStore<DynamoDb>;
 
 impl DynamoDbDataStore {
-    /// Begins with the name of the table.
+    /// A builder for the table of this name.
     pub fn builder(table: impl Into<String>) -> DynamoDbBuilder {
         DynamoDbBuilder {
             table: table.into(),
             prefix: String::new(),
             config: None,
             clock: Clock::default(),
-            time_out: USUAL_TIME_OUT,
+            timeout: DEFAULT_TIMEOUT,
         }
     }
 }
 
-/// Makes a [`DynamoDbDataStore`], or a [`DynamoDb`] without the SDK's part.
+/// Builds a [`DynamoDb`], or a [`DynamoDbDataStore`] where the SDK's `PersistentDataStoreBuilder` is given this.
 #[derive(Clone, Debug)]
 pub struct DynamoDbBuilder {
     table: String,
     prefix: String,
     config: Option<Config>,
     clock: Clock,
-    time_out: Duration,
+    timeout: Duration,
 }
 
 impl DynamoDbBuilder {
-    /// The environment's prefix, for several environments in one table. By default there is none.
+    /// The environment's prefix, for several environments in one table. Default: none.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// Region, credentials, endpoint and retries, as the AWS SDK knows them; only its HTTP client is not used, because
-    /// connections that belong to another runtime could wait for ever. By default, what Lambda gives a function:
-    /// Region and credentials from the environment, with `AWS_ENDPOINT_URL_DYNAMODB` for tests.
+    /// Region, credentials, endpoint and retries. Its HTTP client is not used, because a connection that belongs to
+    /// another runtime could wait forever. Default: what Lambda gives a function, Region and credentials in the
+    /// environment, and `AWS_ENDPOINT_URL_DYNAMODB` for tests.
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
         self.config = Some(config);
         self
     }
 
-    /// How long one request may take.
+    /// The limit of one request. Default: 5 s.
     #[must_use]
-    pub fn time_out(mut self, time_out: Duration) -> Self {
-        self.time_out = time_out;
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
         self
     }
 
-    /// The clock that sees a freeze.
+    /// A clock that sees freezes.
     #[must_use]
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// The store for the SDK.
-    ///
-    /// # Errors
-    /// [`StoreError::Settings`] where Region or credentials are missing, or no thread can be started.
-    pub fn build(&self) -> Result<DynamoDbDataStore, StoreError> {
-        let store = self.build_async()?;
-        let settings =
-            |error: std::io::Error| StoreError::Settings { store: self.table.clone(), why: error.to_string() };
-        DataStore::new(store).map_err(settings)
-    }
-
     /// The store with asynchronous calls.
     ///
     /// # Errors
-    /// [`StoreError::Settings`] where Region or credentials are missing.
-    pub fn build_async(&self) -> Result<DynamoDb, StoreError> {
-        let transport = AwsTransport(Transport::new(self.clock.clone(), self.time_out));
+    /// [`StoreError::Settings`] if Region or credentials are missing.
+    pub fn build(&self) -> Result<DynamoDb, StoreError> {
         let config = match &self.config {
             Some(config) => config.to_builder(),
-            None => from_environment(&self.table, None)?,
+            None => config_from_environment(None)?,
         };
+        let transport = AwsTransport(Transport::new(self.clock.clone(), self.timeout));
         Ok(DynamoDb::new(config.http_client(transport).build(), &self.table, &self.prefix))
     }
 }
 
 impl PersistentDataStoreFactory for DynamoDbBuilder {
-    fn create_persistent_data_store(&self) -> Result<Box<dyn PersistentDataStore>, std::io::Error> {
-        let store = self.build().map_err(std::io::Error::other)?;
-        Ok(Box::new(store))
+    fn create_persistent_data_store(&self) -> io::Result<Box<dyn PersistentDataStore>> {
+        DataStore::boxed(self.build())
     }
-}
-
-/// The configuration that Lambda gives a function. Its credentials outlive the execution environment.
-/// <https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html#configuration-envvars-runtime>
-fn from_environment(table: &str, region: Option<&str>) -> Result<aws_sdk_dynamodb::config::Builder, StoreError> {
-    let required = |name: &str| {
-        env::var(name).map_err(|_| StoreError::Settings {
-            store: format!("the DynamoDB table {table:?}"),
-            why: format!("the environment variable {name} is missing"),
-        })
-    };
-    let region = region.map_or_else(|| required("AWS_REGION"), |region| Ok(region.to_owned()))?;
-    let credentials = Credentials::new(
-        required("AWS_ACCESS_KEY_ID")?,
-        required("AWS_SECRET_ACCESS_KEY")?,
-        env::var("AWS_SESSION_TOKEN").ok(),
-        None,
-        "environment",
-    );
-    let mut config = Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(region))
-        .credentials_provider(credentials)
-        // The transport has its own limit for a whole request.
-        .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-    config.set_endpoint_url(env::var("AWS_ENDPOINT_URL_DYNAMODB").ok());
-    Ok(config)
 }
 
 impl DynamoDb {
@@ -189,12 +145,13 @@ impl DynamoDb {
         }
     }
 
-    /// A replica of the table, read by this function: without retries, since another replica is the better one.
+    /// A replica of the table, with the function's own credentials. It does not retry: another replica answers sooner.
+    ///
+    /// # Errors
+    /// [`StoreError::Settings`] if credentials are missing.
     pub fn replica(table: &str, prefix: &str, region: &str, transport: Transport) -> Result<Self, StoreError> {
-        let config = from_environment(table, Some(region))?
-            .retry_config(RetryConfig::disabled())
-            .http_client(AwsTransport(transport));
-        Ok(Self::new(config.build(), table, prefix))
+        let config = config_from_environment(Some(region))?.retry_config(RetryConfig::disabled());
+        Ok(Self::new(config.http_client(AwsTransport(transport)).build(), table, prefix))
     }
 
     fn prefixed(&self, name: &str) -> String {
@@ -210,74 +167,69 @@ impl DynamoDb {
         key_row(&name, &name)
     }
 
-    /// An item with its key, as DynamoDB takes it.
     fn row(&self, kind: ItemKind, key: &str, item: &Stored) -> Result<Row, StoreError> {
         let mut row = self.key_of(kind, key);
         row.insert("version".to_owned(), AttributeValue::N(item.version.to_string()));
         row.insert("item".to_owned(), AttributeValue::S(item.json.clone()));
         let length = |value: &AttributeValue| value.as_s().or(value.as_n()).map_or(0, String::len);
         let size = 100 + row.iter().map(|(name, value)| name.len() + length(value)).sum::<usize>();
-        if size > LARGEST_ITEM {
-            return Err(StoreError::TooLarge {
-                store: self.place.clone(),
-                kind: kind.singular(),
-                key: key.to_owned(),
-                size,
-                most: LARGEST_ITEM,
-            });
+        if size > MAX_ITEM_BYTES {
+            let (store, key) = (self.place.clone(), key.to_owned());
+            return Err(StoreError::TooLarge { store, kind, key, size, limit: MAX_ITEM_BYTES });
         }
         Ok(row)
     }
 
-    /// Reads rows by their keys, as many times as it takes.
+    /// Reads rows by their keys, in batches.
     async fn get(&self, keys: Vec<Row>) -> Result<Vec<Row>, StoreError> {
         let mut found = Vec::new();
-        for keys in keys.chunks(MOST_READS) {
-            let mut keys = keys.to_vec();
-            for pause in pauses() {
-                let wanted = KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true).build();
-                let wanted = wanted.map_err(|error| self.failed(&error))?;
-                let answer = self.client.batch_get_item().request_items(&self.table, wanted).send().await;
-                let answer = answer.map_err(|error| self.told(&error))?;
-                found.extend(answer.responses.unwrap_or_default().remove(&self.table).unwrap_or_default());
-                let left = answer.unprocessed_keys.unwrap_or_default().remove(&self.table);
-                keys = left.map(|left| left.keys).unwrap_or_default();
-                if keys.is_empty() {
+        for batch in keys.chunks(MAX_BATCH_READS) {
+            let mut batch = batch.to_vec();
+            for attempt in 1.. {
+                let keys = KeysAndAttributes::builder().set_keys(Some(batch)).consistent_read(true).build();
+                let get = self.client.batch_get_item().request_items(&self.table, keys.map_err(|e| self.failed(&e))?);
+                let got = get.send().await.map_err(|error| self.error(&error))?;
+                found.extend(got.responses.unwrap_or_default().remove(&self.table).unwrap_or_default());
+                let unprocessed = got.unprocessed_keys.unwrap_or_default().remove(&self.table);
+                batch = unprocessed.map(|left| left.keys).unwrap_or_default();
+                if batch.is_empty() {
                     break;
                 }
-                self.wait(pause, keys.len()).await?;
+                self.wait_after(attempt, batch.len()).await?;
             }
         }
         Ok(found)
     }
 
-    /// Writes a batch, as many times as it takes.
-    async fn write(&self, mut batch: Vec<WriteRequest>) -> Result<(), StoreError> {
-        for pause in pauses() {
-            let answer = self.client.batch_write_item().request_items(&self.table, batch).send().await;
-            let left = answer.map_err(|error| self.told(&error))?.unprocessed_items;
-            batch = left.unwrap_or_default().remove(&self.table).unwrap_or_default();
-            if batch.is_empty() {
-                break;
+    /// Writes in batches.
+    async fn write(&self, requests: &[WriteRequest]) -> Result<(), StoreError> {
+        for batch in requests.chunks(MAX_BATCH_WRITES) {
+            let mut batch = batch.to_vec();
+            for attempt in 1.. {
+                let write = self.client.batch_write_item().request_items(&self.table, batch);
+                let written = write.send().await.map_err(|error| self.error(&error))?;
+                batch = written.unprocessed_items.unwrap_or_default().remove(&self.table).unwrap_or_default();
+                if batch.is_empty() {
+                    break;
+                }
+                self.wait_after(attempt, batch.len()).await?;
             }
-            self.wait(pause, batch.len()).await?;
         }
         Ok(())
     }
 
-    /// Waits before what was left over is sent again; fails when that was tried often enough.
-    async fn wait(&self, pause: Option<Duration>, left: usize) -> Result<(), StoreError> {
-        let Some(pause) = pause else {
-            return Err(StoreError::Throttled {
-                store: self.place.clone(),
-                why: format!("{left} items of a batch were left over {MOST_TRIES} times"),
-            });
-        };
-        tokio::time::sleep(pause).await;
+    /// Waits before the unprocessed items of a batch are sent again, with jitter, so that writers that were throttled
+    /// together do not come back together.
+    async fn wait_after(&self, attempt: u32, unprocessed: usize) -> Result<(), StoreError> {
+        if attempt == MAX_ATTEMPTS {
+            let why = format!("{unprocessed} items of a batch are unprocessed after {MAX_ATTEMPTS} attempts");
+            return Err(StoreError::Throttled { store: self.place.clone(), why });
+        }
+        let wait = FIRST_WAIT * 2_u32.pow(attempt - 1);
+        tokio::time::sleep(wait.mul_f64(0.5 + jitter() / 2.0)).await;
         Ok(())
     }
 
-    /// All rows of a kind.
     async fn query(&self, kind: ItemKind) -> Result<Vec<Row>, StoreError> {
         let rows = self
             .client
@@ -290,23 +242,32 @@ impl DynamoDb {
             .into_paginator()
             .items()
             .send();
-        rows.collect::<Result<Vec<_>, _>>().await.map_err(|error| self.told(&error))
+        rows.collect::<Result<Vec<_>, _>>().await.map_err(|error| self.error(&error))
     }
 
-    fn failed(&self, error: &(impl std::error::Error + ?Sized)) -> StoreError {
+    fn put_row(&self, row: Row) -> PutItemFluentBuilder {
+        self.client.put_item().table_name(&self.table).set_item(Some(row))
+    }
+
+    /// Whether a conditional write was done. A condition that does not hold is not an error.
+    async fn put_if(&self, put: PutItemFluentBuilder) -> Result<bool, StoreError> {
+        match put.send().await {
+            Ok(_) => Ok(true),
+            Err(error) if error.code() == Some("ConditionalCheckFailedException") => Ok(false),
+            Err(error) => Err(self.error(&error)),
+        }
+    }
+
+    fn failed(&self, error: &BuildError) -> StoreError {
         StoreError::Failed { store: self.place.clone(), why: error.to_string() }
     }
 
-    fn told<E, R>(&self, error: &SdkError<E, R>) -> StoreError
+    fn error<E, R>(&self, error: &SdkError<E, R>) -> StoreError
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
         R: std::fmt::Debug,
     {
-        let store = self.place.clone();
-        let why = match (error.code(), error.message()) {
-            (Some(code), message) => format!("{code}: {}", message.unwrap_or("no message")),
-            (None, _) => DisplayErrorContext(error).to_string(),
-        };
+        let (store, why) = (self.place.clone(), describe_aws_error(error));
         match error.code() {
             Some("ResourceNotFoundException") => StoreError::NoSuchTable { store },
             Some(
@@ -329,18 +290,15 @@ impl DynamoDb {
 }
 
 impl Store for DynamoDb {
-    async fn read(&self, wanted: &[ItemKey]) -> Result<Contents, StoreError> {
+    async fn read(&self, keys: &[ItemKey]) -> Result<Contents, StoreError> {
         let (inited, synced) = (self.mark(INITED), self.mark(SYNCED));
-        // DynamoDB refuses a batch that asks for one key twice.
-        let items: HashSet<&ItemKey> = wanted.iter().collect();
-        let keys = items.into_iter().map(|(kind, key)| self.key_of(*kind, key));
-        let rows = self.get([inited.clone(), synced.clone()].into_iter().chain(keys).collect()).await?;
-        let mut found: HashMap<(&str, &str), &Row> = HashMap::new();
-        for row in &rows {
-            found.insert((text(row, "namespace"), text(row, "key")), row);
-        }
+        // DynamoDB rejects a batch with the same key twice.
+        let unique: HashSet<&ItemKey> = keys.iter().collect();
+        let items = unique.into_iter().map(|(kind, key)| self.key_of(*kind, key));
+        let rows = self.get([inited.clone(), synced.clone()].into_iter().chain(items).collect()).await?;
+        let found: HashMap<_, _> = rows.iter().map(|row| ((text(row, "namespace"), text(row, "key")), row)).collect();
         let row_of = |key: &Row| found.get(&(text(key, "namespace"), text(key, "key"))).copied();
-        let items = wanted.iter().map(|(kind, key)| row_of(&self.key_of(*kind, key)).map(stored)).collect();
+        let items = keys.iter().map(|(kind, key)| row_of(&self.key_of(*kind, key)).map(stored)).collect();
         let synced = row_of(&synced).and_then(|row| from_millis(number(row, "at")?));
         Ok(Contents { items, marks: Marks { initialized: row_of(&inited).is_some(), synced } })
     }
@@ -357,19 +315,14 @@ impl Store for DynamoDb {
         item: &Stored,
         condition: Condition<'_>,
     ) -> Result<bool, StoreError> {
-        let put = self
-            .client
-            .put_item()
-            .table_name(&self.table)
-            .set_item(Some(self.row(kind, key, item)?))
-            .expression_attribute_names("#namespace", "namespace");
+        let put = self.put_row(self.row(kind, key, item)?).expression_attribute_names("#namespace", "namespace");
         let put = match condition {
             Condition::Newer => put
                 .condition_expression("attribute_not_exists(#namespace) OR #version < :version")
                 .expression_attribute_names("#version", "version")
                 .expression_attribute_values(":version", AttributeValue::N(item.version.to_string())),
             Condition::Unchanged(None) => put.condition_expression("attribute_not_exists(#namespace)"),
-            // A row without a text can only be recognised by that.
+            // Nothing else identifies a row without a text.
             Condition::Unchanged(Some(seen)) if seen.json.is_empty() => put
                 .condition_expression(
                     "attribute_exists(#namespace) AND (NOT attribute_type(#item, :text) OR #item = :item)",
@@ -377,27 +330,23 @@ impl Store for DynamoDb {
                 .expression_attribute_names("#item", "item")
                 .expression_attribute_values(":text", AttributeValue::S("S".to_owned()))
                 .expression_attribute_values(":item", AttributeValue::S(String::new())),
-            // DynamoDB compares the text itself, as no other SDK writes a hash beside it. At most 400 KB of the 2 MB that
-            // the values of an expression may have.
+            // The text itself, since no other SDK writes a hash of it. An expression may have values of 2 MB.
             // https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html#limits-expression-parameters
             Condition::Unchanged(Some(seen)) => put
                 .condition_expression("attribute_exists(#namespace) AND #item = :item")
                 .expression_attribute_names("#item", "item")
                 .expression_attribute_values(":item", AttributeValue::S(seen.json.clone())),
         };
-        was_done(put.send().await).map_err(|error| self.told(&error))
+        self.put_if(put).await
     }
 
     async fn replace(&self, everything: &Everything) -> Result<(), StoreError> {
-        let mut left_over: Vec<WriteRequest> = Vec::new();
+        let mut deletes: Vec<WriteRequest> = Vec::new();
         for (kind, items) in everything.kinds() {
-            let before = self.query(kind).await?;
-            let gone = before.iter().filter(|row| !items.contains_key(text(row, "key")));
-            for row in gone {
-                let key = self.key_of(kind, text(row, "key"));
-                let delete = DeleteRequest::builder().set_key(Some(key)).build();
+            for row in self.query(kind).await?.iter().filter(|row| !items.contains_key(text(row, "key"))) {
+                let delete = DeleteRequest::builder().set_key(Some(self.key_of(kind, text(row, "key")))).build();
                 let delete = delete.map_err(|error| self.failed(&error))?;
-                left_over.push(WriteRequest::builder().delete_request(delete).build());
+                deletes.push(WriteRequest::builder().delete_request(delete).build());
             }
             let mut puts = Vec::with_capacity(items.len());
             for (key, item) in items {
@@ -410,19 +359,14 @@ impl Store for DynamoDb {
                     Err(error) => log::error!("{error}"),
                 }
             }
-            for batch in puts.chunks(MOST_WRITES) {
-                self.write(batch.to_vec()).await?;
-            }
+            self.write(&puts).await?;
         }
-        for batch in left_over.chunks(MOST_WRITES) {
-            self.write(batch.to_vec()).await?;
-        }
+        self.write(&deletes).await?;
         self.mark_initialized().await
     }
 
     async fn mark_initialized(&self) -> Result<(), StoreError> {
-        let put = self.client.put_item().table_name(&self.table).set_item(Some(self.mark(INITED)));
-        put.send().await.map(drop).map_err(|error| self.told(&error))
+        self.put_row(self.mark(INITED)).send().await.map(drop).map_err(|error| self.error(&error))
     }
 
     async fn mark_synced(&self, at: SystemTime) -> Result<(), StoreError> {
@@ -430,33 +374,12 @@ impl Store for DynamoDb {
         let mut row = self.mark(SYNCED);
         row.insert("at".to_owned(), at.clone());
         let put = self
-            .client
-            .put_item()
-            .table_name(&self.table)
-            .set_item(Some(row))
+            .put_row(row)
             .condition_expression("attribute_not_exists(#at) OR #at < :at")
             .expression_attribute_names("#at", "at")
             .expression_attribute_values(":at", at);
-        was_done(put.send().await).map(drop).map_err(|error| self.told(&error))
+        self.put_if(put).await.map(drop)
     }
-}
-
-/// Whether a conditional write was done; that it was not is no error.
-fn was_done<T, E: ProvideErrorMetadata, R>(outcome: Result<T, SdkError<E, R>>) -> Result<bool, SdkError<E, R>> {
-    match outcome {
-        Ok(_) => Ok(true),
-        Err(error) if error.code() == Some("ConditionalCheckFailedException") => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// After each try: how long to wait before the next, or `None` after the last. With jitter, so that writers that were
-/// throttled together do not come back together.
-fn pauses() -> impl Iterator<Item = Option<Duration>> {
-    (1..=MOST_TRIES).map(|tried| {
-        let longest = FIRST_PAUSE * 2_u32.pow(tried - 1);
-        (tried < MOST_TRIES).then(|| longest.mul_f64(0.5 + jitter() / 2.0))
-    })
 }
 
 fn key_row(namespace: &str, key: &str) -> Row {
@@ -472,7 +395,7 @@ fn number<'a>(row: &'a Row, name: &str) -> Option<&'a str> {
     row.get(name).and_then(|value| value.as_n().ok()).map(String::as_str)
 }
 
-/// The version is that of the attribute, which conditions go by.
+/// With the version of the attribute, which conditions compare.
 fn stored(row: &Row) -> Stored {
     let version = number(row, "version").and_then(|version| version.parse().ok()).unwrap_or(0);
     Stored { version, ..Stored::parse(text(row, "item").to_owned()) }

@@ -1,11 +1,10 @@
-//! Flag data in a database of one's own, in the formats that LaunchDarkly's SDKs and the Relay Proxy share, byte for
-//! byte: what any of them wrote is read here, and the other way round.
+//! Flag data in a database, in the formats that LaunchDarkly's SDKs and the Relay Proxy share, byte for byte: each of
+//! them reads what another wrote.
 //! <https://launchdarkly.com/docs/sdk/concepts/data-stores>
 //!
-//! A database is a [`Store`]: [`DynamoDb`] or [`Redis`]. What works with any of them:
-//! - [`DataStore`], by the names [`DynamoDbDataStore`] and [`RedisDataStore`], for every Rust program that uses
-//!   LaunchDarkly's SDK;
-//! - [`StoreSource`](crate::sources::StoreSource), which reads a flag and its references from it.
+//! A database is a [`Store`]: [`DynamoDb`] or [`Redis`]. Two things work with either:
+//! - [`DataStore`], as [`DynamoDbDataStore`] or [`RedisDataStore`], for a Rust program that uses LaunchDarkly's SDK;
+//! - [`StoreSource`](crate::sources::StoreSource), which reads a flag and its references.
 //!
 //! The crate `flag-sync` keeps a store up to date.
 
@@ -18,7 +17,7 @@ mod dynamodb;
 mod redis;
 
 #[cfg(feature = "dynamodb")]
-pub use aws::AwsTransport;
+pub use aws::{AwsTransport, describe_aws_error};
 #[cfg(feature = "dynamodb")]
 pub use aws_sdk_dynamodb;
 pub use data_store::DataStore;
@@ -31,35 +30,35 @@ use crate::items::{Everything, ItemKey, ItemKind, Stored};
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
-/// How long a request to a database may take, unless a builder says otherwise.
-const USUAL_TIME_OUT: Duration = Duration::from_secs(5);
+/// The limit of a request, unless a builder sets another.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a store did not do what was asked.
+/// Why a request to a store failed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum StoreError {
     #[error("{store} was not reached: {why}")]
     Unreachable { store: String, why: String },
-    #[error("{store} does not exist: check its name and Region, or deploy cloudformation/flag-store.yaml")]
+    #[error("{store} does not exist. Check its name and Region, or deploy cloudformation/flag-store.yaml")]
     NoSuchTable { store: String },
-    #[error("{store} may not be used: {why}; check the policy of the role, or the user and password")]
+    #[error("{store} denied access: {why}. Check the policy of the role, or the user and password")]
     Refused { store: String, why: String },
-    #[error("{store} is asked too much: {why}")]
+    #[error("{store} is throttling: {why}")]
     Throttled { store: String, why: String },
-    #[error("{store} holds no complete data yet: run flag-sync, or start the Relay Proxy that fills it")]
+    #[error("{store} is not initialized: run flag-sync, or start the Relay Proxy that fills it")]
     NotInitialized { store: String },
     #[error(
-        "the {kind} {key:?} has {size} bytes; {store} takes at most {most} for one: shorten its lists of targets, or \
-         use a segment"
+        "the {} {key:?} was not written to {store}: it has {size} bytes, the limit is {limit}. Shorten its lists of \
+         targets, or use a segment", .kind.singular()
     )]
-    TooLarge { store: String, kind: &'static str, key: String, size: usize, most: usize },
-    #[error("{store} cannot be used: {why}")]
+    TooLarge { store: String, kind: ItemKind, key: String, size: usize, limit: usize },
+    #[error("invalid settings for {store}: {why}")]
     Settings { store: String, why: String },
-    #[error("{store} did not do it: {why}")]
+    #[error("a request to {store} failed: {why}")]
     Failed { store: String, why: String },
 }
 
-/// What a store says of itself.
+/// What a store records about itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
     /// Whether it holds complete data (`$inited`).
@@ -71,31 +70,31 @@ pub struct Marks {
 /// Some items and the store's marks, read together.
 #[derive(Clone, Debug, Default)]
 pub struct Contents {
-    /// In the order in which they were asked for.
+    /// In the order of the requested keys.
     pub items: Vec<Option<Stored>>,
     /// The marks.
     pub marks: Marks,
 }
 
-/// On what a write depends.
+/// The condition of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition<'a> {
-    /// There is no such item yet, or an older version.
+    /// The item is missing, or has an older version.
     Newer,
-    /// The item is as it was seen: not there, or the same text. The version alone would not do: a writer that came
-    /// between may have written other content of the same version.
+    /// The item is as it was read: missing, or the same text. Its version is not enough, because another writer may
+    /// have written other content of the same version.
     Unchanged(Option<&'a Stored>),
 }
 
-/// A database that holds flag data. Every method may be called from many tasks and processes at once.
+/// A database that holds flag data. Many tasks and processes may call every method at once.
 pub trait Store: Send + Sync + 'static {
     /// Reads items, and the marks with them.
-    fn read(&self, wanted: &[ItemKey]) -> impl Future<Output = Result<Contents, StoreError>> + Send;
+    fn read(&self, keys: &[ItemKey]) -> impl Future<Output = Result<Contents, StoreError>> + Send;
 
-    /// Reads all items of a kind, tombstones too.
+    /// Reads all items of a kind, with their tombstones.
     fn all(&self, kind: ItemKind) -> impl Future<Output = Result<HashMap<String, Stored>, StoreError>> + Send;
 
-    /// Writes an item if the condition holds; says whether it did.
+    /// Writes an item if the condition holds, and returns whether it did.
     fn put(
         &self,
         kind: ItemKind,
@@ -104,18 +103,18 @@ pub trait Store: Send + Sync + 'static {
         condition: Condition<'_>,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Replaces all there is, whatever its versions, and marks the store as initialised when that is done. An item
-    /// that is too large is told in the log and keeps what it was.
+    /// Replaces everything, whatever the versions, then marks the store as initialized. An item that is too large is
+    /// logged and stays as it was.
     fn replace(&self, everything: &Everything) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Marks the store as initialised.
+    /// Marks the store as initialized.
     fn mark_initialized(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Tells that the store was equal to LaunchDarkly at that time. A later time that is there already stays.
+    /// Records when the store was equal to LaunchDarkly. A later time stays.
     fn mark_synced(&self, at: SystemTime) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
-/// As the stores name a kind of item.
+/// The name of a kind in a store.
 fn namespace(kind: ItemKind) -> &'static str {
     match kind {
         ItemKind::Flag => "features",
@@ -123,13 +122,13 @@ fn namespace(kind: ItemKind) -> &'static str {
     }
 }
 
-/// The mark that the data is complete.
+/// The mark of complete data.
 const INITED: &str = "$inited";
 
-/// The mark of the last successful synchronisation. In a place of its own, which no LaunchDarkly SDK looks at.
+/// The mark of the last successful run of flag-sync, at a key that no LaunchDarkly SDK reads.
 const SYNCED: &str = "$synced";
 
-/// Milliseconds since 1970, as `$synced` holds them.
+/// Milliseconds since 1970, the value of `$synced`.
 fn to_millis(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
@@ -138,6 +137,10 @@ fn to_millis(time: SystemTime) -> u64 {
 fn from_millis(text: &str) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(text.parse().ok()?))
 }
+
+#[cfg(all(doctest, feature = "dynamodb"))]
+#[doc = include_str!("../../README.md")]
+struct Readme;
 
 #[cfg(test)]
 mod tests {
