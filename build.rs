@@ -48,7 +48,7 @@ fn fields(file: &str) -> Result<BTreeMap<String, String>, Error> {
         .map(|(field, value)| {
             if !FIELDS.contains(&field.as_str()) {
                 return Err(
-                    format!("redirect.toml: {field} is no setting; expected one of {}", FIELDS.join(", ")).into()
+                    format!("redirect.toml: {field} is not a setting; expected one of {}", FIELDS.join(", ")).into()
                 );
             }
             let text = match value {

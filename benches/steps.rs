@@ -70,7 +70,7 @@ async fn flags(targets: usize) -> Flags {
     let settings = Arc::new(settings.expect("redirect.toml is right"));
     let key = SdkKey::parse(KEY).expect("a key");
     let flags = start::flags(settings, key.as_ref(), Clock::default()).await.expect("the client starts");
-    assert_eq!(flags.evaluate("203.0.113.24", true).data, "fresh");
+    assert_eq!(flags.evaluate("203.0.113.24", true).data.as_str(), "fresh");
     flags
 }
 

@@ -1,9 +1,9 @@
-//! The edge function: an event comes in, an answer goes out, and what can wait is done after that.
+//! The edge function: an event arrives, an answer is returned, and what can wait is done after that.
 
-use crate::cloudfront::{Answer, Event, NotCloudFront, ViewerRequest};
-use crate::decision_log::{DecisionLine, RestsOn};
-use crate::flags::{Evaluation, Flags};
-use crate::log;
+use crate::cloudfront::{Answer, Event, ViewerRequest};
+use crate::decision_log::DecisionLine;
+use crate::flags::Flags;
+use crate::log::{self, Level};
 use crate::redirect::{self, Redirect, Verdict, Visit};
 use crate::settings::{Log, Settings};
 use flag_data::clock::Clock;
@@ -18,17 +18,14 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
-
-/// How old a store may be before each decision says so; its alarm in cloudformation/flag-store.yaml goes by the same.
-const LONGEST_UNSYNCED: Duration = Duration::from_secs(3_600);
+use std::time::Instant;
 
 /// The edge function of one execution environment.
 pub struct Edge {
     settings: Arc<Settings>,
     clock: Clock,
     flags: Flags,
-    /// The line of the decision that was just made; written when the response is out.
+    /// The line of the last decision; written when the response is out.
     line: Mutex<Option<DecisionLine>>,
     is_cold: AtomicBool,
 }
@@ -47,11 +44,10 @@ impl Edge {
     /// Answers an event.
     ///
     /// # Errors
-    /// Only for what is no CloudFront event at all: every viewer gets an answer.
+    /// Only for a payload that is not a CloudFront event: every viewer gets an answer.
     pub async fn handle(&self, event: LambdaEvent<Box<RawValue>>) -> Result<Box<RawValue>, Diagnostic> {
         let started = Instant::now();
         let mut line = DecisionLine {
-            level: "info",
             request_id: event.context.request_id,
             cold_start: self.is_cold.swap(false, Ordering::Relaxed),
             ..DecisionLine::default()
@@ -65,19 +61,20 @@ impl Edge {
     async fn answer(&self, payload: &RawValue, line: &mut DecisionLine) -> Result<Box<RawValue>, Diagnostic> {
         let answer = match Event::parse(payload) {
             Ok(Event::ViewerRequest(request)) => {
-                let decision = AssertUnwindSafe(self.decide(&request, line)).catch_unwind();
-                match or_current_site(decision.await, line) {
+                let decision = AssertUnwindSafe(self.decide(&request, line)).catch_unwind().await;
+                match or_current_site(decision, line) {
                     Some(redirect) => Answer::Redirect(redirect),
-                    None => Answer::PassThrough(request.raw().map_err(|error| refused(&error, line))?),
+                    None => Answer::PassThrough(request.raw),
                 }
             }
             Ok(Event::Other(raw)) => {
-                line.level = "warn";
-                line.message = "not a viewer request: attach the function to the viewer-request event".to_owned();
-                line.outcome = "pass-through";
+                line.warn("not a viewer request: attach the function to the viewer-request event");
                 Answer::PassThrough(raw)
             }
-            Err(error) => return Err(refused(&error, line)),
+            Err(error) => {
+                line.error(error.to_string());
+                return Err(Diagnostic { error_type: "NotCloudFront".to_owned(), error_message: line.message.clone() });
+            }
         };
         answer.to_json().map_err(|error| Diagnostic::from(Box::new(error) as Error))
     }
@@ -91,53 +88,27 @@ impl Edge {
             line.client_ip = request.client_ip.as_deref().map(str::to_owned);
         }
         let Some(uri) = request.uri.as_deref() else {
-            problem(line, "the request has no uri");
+            line.warn("the request has no uri");
             return Some(redirect::current_site());
         };
         let visit = Visit::new(request.method.as_deref(), Some(uri), request.querystring.as_deref());
         if !visit.needs_verdict() {
             return visit.answer(Verdict::NoData);
         }
-        match usable(request.client_ip.as_ref()) {
-            None => {
-                problem(line, "the request has no usable client IP");
-                visit.answer(Verdict::Current)
-            }
-            Some(client_ip) => {
-                self.flags.on_arrival().await;
-                let evaluation = self.flags.evaluate(client_ip, visit.is_entry());
-                self.tell(&evaluation, line);
-                visit.answer(evaluation.verdict)
-            }
-        }
+        let Some(client_ip) = valid_address(request.client_ip.as_ref()) else {
+            line.warn("the request has no valid client IP");
+            return visit.answer(Verdict::Current);
+        };
+        self.flags.on_arrival().await;
+        let evaluation = self.flags.evaluate(client_ip, visit.is_entry());
+        line.evaluated(&evaluation, &self.settings.flag_key);
+        visit.answer(evaluation.verdict)
     }
 
-    fn tell(&self, evaluation: &Evaluation, line: &mut DecisionLine) {
-        line.variation = Some(evaluation.verdict == Verdict::Beta);
-        line.rests_on = Some(RestsOn::from(evaluation));
-        if let Some(kind) = evaluation.error_kind {
-            let flag = &self.settings.flag_key;
-            let what = match kind {
-                "FLAG_NOT_FOUND" => format!("the flag {flag:?} does not exist in this environment"),
-                "WRONG_TYPE" => format!("the flag {flag:?} is not a boolean flag"),
-                "MALFORMED_FLAG" => format!("the flag {flag:?} cannot be evaluated"),
-                "CLIENT_NOT_READY" => "there is no flag data".to_owned(),
-                _ => format!("the flag {flag:?} was not evaluated"),
-            };
-            problem(line, &what);
-        } else if evaluation.data == "older" {
-            problem(line, "the flag data is older than max_staleness_seconds allows");
-        } else if evaluation.synced_age > Some(LONGEST_UNSYNCED) {
-            problem(line, "flag-sync has not succeeded for more than an hour");
-        } else if evaluation.data == "bundled" && evaluation.source != "bundled" {
-            problem(line, "the flag data is that of the package");
-        }
-    }
-
-    /// What waits until the viewer has his answer.
+    /// What waits until the viewer has their answer.
     async fn after_response(&self) {
         if let Some(line) = self.line.lock().take()
-            && (self.settings.log == Log::All || line.level != "info")
+            && (self.settings.log == Log::All || line.level != Level::Info)
         {
             log::line(&line);
         }
@@ -146,40 +117,18 @@ impl Edge {
 }
 
 /// The client IP if it is an address, as CloudFront spells it.
-fn usable<'a>(client_ip: Option<&'a Cow<'_, str>>) -> Option<&'a str> {
+fn valid_address<'a>(client_ip: Option<&'a Cow<'_, str>>) -> Option<&'a str> {
     client_ip.map(Cow::as_ref).filter(|ip| ip.parse::<IpAddr>().is_ok())
 }
 
-fn problem(line: &mut DecisionLine, what: &str) {
-    line.level = "warn";
-    what.clone_into(&mut line.message);
-}
-
-/// The answer to a decision, also to one that panicked, and its line. `None` passes the request through.
+/// The answer to a decision, also to one that panicked. `None` passes the request through.
 fn or_current_site(decision: std::thread::Result<Option<Redirect>>, line: &mut DecisionLine) -> Option<Redirect> {
     let redirect = decision.unwrap_or_else(|_| {
-        problem(line, "the decision panicked");
+        line.warn("the decision panicked");
         Some(redirect::current_site())
     });
-    let what = match &redirect {
-        None => Cow::Borrowed("pass-through"),
-        Some(Redirect { status, location }) => {
-            // Path and query are the viewer's own business.
-            let beta = location.strip_prefix(redirect::BETA).is_some_and(|rest| rest.starts_with('/'));
-            Cow::Owned(format!("{status} to {}", if beta { redirect::BETA } else { redirect::CURRENT }))
-        }
-    };
-    line.message = if line.message.is_empty() { what.into_owned() } else { format!("{what}: {}", line.message) };
-    line.outcome = if redirect.is_some() { "redirect" } else { "pass-through" };
-    line.status = redirect.as_ref().map(|redirect| redirect.status);
+    line.answered(redirect.as_ref());
     redirect
-}
-
-fn refused(error: &NotCloudFront, line: &mut DecisionLine) -> Diagnostic {
-    line.level = "error";
-    line.message = error.to_string();
-    line.outcome = "error";
-    Diagnostic { error_type: "NotCloudFront".to_owned(), error_message: line.message.clone() }
 }
 
 /// Does what can wait when the response is out and before the next event is asked for: only until then is
@@ -248,16 +197,16 @@ mod tests {
         let redirect = or_current_site(decision, &mut line).unwrap();
         assert_eq!((redirect.status, redirect.location.as_str()), (302, "/site/index.html"));
         assert_eq!(line.message, "302 to /site: the decision panicked");
-        assert_eq!(line.level, "warn");
+        assert_eq!(line.level, Level::Warn);
     }
 
     #[test]
-    fn only_an_address_is_a_usable_client_ip() {
+    fn only_an_address_is_a_valid_client_ip() {
         for (text, expected) in
             [("192.0.2.1", true), ("2001:db8::1", true), ("2001:DB8:0::1", true), ("", false), ("localhost", false)]
         {
-            assert_eq!(usable(Some(&Cow::Borrowed(text))).is_some(), expected, "{text}");
+            assert_eq!(valid_address(Some(&Cow::Borrowed(text))).is_some(), expected, "{text}");
         }
-        assert_eq!(usable(None), None);
+        assert_eq!(valid_address(None), None);
     }
 }

@@ -1,7 +1,8 @@
-//! The decision: from a viewer's request and a verdict on him to an answer. Every rule about paths is here.
+//! The decision: from a viewer's request and a verdict to an answer. Every rule about paths is here, but for those of the
+//! CloudFront Function in cloudformation/edge.yaml, which stands in while this function is not attached.
 //!
 //! Pure: no I/O, no clock, no environment. Nothing that a viewer sends can lead a redirect out of the site's prefix,
-//! put a header into the response, or send him in a circle: a path below [`CURRENT`] is never redirected, except to
+//! put a header into the response, or send them in a circle: a path below [`CURRENT`] is never redirected, except to
 //! its own index page, and a path below [`BETA`] only to [`CURRENT`].
 
 use std::fmt::Write as _;
@@ -15,9 +16,9 @@ pub const BETA: &str = "/site/beta";
 /// <https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/DefaultRootObject.html>
 const INDEX: &str = "index.html";
 
-/// The longest address that CloudFront takes: 8,192 bytes for the whole URL.
+/// The longest address that CloudFront accepts: 8,192 bytes for the whole URL.
 /// <https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/cloudfront-limits.html>
-const LONGEST_LOCATION: usize = 8_192 - "https://".len() - 253;
+const MAX_LOCATION: usize = 8_192 - "https://".len() - 253;
 
 /// A redirect to another path of the same host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,11 +36,11 @@ pub enum Verdict {
     Current,
     /// The new site.
     Beta,
-    /// No flag data says: the current site, but who is on a page of the new one is left there.
+    /// There is no flag data: the current site, but whoever is on a page of the new one stays there.
     NoData,
 }
 
-/// A viewer's request, sorted by what it asks for.
+/// A viewer's request, classified by what it asks for.
 #[derive(Debug)]
 pub struct Visit {
     kind: Kind,
@@ -62,9 +63,9 @@ enum Kind {
 }
 
 impl Visit {
-    /// Sorts a request. `uri` and `query` may hold anything; an absent `uri` stands for `/`.
+    /// Classifies a request. `uri` and `query` may hold anything; an absent `uri` stands for `/`.
     pub fn new(method: Option<&str>, uri: Option<&str>, query: Option<&str>) -> Self {
-        let path = normalised(uri.unwrap_or_default());
+        let path = normalized(uri.unwrap_or_default());
         let below = |prefix| path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'));
         let kind = match (below(CURRENT), below(BETA)) {
             (_, Some("" | "/")) => Kind::BetaHome,
@@ -110,7 +111,7 @@ impl Visit {
         let index = if path.ends_with('/') { INDEX } else { "" };
         let mark = if self.query.is_empty() { "" } else { "?" };
         let mut location = [prefix, path, index, mark, &self.query].concat();
-        if location.len() > LONGEST_LOCATION {
+        if location.len() > MAX_LOCATION {
             // CloudFront would refuse the next request; the front page is better than an error.
             location = [prefix, "/", INDEX].concat();
         }
@@ -121,6 +122,12 @@ impl Visit {
 /// The answer when a request cannot be read at all.
 pub fn current_site() -> Redirect {
     Redirect { status: 302, location: [CURRENT, "/", INDEX].concat() }
+}
+
+/// The prefix of the site that a redirect leads to.
+pub fn site(redirect: &Redirect) -> &'static str {
+    let is_beta = redirect.location.strip_prefix(BETA).is_some_and(|rest| rest.starts_with('/'));
+    if is_beta { BETA } else { CURRENT }
 }
 
 /// The path without the segments that would make it one of the new site when it is put below [`CURRENT`].
@@ -144,7 +151,7 @@ fn is_page(path: &str) -> bool {
 
 /// The path with a leading `/`, in printable ASCII, without dot segments and backslashes, also percent-encoded ones,
 /// so that a rule sees the same path that a browser or an origin would.
-fn normalised(uri: &str) -> String {
+fn normalized(uri: &str) -> String {
     let plain = encoded(&decoded(uri), "?#");
     let mut segments: Vec<&str> = Vec::new();
     let parts: Vec<&str> = plain.strip_prefix('/').unwrap_or(&plain).split('/').collect();
@@ -271,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_on_beta_is_decided_again() {
+    fn whoever_is_on_beta_is_decided_again() {
         for address in ["/site/beta", "/site/beta/"] {
             check("GET", address, Beta, "302 /site/beta/index.html");
             check("GET", address, Current, "302 /site/index.html");

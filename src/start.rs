@@ -1,8 +1,8 @@
-//! From a started process to a function that takes events; and what is said when that fails.
+//! The composition root: from a started process to a function that accepts events, or an init error.
 
 use crate::edge::{BetweenInvocations, Edge};
 use crate::flags::{Flags, offline};
-use crate::log;
+use crate::log::{self, Level};
 use crate::settings::{Fetch, SettingError, Settings, Source};
 use flag_data::clock::Clock;
 use flag_data::sdk_key::{SDK_KEY_VARIABLE, SdkKey};
@@ -24,7 +24,7 @@ use std::sync::Arc;
 const SETTINGS: &str = include_str!(concat!(env!("OUT_DIR"), "/settings.txt"));
 const SDK_KEY: &str = include_str!(concat!(env!("OUT_DIR"), "/sdk-key.txt"));
 
-/// The function, ready for events. A start that fails is told to Lambda and the log, and ends the process.
+/// The function, ready for events. A start that fails is reported to Lambda and logged, and ends the process.
 pub async fn edge_or_report() -> Arc<Edge> {
     block_on_standard_streams();
     log::init();
@@ -37,7 +37,7 @@ pub async fn edge_or_report() -> Arc<Edge> {
     }
 }
 
-/// Takes events until Lambda ends the process.
+/// Accepts events until Lambda ends the process.
 ///
 /// # Errors
 /// Lambda's Runtime API is out of reach.
@@ -55,10 +55,9 @@ async fn edge() -> Result<Arc<Edge>, Error> {
     let settings = Arc::new(settings(|variable| env::var(variable).ok())?);
     let key = SdkKey::parse(&env::var(SDK_KEY_VARIABLE).unwrap_or_else(|_| SDK_KEY.to_owned()))?;
     if key.is_none() && settings.source == Source::LaunchDarkly {
-        log::message(
-            "info",
-            "offline mode: no SDK key, so the flag data is that of the repository and no events are sent",
-        );
+        let what =
+            "offline mode, because there is no SDK key: the flag data is that of the repository, no events are sent";
+        log::message(Level::Info, what);
     }
     let clock = Clock::of_function(settings.function_timeout);
     let flags = flags(settings.clone(), key.as_ref(), clock.clone()).await?;
@@ -70,12 +69,12 @@ async fn edge() -> Result<Arc<Edge>, Error> {
 /// # Errors
 /// A store that cannot be used as it is set, or an SDK client that does not start.
 pub async fn flags(settings: Arc<Settings>, key: Option<&SdkKey>, clock: Clock) -> Result<Flags, Error> {
-    let transport = Transport::new(clock.clone(), settings.time_out());
+    let transport = Transport::new(clock.clone(), settings.request_timeout());
     let source = source(&settings, key, &clock, &transport)?;
     Ok(Flags::start(settings, key, clock, transport, source).await?)
 }
 
-/// Where the flag data comes from. LaunchDarkly cannot be asked without a key; a store can.
+/// Where the flag data comes from. LaunchDarkly needs a key; a store does not.
 #[cfg_attr(not(any(feature = "dynamodb", feature = "redis")), expect(clippy::unnecessary_wraps))]
 fn source(
     settings: &Settings,
@@ -105,7 +104,7 @@ fn source(
         (Source::Redis, _) => {
             let redis = RedisDataStore::builder(&settings.store_redis_url).clock(clock.clone());
             let redis = if settings.store_prefix.is_empty() { redis } else { redis.prefix(&settings.store_prefix) };
-            let redis = redis.time_out(settings.time_out()).build_async()?;
+            let redis = redis.time_out(settings.request_timeout()).build_async()?;
             Ok(Box::new(StoreSource::new("redis", vec![redis], settings.viewer_budget)))
         }
     }
@@ -124,7 +123,7 @@ pub fn settings(environment: impl Fn(&str) -> Option<String>) -> Result<Settings
 }
 
 /// Sends the last events when Lambda shuts the environment down. Lambda gives 500 ms for that, and only where an
-/// extension is registered, which no one has shown to work at the edge: there, nothing registers.
+/// extension is registered, which nobody has shown to work at the edge: there, nothing registers.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html#runtimes-lifecycle-shutdown>
 #[cfg(feature = "regional")]
 pub async fn flush_at_shutdown(edge: Arc<Edge>) {
@@ -132,8 +131,8 @@ pub async fn flush_at_shutdown(edge: Arc<Edge>) {
     lambda_runtime::spawn_graceful_shutdown_handler(move || async move { edge.flags().flush_all(budget).await }).await;
 }
 
-/// Makes the standard streams blocking again, as a runtime that this process replaced may have left them: a log line
-/// that a slow reader does not take at once would be lost.
+/// Makes the standard streams blocking again, which the runtime that this process replaced may have made non-blocking: a log
+/// line that a slow reader does not read at once would be lost.
 fn block_on_standard_streams() {
     for stream in 0..=2 {
         // SAFETY: fcntl on a descriptor number touches no memory; for a closed one it returns an error.
@@ -146,10 +145,10 @@ fn block_on_standard_streams() {
     }
 }
 
-/// Tells Lambda why the function did not start, so that its log says so.
+/// Reports to Lambda why the function did not start, so that its log has it.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html#runtimes-api-initerror>
 async fn report(error: &Error) {
-    log::message("error", &format!("the function did not start: {error}"));
+    log::message(Level::Error, &format!("the function did not start: {error}"));
     if env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
         return;
     }
@@ -163,6 +162,6 @@ async fn report(error: &Error) {
         (_, Err(error)) => Err(Error::from(error)),
     };
     if let Err(error) = sent {
-        log::message("error", &format!("nor could Lambda be told: {error}"));
+        log::message(Level::Error, &format!("the failed start was not reported to Lambda: {error}"));
     }
 }

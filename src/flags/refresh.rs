@@ -222,7 +222,7 @@ impl Shared {
 
     /// Nobody is to blame for a fetch that a freeze interrupted.
     fn was_frozen(&self, asked: Moment) -> bool {
-        self.clock.since(asked) > 2 * self.settings.time_out()
+        self.clock.since(asked) > 2 * self.settings.request_timeout()
     }
 
     /// Uses what has arrived, unless that is a flag with a reference that is needed and unknown.

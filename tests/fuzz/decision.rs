@@ -22,7 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
             return;
         }
         Err(error) => {
-            assert!(error.to_string().starts_with("no CloudFront event: "));
+            assert!(error.to_string().starts_with("not a CloudFront event: "));
             return;
         }
     };

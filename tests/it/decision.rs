@@ -144,7 +144,7 @@ async fn only_problems_are_logged_when_only_they_are_wanted() {
     world.lambda.polled(3).await;
     let log = world.function.log_when(|log| !log.is_empty()).await;
     assert_eq!(log.len(), 1, "{log:?}");
-    assert!(log[0].contains("no usable client IP"), "{log:?}");
+    assert!(log[0].contains("no valid client IP"), "{log:?}");
 }
 
 fn any_text() -> impl Strategy<Value = String> {

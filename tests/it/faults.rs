@@ -6,8 +6,8 @@ use standins::{Data, Fault, LaunchDarkly, RuntimeApi};
 use std::fs;
 use std::time::{Duration, SystemTime};
 
-/// The time-out that Lambda@Edge gives the function: a later answer would be a 503.
-const FUNCTION_TIME_OUT: Duration = Duration::from_secs(5);
+/// The timeout that Lambda@Edge gives the function: a later answer would be a 503.
+const FUNCTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Later than any staleness that is allowed, by nothing but the deadlines that Lambda gives.
 fn ten_minutes_later(times: u64) -> SystemTime {
@@ -17,7 +17,7 @@ fn ten_minutes_later(times: u64) -> SystemTime {
 fn check(answered: &Answered, what: &str, summary: &str, data: &str) {
     assert_eq!(answered.summary(), summary, "{what}: {}", answered.line);
     assert_eq!(answered.line["data"], data, "{what}");
-    assert!(answered.took < FUNCTION_TIME_OUT, "{what}: {:?}", answered.took);
+    assert!(answered.took < FUNCTION_TIMEOUT, "{what}: {:?}", answered.took);
 }
 
 /// Those of redirect.toml, but for a shorter start.
@@ -255,7 +255,7 @@ async fn frozen_for_ten_minutes_the_next_decision_uses_the_new_value() {
     let lambda = &world.lambda;
     let function = &world.function;
     // Lambda thaws an environment when it has an event for it.
-    let deadline = ten_minutes_later(1) + FUNCTION_TIME_OUT;
+    let deadline = ten_minutes_later(1) + FUNCTION_TIMEOUT;
     let invocation = lambda.invoke_with_deadline(event("/a", "192.0.2.1"), deadline);
     let (outcome, ()) = tokio::join!(invocation, async { function.thaw() });
     let answer: Value = serde_json::from_slice(&outcome.unwrap().body).unwrap();
