@@ -19,7 +19,7 @@ _default:
 
 # Send every event of events/, or the named ones, to the function in a local Lambda
 invoke *EVENTS: (_python "build")
-    @python src/tools/invoke.py {{EVENTS}}
+    @python tools/invoke.py {{EVENTS}}
 
 # CloudFront on this machine: both sites and a page to play with the flag (--freeze, --live, --port N, --no-open)
 preview *OPTIONS:
@@ -77,37 +77,37 @@ build: (_python "build")
 
 # Build and pack the function for Lambda@Edge: target/edge/redirect.zip (--flags FILE, --no-flags)
 package *OPTIONS: build
-    @python src/tools/package.py {{OPTIONS}}
+    @python tools/package.py {{OPTIONS}}
 
 # Key, flag, credentials, Region and quotas: what is wrong, and what to do about it
 doctor ENV="production": (_python "deploy")
-    @python src/tools/command_line.py doctor {{ENV}}
+    @python tools/command_line.py doctor {{ENV}}
 
 # Put site and function on AWS (an environment's name, --dry-run, --without-function, --set PARAMETER=VALUE)
 deploy *OPTIONS: (_python "deploy")
     @[[ " {{OPTIONS}} " =~ " --dry-run " || " {{OPTIONS}} " =~ " --without-function " ]] || just package
-    @python src/tools/command_line.py deploy {{OPTIONS}}
+    @python tools/command_line.py deploy {{OPTIONS}}
 
 # Take the function off the distribution at once: everyone gets the current site
 detach ENV="production": (_python "deploy")
-    @python src/tools/command_line.py detach {{ENV}}
+    @python tools/command_line.py detach {{ENV}}
 
 # Delete everything that deploy made; may be interrupted and run again
 destroy ENV="production": (_python "deploy")
-    @python src/tools/command_line.py destroy {{ENV}}
+    @python tools/command_line.py destroy {{ENV}}
 
 # Print the site's address (url ENV store: that of the flag store's webhook)
 url ENV="production" PART="edge": (_python "deploy")
-    @python src/tools/command_line.py url {{ENV}} {{PART}}
+    @python tools/command_line.py url {{ENV}} {{PART}}
 
 # Follow the function's log in every Region where viewers were (logs ENV store: flag-sync's log)
 logs ENV="production" PART="edge": (_python "deploy")
-    @python src/tools/command_line.py logs {{ENV}} {{PART}}
+    @python tools/command_line.py logs {{ENV}} {{PART}}
 
 # Put the flag store on AWS: table, flag-sync and its webhook (an environment's name, --dry-run, --set PARAMETER=VALUE)
 store-deploy *OPTIONS: (_python "deploy")
     @[[ " {{OPTIONS}} " =~ " --dry-run " ]] || just _flag-sync
-    @python src/tools/command_line.py store-deploy {{OPTIONS}}
+    @python tools/command_line.py store-deploy {{OPTIONS}}
 
 _flag-sync: (_python "build")
     # It reads the SDK key where the stack says; none is compiled in.
@@ -116,11 +116,11 @@ _flag-sync: (_python "build")
 # Make the deployed table equal to LaunchDarkly now (an environment's name, check to compare only, --json)
 sync *OPTIONS: (_python "deploy")
     @env -u LAUNCHDARKLY_SDK_KEY cargo build --release --features sync --bin flag-sync
-    @python src/tools/command_line.py sync {{OPTIONS}}
+    @python tools/command_line.py sync {{OPTIONS}}
 
 # Delete everything that store-deploy made; may be interrupted and run again
 store-destroy ENV="production": (_python "deploy")
-    @python src/tools/command_line.py store-destroy {{ENV}}
+    @python tools/command_line.py store-destroy {{ENV}}
 
 # Format the code
 fmt:
@@ -167,7 +167,7 @@ _npm FOLDER SCRIPTS="--ignore-scripts":
 _python SET:
     #!/usr/bin/env bash
     set -euo pipefail
-    list=src/tools/requirements-{{SET}}.txt
+    list=tools/requirements-{{SET}}.txt
     mark=.tools/{{SET}}.installed
     if ! cmp -s "$list" "$mark"; then
         echo "Installing the tools of $list into .tools ..." >&2

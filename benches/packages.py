@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src/tools"))
+sys.path.insert(0, str(ROOT / "tools"))
 from package import packed  # noqa: E402 - the packer of `just package`, so that sizes compare
 
 GUIDE = ROOT / "benches/guide"

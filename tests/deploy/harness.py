@@ -10,7 +10,7 @@ from pathlib import Path
 import boto3
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "src" / "tools"))
+sys.path.insert(0, str(ROOT / "tools"))
 
 import command_line  # noqa: E402
 import forked_cli  # noqa: E402

@@ -55,7 +55,7 @@ def tree(tmp_path):
 def make_tree(folder):
     """A copy of what package.py reads, so that the project's own target folder plays no part."""
     (folder / "src").mkdir(parents=True)
-    shutil.copytree(ROOT / "src/tools", folder / "src/tools", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "tools", folder / "tools", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "src/carrier").mkdir()
     (folder / "src/carrier/carrier.py").write_text("# the carrier\n")
     shutil.copy(ROOT / "redirect.toml", folder)
@@ -69,7 +69,7 @@ def pack(tree, *arguments, key=CANARY, **environment):
     """The exit status, and all that was said; which never holds the key."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("LAUNCHDARKLY_", "REDIRECT_"))}
     own |= {"LAUNCHDARKLY_SDK_KEY": key, **environment, "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, str(tree / "src/tools/package.py"), *map(str, arguments)]
+    command = [sys.executable, str(tree / "tools/package.py"), *map(str, arguments)]
     done = subprocess.run(command, env=own, capture_output=True, text=True, check=False)
     said = done.stdout + done.stderr
     assert CANARY not in said
@@ -275,7 +275,7 @@ def test_a_binary_that_would_not_run_is_refused(tree, binary, told):
 
 def test_a_real_program_is_read_as_it_is(tree):
     """The checks on a program that a real linker made: this Python, which has symbols of glibc."""
-    sys.path.insert(0, str(ROOT / "src/tools"))
+    sys.path.insert(0, str(ROOT / "tools"))
     import package as module
 
     python = Path(sys.executable).resolve().read_bytes()

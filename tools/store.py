@@ -23,7 +23,7 @@ from environment import Environment
 from launchdarkly import KEY_VARIABLE, sdk_key
 from stack import Stack
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = ROOT / "cloudformation" / "flag-store.yaml"
 PACKAGE = ROOT / "target" / "lambda" / "flag-sync" / "bootstrap.zip"
 BINARY = ROOT / "target" / "release" / "flag-sync"

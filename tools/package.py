@@ -24,7 +24,7 @@ from pathlib import Path
 import zopfli
 from launchdarkly import KEY_VARIABLE, LaunchDarklyError, item, sdk_key, setting
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 BINARY = Path("target/lambda/redirect/bootstrap")
 CARRIER = Path("src/carrier/carrier.py")
 PACKAGE = Path("target/edge/redirect.zip")

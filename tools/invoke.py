@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 FUNCTION = "redirect"
 ANSWER_SECONDS = 60
 COLUMNS = ("event", "viewer", "variation", "reason", "status", "Location")

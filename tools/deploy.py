@@ -21,7 +21,7 @@ from bucket import Package, PackageBucket
 from distribution import Distribution
 from environment import Environment
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = ROOT / "cloudformation" / "edge.yaml"
 PACKAGE = ROOT / "target" / "edge" / "redirect.zip"
 SITE = ROOT / "site"
