@@ -6,10 +6,16 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from aws import POLL_SECONDS, AwsError, Wait, aws, json_file, pause, say
+from botocore.exceptions import ClientError
+
+from aws import POLL_SECONDS, client, code_of
+from terminal import say, waiting
 
 # How often an update is tried again when someone else changed the distribution between reading and writing it.
 TRIES = 3
+
+# A wait ends when CloudFront says so, or when a person interrupts it.
+UNTIL_DONE = {"Delay": POLL_SECONDS, "MaxAttempts": 10_000}
 
 
 class Distribution:
@@ -17,7 +23,8 @@ class Distribution:
         self.id = distribution_id
 
     def is_attached(self, function: str) -> bool:
-        return any(of_function(behaviour, function) for behaviour in behaviours(self._config()["DistributionConfig"]))
+        config = client("cloudfront").get_distribution_config(Id=self.id)["DistributionConfig"]
+        return any(of_function(behaviour, function) for behaviour in behaviours(config))
 
     def detach(self, function: str) -> int:
         """Takes the function out of every behaviour, straight through CloudFront, in whatever state a stack is.
@@ -26,7 +33,7 @@ class Distribution:
         current site. Returns the number of behaviours that changed.
         """
         for attempt in range(TRIES):
-            found = self._config()
+            found = client("cloudfront").get_distribution_config(Id=self.id)
             config = found["DistributionConfig"]
             stand_in = stand_in_of(config)
             changed = 0
@@ -41,43 +48,26 @@ class Distribution:
             if not changed:
                 return 0
             try:
-                with json_file(config) as file:
-                    aws(
-                        "cloudfront", "update-distribution",
-                        "--id", self.id, "--if-match", found["ETag"], "--distribution-config", file,
-                    )  # fmt: skip
+                client("cloudfront").update_distribution(Id=self.id, IfMatch=found["ETag"], DistributionConfig=config)
                 return changed
-            except AwsError as error:
-                if error.code not in ("PreconditionFailed", "InvalidIfMatchVersion") or attempt == TRIES - 1:
+            except ClientError as error:
+                if code_of(error) not in ("PreconditionFailed", "InvalidIfMatchVersion") or attempt == TRIES - 1:
                     raise
                 say("  the distribution was changed meanwhile; reading it again")
         return 0
 
     def wait_until_deployed(self) -> None:
-        wait = Wait()
-        while True:
-            found = wait.ask("cloudfront", "get-distribution", "--id", self.id)["Distribution"]
-            if found["Status"] == "Deployed":
-                return
-            say(f"  {wait.elapsed()} CloudFront is spreading the change to its edge locations (some minutes)")
-            pause(POLL_SECONDS)
+        with waiting("CloudFront is spreading the change to its edge locations (some minutes)"):
+            client("cloudfront").get_waiter("distribution_deployed").wait(Id=self.id, WaiterConfig=UNTIL_DONE)
 
     def invalidate(self, paths: list[str]) -> None:
         """Drops cached copies, and waits until CloudFront has done so everywhere."""
         batch = {"Paths": listed(paths), "CallerReference": f"redirect-{time.time_ns()}"}
-        with json_file(batch) as file:
-            made = aws("cloudfront", "create-invalidation", "--distribution-id", self.id, "--invalidation-batch", file)
-        wait = Wait()
-        found = made["Invalidation"]
-        while found["Status"] != "Completed":
-            say(f"  {wait.elapsed()} CloudFront is dropping its cached copies")
-            pause(POLL_SECONDS)
-            found = wait.ask(
-                "cloudfront", "get-invalidation", "--distribution-id", self.id, "--id", made["Invalidation"]["Id"]
-            )["Invalidation"]
-
-    def _config(self) -> dict[str, Any]:
-        return aws("cloudfront", "get-distribution-config", "--id", self.id)
+        made = client("cloudfront").create_invalidation(DistributionId=self.id, InvalidationBatch=batch)
+        with waiting("CloudFront is dropping its cached copies"):
+            client("cloudfront").get_waiter("invalidation_completed").wait(
+                DistributionId=self.id, Id=made["Invalidation"]["Id"], WaiterConfig=UNTIL_DONE
+            )
 
 
 def behaviours(config: dict[str, Any]) -> Iterator[dict[str, Any]]:

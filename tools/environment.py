@@ -1,46 +1,52 @@
-"""An environment: what the edge function, its site and a flag store of the same name are called."""
+"""An environment: the names of the edge function, its site and the flag store that belong together."""
 
 from __future__ import annotations
 
 import re
 import sys
+from typing import Any
 
-from aws import REGION, DeployError, say
+from aws import REGION
+from distribution import Distribution
+from failure import Failure
 from stack import Stack
+from terminal import say
 
-
-# What commands take after the environment, which may be left out.
+# Arguments that follow the environment, which may be left out.
 ARGUMENTS = {"edge", "store", "once", "check"}
 
 
 class Environment:
     def __init__(self, name: str) -> None:
-        # Bucket names end at 63 characters, and take no capitals.
+        hint = ""
+        # Bucket names end at 63 characters, and allow no capitals.
         if not re.fullmatch(r"[a-z](-?[a-z0-9]){0,19}", name):
-            raise DeployError(
-                f"{name!r} is no environment's name. Take up to 20 lower-case letters, digits and single hyphens, such "
-                "as production or staging."
-            )
-        if name in ARGUMENTS:
-            raise DeployError(f"{name!r} is no environment's name. Give the environment first: production {name}")
-        if name.endswith("-flags"):
-            raise DeployError(
-                f"{name!r} is no environment's name: the flag store of {name.removesuffix('-flags')} has the stack "
-                f"redirect-{name}. Take a name that does not end in -flags."
-            )
+            hint = "Use up to 20 lower-case letters, digits and single hyphens, such as production or staging."
+        elif name in ARGUMENTS:
+            hint = f"Give the environment first: production {name}"
+        elif name.endswith("-flags"):
+            store = name.removesuffix("-flags")
+            hint = f"The flag store of {store} has the stack redirect-{name}. Use a name that does not end in -flags."
+        if hint:
+            raise Failure(f"{name!r} is not an environment's name. {hint}")
         self.name = name
         self.stack = Stack(f"redirect-{name}", f"just destroy {name}")
         # The template gives the function the stack's name.
         self.function = self.stack.name
 
-    def described(self) -> dict:
+    def described(self) -> dict[str, Any]:
         found = self.stack.describe()
         if not found:
-            raise DeployError(f"There is no stack {self.stack.name} in {REGION}. Make it with: just deploy {self.name}")
+            raise Failure(f"There is no stack {self.stack.name} in {REGION}. Make it with: just deploy {self.name}")
         return found
 
+    def distribution(self) -> Distribution | None:
+        """The stack's own, or the one that exists."""
+        found = self.stack.resources().get("Distribution") or self.stack.parameters().get("ExistingDistributionId")
+        return Distribution(found) if found else None
+
     def confirm(self, what: str) -> None:
-        """Asks a person; a script has said what it wants."""
+        """Asks a person; a script has decided already."""
         if not sys.stdin.isatty():
             return
         say(what)
@@ -49,4 +55,4 @@ class Environment:
         except EOFError:  # Ctrl-D
             answer = ""
         if answer != self.name:
-            raise DeployError("Not confirmed; nothing was changed.")
+            raise Failure("Not confirmed; nothing was changed.")

@@ -19,14 +19,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from failure import Failure
+
 ROOT = Path(__file__).resolve().parents[1]
 FUNCTION = "redirect"
 ANSWER_SECONDS = 60
 COLUMNS = ("event", "viewer", "variation", "reason", "status", "Location")
-
-
-class Failure(Exception):
-    """What went wrong, for a person."""
 
 
 @dataclass
@@ -49,7 +47,16 @@ class LocalLambda:
         self.lines: queue.Queue[str] = queue.Queue()
         self.output: list[str] = []
         self.process = subprocess.Popen(
-            ["cargo", "lambda", "watch", "--invoke-address", "127.0.0.1", "--invoke-port", str(self.port), "--ignore-changes"],
+            [
+                "cargo",
+                "lambda",
+                "watch",
+                "--invoke-address",
+                "127.0.0.1",
+                "--invoke-port",
+                str(self.port),
+                "--ignore-changes",
+            ],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -73,7 +80,9 @@ class LocalLambda:
         until = time.monotonic() + ANSWER_SECONDS
         while time.monotonic() < until:
             if self.process.poll() is not None:
-                raise Failure(f"cargo lambda watch ended with status {self.process.returncode}:\n{''.join(self.output)}")
+                raise Failure(
+                    f"cargo lambda watch ended with status {self.process.returncode}:\n{''.join(self.output)}"
+                )
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
                 return
@@ -132,7 +141,13 @@ def invoke(local: LocalLambda, path: Path) -> Outcome:
     command += ["--invoke-address", "127.0.0.1", "--invoke-port", str(local.port)]
     try:
         done = subprocess.run(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=ANSWER_SECONDS,
         )
     except subprocess.TimeoutExpired:
         raise Failure(f"{path.name}: no answer within {ANSWER_SECONDS} s:\n{''.join(local.output)}") from None
@@ -198,7 +213,10 @@ def main() -> int:
     paths = [Path(argument) for argument in sys.argv[1:]] or sorted((ROOT / "events").glob("*.json"))
     for path in paths:
         if not path.is_file():
-            print(f"{path}: no such event; there are: {', '.join(p.name for p in sorted((ROOT / 'events').glob('*.json')))}", file=sys.stderr)
+            print(
+                f"{path}: no such event; there are: {', '.join(p.name for p in sorted((ROOT / 'events').glob('*.json')))}",
+                file=sys.stderr,
+            )
             return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     local = None

@@ -1,4 +1,4 @@
-"""A function's logs. Those of an edge function are where its replicas run, so they are looked for in all Regions."""
+"""A function's logs. Those of an edge function are where its replicas run, so all Regions are searched."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from aws import AwsError, DeployError, aws, pause, say
+from botocore.exceptions import ClientError
 
-# How far back the first look goes, how often the known Regions are asked, and how often new ones are looked for:
+from aws import NETWORK, client, code_of, explained
+from failure import Failure
+from terminal import say
+
+# How far back the first look goes, how often the known Regions are read, and how often new ones are searched for:
 # viewers elsewhere start replicas elsewhere.
 FIRST_LOOK_MINUTES = 10
 POLL_SECONDS = 10
@@ -18,8 +22,9 @@ REGION_POLL_SECONDS = 120
 # CloudWatch Logs makes an event visible some seconds after its time; looking back that far each time misses none.
 OVERLAP_MS = 60_000
 
-# Each question is a process of the CLI.
-AT_ONCE = 4
+CONCURRENCY = 16
+
+Event = tuple[int, str, str, str]
 
 
 def follow(group: str, candidates: Callable[[], list[str]]) -> None:
@@ -45,41 +50,48 @@ def follow(group: str, candidates: Callable[[], list[str]]) -> None:
                 say(f"{moment:%H:%M:%S} {region}  {message}")
                 since = max(since, stamp - OVERLAP_MS)
         seen = {event_id: stamp for event_id, stamp in seen.items() if stamp >= since}
-        pause(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def regions_of_account() -> list[str]:
-    return [region["RegionName"] for region in aws("ec2", "describe-regions")["Regions"]]
+    return [region["RegionName"] for region in client("ec2").describe_regions()["Regions"]]
 
 
 def regions_with(group: str, regions: list[str]) -> list[str]:
     def has(region: str) -> bool:
         try:
-            found = aws("logs", "describe-log-groups", "--log-group-name-prefix", group, region=region)
-        except AwsError as error:
-            # One Region that is down, or denied by a policy of the organisation, must not hide the others.
-            if error.code in ("AccessDeniedException", "NoConnection", "UnrecognizedClientException"):
+            found = client("logs", region).describe_log_groups(logGroupNamePrefix=group)
+        except NETWORK:
+            return False
+        except ClientError as error:
+            # One Region that is down, or denied by a policy of the organization, must not hide the others.
+            if code_of(error) in ("AccessDeniedException", "UnrecognizedClientException"):
                 return False
             raise
         return any(entry["logGroupName"] == group for entry in found["logGroups"])
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return [region for region, there in zip(regions, pool.map(has, regions)) if there]
+    return [region for region, there in zip(regions, everywhere(has, regions), strict=True) if there]
 
 
-def events(group: str, regions: list[str], since: int) -> list[tuple[int, str, str, str]]:
+def events(group: str, regions: list[str], since: int) -> list[Event]:
     """What the Regions logged since then, oldest first."""
 
-    def ask(region: str) -> list[tuple[int, str, str, str]]:
+    def read(region: str) -> list[Event]:
+        pages = client("logs", region).get_paginator("filter_log_events").paginate(logGroupName=group, startTime=since)
         try:
-            found = aws(
-                "logs", "filter-log-events", "--log-group-name", group, "--start-time", str(since), region=region
-            )
-        except AwsError as error:
-            if error.code == "NoConnection":
-                return []
-            raise DeployError(f"The log group {group} in {region} cannot be read.\n{error}") from None
-        return [(entry["timestamp"], region, entry["eventId"], entry["message"].rstrip()) for entry in found["events"]]
+            found = [entry for page in pages for entry in page["events"]]
+        except NETWORK:
+            return []
+        except ClientError as error:
+            raise Failure(f"The log group {group} in {region} cannot be read.\n{explained(error)}") from None
+        return [(entry["timestamp"], region, entry["eventId"], entry["message"].rstrip()) for entry in found]
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return sorted(entry for entries in pool.map(ask, regions) for entry in entries)
+    return sorted(entry for entries in everywhere(read, regions) for entry in entries)
+
+
+def everywhere(read: Callable, regions: list[str]) -> list:
+    """The results for all Regions, read at the same time."""
+    for region in regions:
+        client("logs", region)  # sessions are not for threads; clients are
+    with ThreadPoolExecutor(CONCURRENCY) as pool:
+        return list(pool.map(read, regions))

@@ -94,6 +94,7 @@ class Standin:
     def reset(self):
         self.requests = []  # what was asked, as text, but for the secrets that are put into SSM
         self.put_parameters = []  # these
+        self.regions = set()  # the Regions in whose name requests were signed
         self.calls = Counter()  # how often each operation was asked for
         self.stacks = {}
         self.deleted_stacks = {}
@@ -121,6 +122,7 @@ class Standin:
             shown = ""
         self.requests.append(f"{operation} {http.command} {http.path} {shown}")
         self.calls[operation] += 1
+        self.regions.add(re.search(r"Credential=\w+/\d+/([\w-]+)/", http.headers["Authorization"])[1])
         fault = self.faults[operation].pop(0) if self.faults.get(operation) else None
         if fault == "reset":
             http.close_connection = True

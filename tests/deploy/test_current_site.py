@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from py_mini_racer import MiniRacer
+
 import template as templates
 from harness import ROOT
-from py_mini_racer import MiniRacer
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,15 @@
-"""deploy, detach and destroy from end to end: the real AWS CLI against moto and the stand-in, with faults on the way."""
+"""deploy, detach and destroy from end to end: boto3 against moto and the stand-in, with faults on the way."""
 
 import base64
 import hashlib
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
+
+from harness import ROOT
 from standin import attached, behaviours_of
 
 FUNCTION = "arn:aws:lambda:us-east-1:123456789012:function:redirect-production"
@@ -15,13 +17,10 @@ STAND_IN = "arn:aws:cloudfront::123456789012:function/redirect-production-curren
 PACKAGES = "redirect-production-packages-123456789012"
 
 
-def operations(cloud):
-    return [" ".join(command[:2]) for command in cloud.commands]
-
-
 def uploads(cloud):
-    """What `aws s3 cp` uploaded, by what was said."""
-    return [line.split()[1] for line in cloud.record[-2].splitlines() if line.startswith("  uploaded  site/")]
+    """The keys of the site that the last command uploaded, in order."""
+    puts = [params for operation, params in cloud.calls[cloud.begun :] if operation == "PutObject"]
+    return [params["Key"] for params in puts if params["Bucket"] != PACKAGES]
 
 
 # ---- deploy ----------------------------------------------------------------------------------------------------------
@@ -91,13 +90,13 @@ def test_progress_is_shown_while_the_stack_is_made(cloud):
 
 def test_a_second_deploy_changes_nothing(cloud):
     cloud.does("deploy")
-    cloud.commands.clear()
+    cloud.calls.clear()
     out = cloud.does("deploy")
     assert "  nothing to change" in out
     assert "  6 files unchanged" in out
     assert uploads(cloud) == []
     assert cloud.aws.calls["ExecuteChangeSet"] == 1
-    assert "s3api put-object" not in operations(cloud)
+    assert "PutObject" not in cloud.operations()
     assert cloud.aws.invalidations == []
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
 
@@ -108,7 +107,7 @@ def test_only_what_changed_is_uploaded_and_invalidated(cloud):
     (cloud.project / "site/style.css").unlink()
     (cloud.project / "site/né w.html").write_text("new")
     cloud.does("deploy")
-    assert uploads(cloud) == ["site/docs/index.html", "site/né"]
+    assert sorted(uploads(cloud)) == ["site/docs/index.html", "site/né w.html"]
     assert "site/style.css" not in cloud.keys(cloud.bucket("sitebucket"))
     assert cloud.aws.invalidations == [["/site/docs/index.html", "/site/docs/", "/site/style.css"]]
 
@@ -120,7 +119,7 @@ def test_many_changes_are_one_invalidation_path(cloud):
     for number in range(101):
         (cloud.project / f"site/{number}.txt").write_text("second")
     cloud.does("deploy")
-    assert cloud.aws.invalidations == [["/site/*"]]
+    assert cloud.aws.invalidations == [["/*"]]
 
 
 def test_another_package_becomes_another_version_and_the_old_one_stays(cloud):
@@ -192,7 +191,7 @@ def test_the_dry_run_asks_nobody(cloud, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("LAUNCHDARKLY_SDK_KEY")
     text = "\n".join(cloud.does("deploy", "staging", "--dry-run", "--set", "AccessLogs=yes"))
-    assert cloud.commands == []
+    assert cloud.calls == []
     for told in ("redirect-staging-packages-ACCOUNT", "AWS::CloudFront::Distribution", "parameter AccessLogs = yes"):
         assert told in text
     assert "site/index.html" in text and ".DS_Store" not in text
@@ -200,21 +199,20 @@ def test_the_dry_run_asks_nobody(cloud, monkeypatch):
     assert "once it is built and packed" in "\n".join(cloud.does("deploy", "--dry-run"))
 
 
-def test_deploy_with_the_program_that_users_run(cloud):
-    """Every process here is `aws` itself, not forked from a server of the tests."""
-    forked, real, ran = cloud.run_cli, subprocess.Popen, set()
-
-    def run(command, env, **_):
-        ran.add(Path(command[0]).name)
-        process = real(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        out, err = process.communicate()
-        return subprocess.CompletedProcess(command, process.returncode, out, err)
-
-    cloud.run_cli = run
-    cloud.does("deploy")
-    assert ran == {"aws"}
+def test_deploy_in_a_process_of_its_own(cloud):
+    """As `just deploy` starts it, with the modules and the clock of users; the builds alone are left out."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import edge, recipe, command_line\n"
+        "edge.ROOT = Path(sys.argv[2]); edge.TEMPLATE = edge.ROOT / 'cloudformation/edge.yaml'\n"
+        "edge.PACKAGE = edge.ROOT / 'target/edge/redirect.zip'; edge.SITE = edge.ROOT / 'site'\n"
+        "recipe.run = lambda *_: None\n"
+        "sys.exit(command_line.main(['deploy']))"
+    )
+    command = [sys.executable, "-c", script, ROOT / "tools", cloud.project]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    cloud.record += [done.stdout, done.stderr]
+    assert (done.returncode, done.stderr) == (0, "")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
-    cloud.run_cli = forked
     assert "  nothing to change" in cloud.does("deploy"), "both ways of running it leave the same behind"
 
 
@@ -226,7 +224,7 @@ def test_deploy_with_the_program_that_users_run(cloud):
     [
         (["deploy", "Production"], "lower-case"),
         (["deploy", "a" * 21], "up to 20"),
-        (["deploy", "production-flags"], "the flag store of production"),
+        (["deploy", "production-flags"], "The flag store of production"),
         (["url", "store"], "Give the environment first: production store"),
         (["deploy", "--set", "Colour=red"], "expected NAME=VALUE with NAME one of"),
         (["deploy", "--set", "PackageKey=x"], "expected NAME=VALUE"),
@@ -246,8 +244,6 @@ def test_a_wrong_command_says_what_would_be_right(cloud, arguments, told):
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda project: (project / "target/edge/redirect.zip").unlink(), "just package"),
-        (lambda project: (project / "target/edge/redirect.zip").write_bytes(b"half"), "is no zip file"),
         (lambda project: (project / "site/404.html").unlink(), "lacks 404.html"),
         (lambda project: (project / "site").rename(project / "gone"), "is not there"),
     ],
@@ -255,7 +251,20 @@ def test_a_wrong_command_says_what_would_be_right(cloud, arguments, told):
 def test_what_is_missing_is_told_before_anything_is_done(cloud, spoil, told):
     spoil(cloud.project)
     assert told in cloud.fails("deploy")
-    assert cloud.commands == []
+    assert cloud.calls == [] and cloud.recipes == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda package: package.unlink(), "just package"),
+        (lambda package: package.write_bytes(b"half"), "not a zip file"),
+    ],
+)
+def test_a_package_that_is_none_changes_nothing(cloud, spoil, told):
+    spoil(cloud.project / "target/edge/redirect.zip")
+    assert told in cloud.fails("deploy")
+    assert set(cloud.operations()) <= {"GetCallerIdentity", "DescribeStacks"}
 
 
 def test_missing_credentials_are_told(cloud, monkeypatch):
@@ -278,37 +287,38 @@ def test_no_network_is_told(cloud, monkeypatch):
 def test_denied_permissions_are_told(cloud):
     cloud.aws.faults["CreateChangeSet"] = [403]
     err = cloud.fails("deploy")
-    assert "aws cloudformation create-change-set failed" in err
+    assert "CreateChangeSet failed: " in err
     assert "docs/deploy.md" in err
 
 
 def test_a_configured_region_elsewhere_does_not_matter(cloud, monkeypatch):
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     cloud.does("deploy")
-    assert all(command[command.index("--region") + 1] == "us-east-1" for command in cloud.commands)
+    assert cloud.aws.regions == {"us-east-1"}
 
 
-def test_a_bucket_of_someone_else_gets_no_package(cloud, monkeypatch):
-    """Someone may own the bucket's name already; moto does not heed --expected-bucket-owner, so S3's answer is given."""
-    run = cloud.run_cli
+def test_a_bucket_of_someone_else_gets_no_package(cloud):
+    """Someone may own the bucket's name already; moto ignores ExpectedBucketOwner, so S3's answer is given."""
 
-    def denied(command, env, **options):
-        if command[1:3] == ["s3api", "head-bucket"] and "--expected-bucket-owner" in command:
-            error = "An error occurred (403) when calling the HeadBucket operation: Forbidden"
-            return subprocess.CompletedProcess(command, 255, "", error)
-        return run(command, env=env, **options)
+    def denied(operation):
+        if operation == "HeadBucket":
+            assert "ExpectedBucketOwner" in cloud.calls[-1][1]
+            raise ClientError({"Error": {"Code": "403", "Message": "Forbidden"}}, operation)
 
-    cloud.run_cli = denied
+    cloud.after_call = denied
     assert "is not yours" in cloud.fails("deploy")
-    assert "s3api put-object" not in operations(cloud)
+    assert "PutObject" not in cloud.operations()
 
 
 def test_every_use_of_the_package_bucket_names_its_owner(cloud):
     cloud.does("deploy")
-    to_bucket = [command for command in cloud.commands if command[0] == "s3api" and PACKAGES in command]
-    private = [command for command in to_bucket if command[1] not in ("create-bucket", "get-object")]
+    private = [
+        params
+        for operation, params in cloud.calls
+        if params.get("Bucket") == PACKAGES and operation != "CreateBucket"
+    ]
     assert len(private) >= 7
-    assert all("--expected-bucket-owner" in command for command in private)
+    assert all(params["ExpectedBucketOwner"] == "123456789012" for params in private)
 
 
 def test_a_lost_connection_does_not_end_a_wait(cloud):
@@ -318,7 +328,7 @@ def test_a_lost_connection_does_not_end_a_wait(cloud):
 
 
 def test_a_service_that_stays_away_ends_a_wait(cloud):
-    cloud.aws.faults["DescribeStackEvents"] = [None] + [400] * 6
+    cloud.aws.faults["DescribeStackEvents"] = [None] + [400] * 8
     assert "Throttling" in cloud.fails("deploy")
     cloud.does("deploy")
 
@@ -333,7 +343,7 @@ def test_an_interrupted_deploy_is_taken_up_again(cloud, when):
     cloud.on_pause = interrupt
     status, _, err = cloud("deploy")
     assert status == 130
-    assert "just deploy production takes it up again" in err
+    assert "just deploy production resumes" in err
     out = cloud.does("deploy")
     assert out[-1].startswith("https://")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
@@ -405,7 +415,7 @@ def test_detach_sends_everyone_to_the_current_site(cloud):
         if behaviour.get("PathPattern") != "/site/beta/*.*":
             assert [entry["FunctionARN"] for entry in behaviour["FunctionAssociations"]["Items"]] == [STAND_IN]
     assert cloud.stack().parameters["AttachFunction"] == "no", "the stack's next update would attach it otherwise"
-    assert "The function is not attached to any behaviour." in cloud.does("detach")
+    assert "The function is not attached to any behavior." in cloud.does("detach")
     cloud.does("deploy")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
 
@@ -417,14 +427,10 @@ def attached_to(behaviour):
 def test_detach_needs_one_call_before_it_takes_effect(cloud):
     """In an emergency nothing slow may stand before the update of the distribution."""
     cloud.does("deploy")
-    cloud.commands.clear()
+    cloud.calls.clear()
     cloud.does("detach")
-    before = operations(cloud)[: operations(cloud).index("cloudfront update-distribution")]
-    assert set(before) <= {
-        "cloudformation describe-stacks",
-        "cloudformation describe-stack-resources",
-        "cloudfront get-distribution-config",
-    }
+    before = cloud.operations()[: cloud.operations().index("UpdateDistribution")]
+    assert set(before) <= {"DescribeStacks", "DescribeStackResources", "GetDistributionConfig"}
 
 
 def test_detach_works_in_whatever_state_the_stack_is(cloud):
@@ -527,7 +533,7 @@ def test_an_interrupted_destroy_is_taken_up_again(cloud, when):
     cloud.on_pause = interrupt
     status, _, err = cloud("destroy")
     assert status == 130
-    assert "just destroy production takes it up again" in err
+    assert "just destroy production resumes" in err
     cloud.does("destroy")
     assert cloud.buckets() == [] and cloud.aws.stacks == {} and cloud.aws.distributions == {}
     assert cloud.lambda_.list_functions()["Functions"] == []
@@ -601,8 +607,8 @@ def test_the_key_would_be_found_if_it_were_shown(cloud):
     cloud.does("deploy")
     recorded = "\n".join(cloud.record + cloud.aws.requests)
     for trace in (
-        "--change-set-name",  # command lines
-        '"AttachFunction"',  # the files that they name
+        '"ChangeSetName"',  # calls
+        '"AttachFunction"',  # with their parameters
         "uploaded packages/",  # output
         "TemplateBody=",  # what reaches CloudFormation, parameters included
     ):

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from harness import CANARY, ROOT
 
 FLAG = '{"key":"rebrand","version":7,"on":true,"variations":[true,false],"prerequisites":[{"key":"paid","variation":0}],"salt":"s","big":12345678901234567890.50}'

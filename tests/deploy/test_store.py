@@ -1,15 +1,15 @@
-"""The commands of the flag store: the real AWS CLI against moto and the stand-in, with faults on the way."""
+"""The commands of the flag store: boto3 against moto and the stand-in, with faults on the way."""
 
 import json
 import re
 import sys
 
-from harness import CANARY  # first: it finds the tools
-
 import pytest
+
 import stack
 import standin
 import store
+from harness import CANARY  # first: it finds the tools
 
 ACCOUNT = "123456789012"
 STACK = "redirect-production-flags"
@@ -87,12 +87,11 @@ def test_a_second_deploy_changes_nothing_and_another_package_only_the_function(c
     cloud.does("store-deploy", "--set", "ScheduleMinutes=10", "--set", "ReplicaRegion1=eu-central-1")
     webhook_secret = secret(cloud, WEBHOOK_SECRET)
     before = dict(cloud.stack(STACK).resources)
-    cloud.commands.clear()
+    cloud.calls.clear()
     # The key is in SSM now.
     monkeypatch.delenv("LAUNCHDARKLY_SDK_KEY")
     assert "  nothing to change" in cloud.does("store-deploy")
-    done = {" ".join(command[:2]) for command in cloud.commands}
-    assert not done & {"s3api put-object", "s3api create-bucket", "ssm put-parameter"}
+    assert not set(cloud.operations()) & {"PutObject", "CreateBucket", "PutParameter"}
     assert cloud.aws.calls["ExecuteChangeSet"] == 1
 
     pack(cloud, b"second")
@@ -119,8 +118,8 @@ def test_the_key_goes_to_ssm_and_nowhere_else(cloud, monkeypatch):
     assert puts == [of_key, (WEBHOOK_SECRET, "SecureString", False), of_key]
     recorded = "\n".join(cloud.record + cloud.aws.requests)
     for trace in (
-        '"ssm", "put-parameter", "--cli-input-json"',  # command lines
-        '"SdkKeyParameter"',  # the files that they name
+        "CreateChangeSet {",  # calls
+        '"SdkKeyParameter"',  # with their parameters
         "is kept in SSM Parameter Store",  # output
         "TemplateBody=",  # what reaches CloudFormation
         "GetParameter",  # what reaches SSM
@@ -153,8 +152,8 @@ def test_what_is_wrong_is_told(cloud, monkeypatch, arguments, key, told):
 
 def test_what_was_not_built_is_told(cloud):
     (cloud.project / "target/lambda/flag-sync/bootstrap.zip").unlink()
-    assert "just store-deploy production builds it" in cloud.fails("store-deploy")
-    assert cloud.commands == []
+    assert "bootstrap.zip cannot be read" in cloud.fails("store-deploy")
+    assert set(cloud.operations()) <= {"GetCallerIdentity", "DescribeStacks"}, "nothing is changed"
 
 
 def test_nothing_works_before_the_first_deploy(cloud):
@@ -189,7 +188,7 @@ def test_the_dry_run_asks_nobody(cloud, monkeypatch):
     assert f"{arn}, left alone" in text
     assert "once it is built" in text
     assert CANARY not in cloud.fails("store-deploy", "--dry-run", "--set", f"SdkKeyParameter={CANARY}")
-    assert cloud.commands == []
+    assert cloud.calls == []
 
 
 def test_secrets_may_be_in_secrets_manager(cloud, monkeypatch):
@@ -202,7 +201,7 @@ def test_secrets_may_be_in_secrets_manager(cloud, monkeypatch):
     # The next deployment keeps them, without being told again.
     pack(cloud, b"second")
     cloud.does("store-deploy")
-    assert not any(command[0] == "ssm" for command in cloud.commands)
+    assert not any("Parameter" in operation for operation in cloud.operations())
     variables = cloud.lambda_.get_function(FunctionName=f"{STACK}-sync")["Configuration"]["Environment"]["Variables"]
     assert variables["FLAG_SYNC_SDK_KEY_PARAMETER"] == key
     # And one that says so goes back to this tool's own.
@@ -214,38 +213,36 @@ def test_secrets_may_be_in_secrets_manager(cloud, monkeypatch):
 # ---- Faults ----------------------------------------------------------------------------------------------------------
 
 
-def interrupt_after(cloud, monkeypatch, operation, count=1):
-    """Ctrl-C when that command of the CLI has been run for that time: AWS has it, the tool does not know."""
-    run, seen = cloud.run_cli, []
+def interrupt_after(cloud, interrupted, count=1):
+    """Ctrl-C when that operation has been called for that time: AWS has it, the tool does not know."""
+    seen = []
 
-    def running(command, env, **options):
-        done = run(command, env=env, **options)
-        if " ".join(command[1:3]) == operation:
-            seen.append(command)
+    def after_call(operation):
+        if operation == interrupted:
+            seen.append(operation)
             if len(seen) == count:
                 raise KeyboardInterrupt
-        return done
 
-    monkeypatch.setattr(cloud, "run_cli", running)
+    cloud.after_call = after_call
 
 
 @pytest.mark.parametrize(
     ("operation", "count"),
     [
-        ("ssm put-parameter", 1),
-        ("ssm put-parameter", 2),
-        ("s3api create-bucket", 1),
-        ("s3api put-object", 1),
-        ("cloudformation create-change-set", 1),
-        ("cloudformation execute-change-set", 1),
+        ("PutParameter", 1),
+        ("PutParameter", 2),
+        ("CreateBucket", 1),
+        ("PutObject", 1),
+        ("CreateChangeSet", 1),
+        ("ExecuteChangeSet", 1),
     ],
 )
-def test_an_interrupted_deploy_is_taken_up_again(cloud, monkeypatch, operation, count):
-    interrupt_after(cloud, monkeypatch, operation, count)
+def test_an_interrupted_deploy_is_taken_up_again(cloud, operation, count):
+    interrupt_after(cloud, operation, count)
     cloud.aws.steps = 2
     status, _, err = cloud("store-deploy")
     assert status == 130
-    assert "just store-deploy production takes it up again" in err
+    assert "just store-deploy production resumes" in err
     made = [put["Value"] for put in cloud.aws.put_parameters if put["Name"] == WEBHOOK_SECRET]
     cloud.does("store-deploy")
     assert left(cloud) == ALL
@@ -404,15 +401,15 @@ def test_a_store_that_the_relay_proxy_writes_is_not_destroyed(cloud):
 
 
 @pytest.mark.parametrize(
-    "operation", ["cloudformation delete-stack", "ssm delete-parameter", "s3 rm", "s3api delete-bucket"]
+    "operation", ["DeleteStack", "DeleteParameter", "DeleteObjects", "DeleteBucket"]
 )
-def test_an_interrupted_destroy_is_taken_up_again(cloud, monkeypatch, operation):
+def test_an_interrupted_destroy_is_taken_up_again(cloud, operation):
     cloud.does("store-deploy")
     cloud.aws.steps = 3
-    interrupt_after(cloud, monkeypatch, operation)
+    interrupt_after(cloud, operation)
     status, _, err = cloud("store-destroy")
     assert status == 130
-    assert "just store-destroy production takes it up again" in err
+    assert "just store-destroy production resumes" in err
     cloud.does("store-destroy")
     assert left(cloud) == NOTHING
 
