@@ -43,7 +43,7 @@ test: (_debian "redis-server:redis-server" "chromium:chromium" "npm:npm" "node:n
 # Run the tests of tools/: package, deployment and templates (arguments go to pytest)
 [positional-arguments]
 test-tools *OPTIONS: (_python "test")
-    @.tools/test/bin/python -m pytest -q -n auto tests/deploy "$@"
+    @.tools/test/bin/python -m pytest -q -n auto --dist loadgroup "$@"
 
 # Run the tests with LaunchDarkly's own Relay Proxy, which Go builds; not part of `test`
 test-relay: (_debian "redis-server:redis-server" "npm:npm" "node:nodejs") (_npm "tests/stores/node")

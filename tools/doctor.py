@@ -103,8 +103,8 @@ def check_concurrency() -> str:
     limit = client("lambda").get_account_settings()["AccountLimit"]["ConcurrentExecutions"]
     if limit < DEFAULT_CONCURRENCY:
         raise Failure(
-            f"only {limit} concurrent executions in {REGION} (default: {DEFAULT_CONCURRENCY}); viewers above that get a "
-            "503. Request more: Service Quotas, AWS Lambda, Concurrent executions, in every Region with viewers."
+            f"only {limit} concurrent executions in {REGION} (default: {DEFAULT_CONCURRENCY}); viewers above that get "
+            "a 503. Request more: Service Quotas, AWS Lambda, Concurrent executions, in every Region with viewers."
         )
     return f"{limit} concurrent executions in {REGION}; each Region near viewers has its own quota"
 

@@ -178,8 +178,8 @@ def detach(environment: Environment, _: argparse.Namespace) -> None:
         environment.stack.apply(None, {"AttachFunction": "no"})
     except Failure as error:
         raise Failure(
-            f"The viewers are off the function, but the stack still attaches it ({described['StackStatus']}):\n{error}\n"
-            f"Run just detach {environment.name} again when the stack is at rest."
+            f"The viewers are off the function, but the stack still attaches it ({described['StackStatus']}):\n{error}"
+            f"\nRun just detach {environment.name} again when the stack is at rest."
         ) from None
     say(f"Everyone gets the current site. just deploy {environment.name} attaches the function again.")
 

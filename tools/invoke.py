@@ -7,6 +7,7 @@ alternatives. The exit status is 0 when every event had its expected outcome.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -47,16 +48,7 @@ class LocalLambda:
         self.lines: queue.Queue[str] = queue.Queue()
         self.output: list[str] = []
         self.process = subprocess.Popen(
-            [
-                "cargo",
-                "lambda",
-                "watch",
-                "--invoke-address",
-                "127.0.0.1",
-                "--invoke-port",
-                str(self.port),
-                "--ignore-changes",
-            ],
+            f"cargo lambda watch --invoke-address 127.0.0.1 --invoke-port {self.port} --ignore-changes".split(),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -71,7 +63,7 @@ class LocalLambda:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        for line in self.process.stdout:
+        for line in self.process.stdout or ():
             self.output.append(line)
             self.lines.put(line)
         self.lines.put("")
@@ -123,10 +115,8 @@ class LocalLambda:
             except (ProcessLookupError, subprocess.TimeoutExpired):
                 continue
         # What the function left in the group, if anything.
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 def build() -> None:
@@ -186,12 +176,12 @@ def is_expected(path: Path, outcome: Outcome) -> bool | None:
 
 
 def row(cells: tuple[str, ...], widths: list[int]) -> str:
-    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths)).rstrip()
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 def report(local: LocalLambda, paths: list[Path]) -> int:
     widths = [max(len(path.stem) for path in paths), max(len(viewer(path)) for path in paths), 9, 19, 6, 0]
-    widths = [max(width, len(title)) for width, title in zip(widths, COLUMNS)]
+    widths = [max(width, len(title)) for width, title in zip(widths, COLUMNS, strict=True)]
     print(row(COLUMNS, widths))
     wrong = 0
     for path in paths:
@@ -213,10 +203,8 @@ def main() -> int:
     paths = [Path(argument) for argument in sys.argv[1:]] or sorted((ROOT / "events").glob("*.json"))
     for path in paths:
         if not path.is_file():
-            print(
-                f"{path}: no such event; there are: {', '.join(p.name for p in sorted((ROOT / 'events').glob('*.json')))}",
-                file=sys.stderr,
-            )
+            known = ", ".join(sorted(event.name for event in (ROOT / "events").glob("*.json")))
+            print(f"{path}: no such event; there are: {known}", file=sys.stderr)
             return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     local = None

@@ -46,7 +46,7 @@ def follow(group: str, candidates: Callable[[], list[str]]) -> None:
         for stamp, region, event_id, message in events(group, regions, since):
             if event_id not in seen:
                 seen[event_id] = stamp
-                moment = datetime.datetime.fromtimestamp(stamp / 1000, datetime.timezone.utc)
+                moment = datetime.datetime.fromtimestamp(stamp / 1000, datetime.UTC)
                 say(f"{moment:%H:%M:%S} {region}  {message}")
                 since = max(since, stamp - OVERLAP_MS)
         seen = {event_id: stamp for event_id, stamp in seen.items() if stamp >= since}

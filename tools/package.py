@@ -173,7 +173,7 @@ def fetched_flags(key: str) -> bytes:
             named += names_in(json.loads(text), kind)
         wanted = [entry for entry in dict.fromkeys(named) if entry not in seen]
         seen.update(wanted)
-    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     # Put together as text, so that every item stays as LaunchDarkly wrote it, numbers included.
     parts = [
         f'"{kind}":{{' + ",".join(f"{json.dumps(name)}:{text.strip()}" for name, text in items.items()) + "}"

@@ -20,8 +20,9 @@ from terminal import counted, say
 TYPES = mimetypes.MimeTypes()
 for _extension, _type in {
     ".avif": "image/avif", ".ico": "image/x-icon", ".js": "text/javascript", ".map": "application/json",
-    ".md": "text/markdown", ".mjs": "text/javascript", ".otf": "font/otf", ".ttf": "font/ttf", ".webp": "image/webp",
-    ".webmanifest": "application/manifest+json", ".woff": "font/woff", ".woff2": "font/woff2", ".xml": "application/xml",
+    ".md": "text/markdown", ".mjs": "text/javascript", ".otf": "font/otf", ".ttf": "font/ttf",
+    ".webp": "image/webp", ".webmanifest": "application/manifest+json", ".woff": "font/woff", ".woff2": "font/woff2",
+    ".xml": "application/xml",
 }.items():  # fmt: skip
     TYPES.add_type(_type, _extension)
 

@@ -222,7 +222,7 @@ def line(event: dict[str, Any]) -> str:
     return f"{text}: {reason}" if reason else text
 
 
-# ---- Templates, as far as they can be read without an account ---------------------------------------------------------
+# ---- Templates, as far as they can be read without an account --------------------------------------------------------
 
 
 def part_of(template: Path, part: str) -> str:

@@ -77,8 +77,8 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
     for name, place in store.places(chosen).items():
         if not PLACE.fullmatch(place):
             raise Failure(
-                f"--set {name}=...: expected the name of an SSM parameter, which begins with a slash, or the whole "
-                f"ARN of a secret in Secrets Manager in {REGION}. The value is not shown, as it may be the secret itself."
+                f"--set {name}=...: expected the name of an SSM parameter, which begins with a slash, or the whole ARN "
+                f"of a secret in Secrets Manager in {REGION}. The value is not shown, as it may be the secret itself."
             )
     key = sdk_key() if has_key() else ""
     if options.dry_run:

@@ -1,4 +1,4 @@
-"""What the tests of package, deploy, detach and destroy share: a small project, AWS on this machine, a record of all."""
+"""What the tests share: a small project, AWS on this machine, a record of all that is called and printed."""
 
 import http.server
 import logging
@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+from typing import ClassVar
 from urllib.request import Request, urlopen
 
 import pytest
@@ -24,7 +25,7 @@ from standin import Standin
 
 @pytest.fixture(scope="session")
 def moto():
-    # moto ignores Condition, so a policy that denies all but TLS would deny everything; a test reads the policy instead.
+    # moto ignores Condition, so a policy that denies all but TLS would deny everything; a test reads the policy.
     FakeBucket.get_permission = lambda *_: PermissionResult.NEUTRAL
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -45,9 +46,17 @@ def standin(moto):
 def launchdarkly():
     """LaunchDarkly's per-item endpoints: `answers` by path, and what was `asked`."""
 
+    class Server(http.server.ThreadingHTTPServer):
+        answers: ClassVar[dict[str, tuple[int, str]]] = {}
+        asked: ClassVar[list[tuple[str, str]]] = []
+
+        @property
+        def address(self):
+            return f"http://127.0.0.1:{self.server_port}"
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append((self.path, self.headers["Authorization"]))
+            server.asked.append((self.path, self.headers["Authorization"]))
             status, body = server.answers.get(self.path, (404, ""))
             self.send_response(status)
             if status == 302:
@@ -58,11 +67,7 @@ def launchdarkly():
         def log_message(self, *_):
             pass
 
-    asked = []
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.asked = asked
-    server.answers = {}
-    server.address = f"http://127.0.0.1:{server.server_port}"
+    server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()

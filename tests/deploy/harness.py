@@ -12,9 +12,11 @@ import boto3
 import botocore.loaders
 import botocore.session
 
-ROOT = Path(__file__).resolve().parents[2]
 import aws
 import command_line
+import launchdarkly
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # A key of the right shape that no output, no command line and no request may ever show.
 CANARY = "sdk-c0ffee00-0000-4000-8000-00000000cafe"
@@ -54,7 +56,11 @@ class Cloud:
         self.begun = len(self.calls)
         aws.session.cache_clear()
         aws.client.cache_clear()
-        with patch.dict(os.environ), patch.object(aws.boto3, "Session", self.session):
+        with (
+            patch.dict(os.environ),
+            patch.object(launchdarkly, "_hidden", ""),
+            patch.object(boto3, "Session", self.session),
+        ):
             status = command_line.main(list(arguments))
         out, err = self.capsys.readouterr()
         self.record += [out, err]

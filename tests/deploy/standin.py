@@ -97,13 +97,13 @@ class Standin:
         self.requests = []  # what was asked, as text, but for the secrets that are put into SSM
         self.put_parameters = []  # these
         self.regions = set()  # the Regions in whose name requests were signed
-        self.calls = Counter()  # how often each operation was asked for
+        self.calls: Counter[str] = Counter()  # how often each operation was asked for
         self.stacks = {}
         self.deleted_stacks = {}
         self.change_sets = {}
         self.distributions = {}
         self.invalidations = []
-        self.replicas = Counter()  # function -> how many more questions its replicas survive
+        self.replicas: Counter[str] = Counter()  # function -> how many more questions its replicas survive
         self.replicas_live_for = 2
         self.steps = 100  # how far CloudFormation comes between two questions
         self.sluggish = False  # whether a stack shows its old state for a moment after an operation began
@@ -124,7 +124,7 @@ class Standin:
             shown = ""
         self.requests.append(f"{operation} {http.command} {http.path} {shown}")
         self.calls[operation] += 1
-        self.regions.add(re.search(r"Credential=\w+/\d+/([\w-]+)/", http.headers["Authorization"])[1])
+        self.regions.update(re.findall(r"Credential=\w+/\d+/([\w-]+)/", http.headers["Authorization"]))
         fault = self.faults[operation].pop(0) if self.faults.get(operation) else None
         if fault == "reset":
             http.close_connection = True

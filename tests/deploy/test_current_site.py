@@ -23,7 +23,8 @@ def handler():
         uri, mark, query = path.partition("?")
         request = json.dumps({"method": method, "uri": uri, "querystring": {}, "headers": {}})
         raw = json.dumps(query) if mark else "undefined"
-        script = f"var r = {request}; r.rawQueryString = function () {{ return {raw}; }}; JSON.stringify(handler({{request: r}}))"
+        script = f"var r = {request}; r.rawQueryString = function () {{ return {raw}; }};"
+        script += "JSON.stringify(handler({request: r}))"
         answer = json.loads(engine.eval(script))
         if "statusCode" not in answer:
             return answer["uri"]

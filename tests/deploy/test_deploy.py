@@ -313,9 +313,7 @@ def test_a_bucket_of_someone_else_gets_no_package(cloud):
 def test_every_use_of_the_package_bucket_names_its_owner(cloud):
     cloud.does("deploy")
     private = [
-        params
-        for operation, params in cloud.calls
-        if params.get("Bucket") == PACKAGES and operation != "CreateBucket"
+        params for operation, params in cloud.calls if params.get("Bucket") == PACKAGES and operation != "CreateBucket"
     ]
     assert len(private) >= 7
     assert all(params["ExpectedBucketOwner"] == "123456789012" for params in private)

@@ -51,7 +51,7 @@ def left(cloud):
     }
 
 
-NOTHING = dict.fromkeys(("stacks", "parameters", "buckets", "tables", "functions"), [])
+NOTHING: dict[str, list[str]] = {"stacks": [], "parameters": [], "buckets": [], "tables": [], "functions": []}
 ALL = {
     "stacks": [STACK],
     "parameters": [SDK_KEY, WEBHOOK_SECRET],
@@ -400,9 +400,7 @@ def test_a_store_that_the_relay_proxy_writes_is_not_destroyed(cloud):
     assert STACK not in cloud.aws.stacks
 
 
-@pytest.mark.parametrize(
-    "operation", ["DeleteStack", "DeleteParameter", "DeleteObjects", "DeleteBucket"]
-)
+@pytest.mark.parametrize("operation", ["DeleteStack", "DeleteParameter", "DeleteObjects", "DeleteBucket"])
 def test_an_interrupted_destroy_is_taken_up_again(cloud, operation):
     cloud.does("store-deploy")
     cloud.aws.steps = 3

@@ -54,22 +54,42 @@ def properties(resolved, name):
 # ---- Linters ---------------------------------------------------------------------------------------------------------
 
 
-@each_template
-def test_cfn_lint_finds_nothing(path):
-    done = subprocess.run(
-        [Path(sys.executable).with_name("cfn-lint"), path], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+def lint(program, *arguments):
+    command = [Path(sys.executable).with_name(program), *arguments]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
 
 
+# Each linter reads all templates at once: starting it takes longer than reading them.
+
+
+@pytest.fixture(scope="module")
+def findings():
+    return lint("cfn-lint", "--format", "json", *TEMPLATES)
+
+
+@pytest.fixture(scope="module")
+def security():
+    files = [word for path in TEMPLATES for word in ("-f", path)]
+    return lint("checkov", *files, "--framework", "cloudformation", "-o", "json", "--skip-download")["results"]
+
+
+@pytest.mark.xdist_group("cfn-lint")
 @each_template
-def test_the_security_linter_finds_only_what_is_explained(path):
-    """Every accepted finding stands beside its resource, with the reason; one that is no finding any more must go."""
-    command = [Path(sys.executable).with_name("checkov"), "-f", path, "--framework", "cloudformation", "-o", "json"]
-    done = subprocess.run([*command, "--skip-download"], capture_output=True, text=True, check=False)
-    results = json.loads(done.stdout)["results"]
-    assert [(check["check_id"], check["resource"]) for check in results["failed_checks"]] == []
-    skipped = {(check["check_id"], check["resource"].split(".")[1]) for check in results["skipped_checks"]}
+def test_cfn_lint_finds_nothing(findings, path):
+    assert [finding for finding in findings if Path(finding["Filename"]) == path] == []
+
+
+@pytest.mark.xdist_group("checkov")
+@each_template
+def test_the_security_linter_finds_only_what_is_explained(security, path):
+    """Every accepted finding stands beside its resource, with the reason; one that is no longer found must go."""
+    assert path in {Path(check["file_abs_path"]) for check in security["passed_checks"]}
+    of_path = {
+        kind: [check for check in security[kind] if Path(check["file_abs_path"]) == path]
+        for kind in ("failed_checks", "skipped_checks")
+    }
+    assert [(check["check_id"], check["resource"]) for check in of_path["failed_checks"]] == []
+    skipped = {(check["check_id"], check["resource"].split(".")[1]) for check in of_path["skipped_checks"]}
     explained = set()
     for name, resource in templates.load(path.read_text())["Resources"].items():
         for entry in resource.get("Metadata", {}).get("checkov", {}).get("skip", []):
@@ -244,10 +264,8 @@ def test_buckets_are_private_and_encrypted(name):
 
 def test_the_function_is_what_lambda_at_edge_takes():
     function = properties(edge(**PACKAGE), "Function")
-    timeout = int(
-        re.search(r"^function_timeout_seconds = (\d+)", (ROOT / "redirect.toml").read_text(), re.MULTILINE)[1]
-    )
-    assert function["Timeout"] == timeout <= 5
+    (timeout,) = re.findall(r"^function_timeout_seconds = (\d+)", (ROOT / "redirect.toml").read_text(), re.MULTILINE)
+    assert function["Timeout"] == int(timeout) <= 5
     assert (function["Runtime"], function["Handler"]) == ("python3.13", "carrier.handler")
     assert (function["MemorySize"], function["Architectures"]) == (128, ["x86_64"])
     for refused in (
@@ -420,7 +438,7 @@ def test_alarms_and_replicas_are_those_that_were_asked_for():
 
 def test_the_command_that_deploys_the_relay_proxy_gives_every_parameter_without_a_default():
     text = (ROOT / "docs/relay-proxy.md").read_text()
-    command = re.search(r"--template-file (\S+) .*?--parameter-overrides (.*?)```", text, re.DOTALL)
-    parameters = templates.load((ROOT / command[1]).read_text())["Parameters"]
-    given = re.findall(r"(\w+)=", command[2])
+    ((file, overrides),) = re.findall(r"--template-file (\S+) .*?--parameter-overrides (.*?)```", text, re.DOTALL)
+    parameters = templates.load((ROOT / file).read_text())["Parameters"]
+    given = re.findall(r"(\w+)=", overrides)
     assert sorted(given) == sorted(name for name, parameter in parameters.items() if "Default" not in parameter)

@@ -25,7 +25,7 @@ PACKAGE = Path("target/edge/redirect.zip")
 def flag_data() -> Path:
     """The repository's flag as packaged data, of today: older data would yield to the default."""
     data = json.loads((ROOT / "src/sources/offline-flags.json").read_text())
-    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     path = ROOT / "target" / "packaged-flags.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"fetched_at": now, **data}))
@@ -53,7 +53,7 @@ def copy_of_the_tree(folder: Path) -> None:
 def refusal(folder: Path, source: str) -> str:
     """What cargo says of that source without its feature; only the build script runs, as the rest is built."""
     settings = folder / "redirect.toml"
-    settings.write_text(re.sub('^source = .*', f'source = "{source}"', settings.read_text(), flags=re.MULTILINE))
+    settings.write_text(re.sub("^source = .*", f'source = "{source}"', settings.read_text(), flags=re.MULTILINE))
     just = ["just", "--justfile", str(folder / "justfile"), "--evaluate", "static"]
     flags = subprocess.run(just, capture_output=True, text=True, check=True).stdout.strip()
     environment = {**os.environ, **dict([flags.split("=", 1)])}
