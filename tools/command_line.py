@@ -25,7 +25,9 @@ Run = Callable[[Environment, argparse.Namespace], int | None]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
+    options, unknown = parser().parse_known_args(arguments)
+    if unknown:
+        options.parser.error(f"unknown arguments: {' '.join(unknown)}")
     hide_key()
     try:
         return options.run(Environment(options.environment), options) or 0
@@ -53,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument(
             "environment", nargs="?", default="production", metavar="ENV", help="its name (default: %(default)s)"
         )
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, parser=added)
         return added
 
     deploying = command(

@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def run(name: str, key: str = "") -> None:
     """A compiler sees no AWS credentials, and the SDK key only where it is compiled in."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    hidden = ("AWS_", KEY_VARIABLE)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
     if key:
         environment[KEY_VARIABLE] = key
     command = ["just", "--justfile", str(ROOT / "justfile"), name]

@@ -113,6 +113,7 @@ def cloud(project, moto, standin, monkeypatch, capsys):
         monkeypatch.setenv(name, value)
     made = Cloud(project, moto, standin, capsys)
     made.package()
+    made.flag_sync_package()
     monkeypatch.setattr(edge, "ROOT", project)
     monkeypatch.setattr(edge, "TEMPLATE", project / "cloudformation/edge.yaml")
     monkeypatch.setattr(edge, "PACKAGE", project / "target/edge/redirect.zip")

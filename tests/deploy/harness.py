@@ -117,6 +117,11 @@ class Cloud:
             archive.writestr("carrier.py", "")
         return path.read_bytes()
 
+    def flag_sync_package(self, content=b"first"):
+        path = self.project / "target/lambda/flag-sync/bootstrap.zip"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
     def write_log(self, region, group, message, seconds_ago):
         """Into the stream of that group that is named 1."""
         stamp = int((time.time() - seconds_ago) * 1000)

@@ -19,17 +19,6 @@ WEBHOOK_SECRET = "/redirect/production/webhook-secret"
 SECRET_ARN = f"arn:aws:secretsmanager:us-east-1:{ACCOUNT}:secret:launchdarkly/{{}}-AbC123"
 
 
-@pytest.fixture(autouse=True)
-def built(cloud):
-    pack(cloud)
-
-
-def pack(cloud, content=b"first"):
-    path = cloud.project / "target/lambda/flag-sync/bootstrap.zip"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-
-
 def secret(cloud, name):
     found = cloud.ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"]
     assert found["Type"] == "SecureString"
@@ -94,7 +83,7 @@ def test_a_second_deploy_changes_nothing_and_another_package_only_the_function(c
     assert not set(cloud.operations()) & {"PutObject", "CreateBucket", "PutParameter"}
     assert cloud.aws.calls["ExecuteChangeSet"] == 1
 
-    pack(cloud, b"second")
+    cloud.flag_sync_package(b"second")
     cloud.does("store-deploy")
     after = cloud.stack(STACK).resources
     assert [name for name in after if after[name] is not before[name]] == ["Sync"]
@@ -199,7 +188,7 @@ def test_secrets_may_be_in_secrets_manager(cloud, monkeypatch):
     assert f"The SDK key is kept in {key}; LAUNCHDARKLY_SDK_KEY is not used" in text
     assert f"aws secretsmanager get-secret-value --region us-east-1 --secret-id {webhook} " in text
     # The next deployment keeps them, without being told again.
-    pack(cloud, b"second")
+    cloud.flag_sync_package(b"second")
     cloud.does("store-deploy")
     assert not any("Parameter" in operation for operation in cloud.operations())
     variables = cloud.lambda_.get_function(FunctionName=f"{STACK}-sync")["Configuration"]["Environment"]["Variables"]
@@ -271,7 +260,7 @@ def test_an_update_that_fails_goes_back_to_the_package_before(cloud):
     cloud.does("store-deploy")
     cloud.does("destroy")
     before = cloud.stack(STACK).parameters["PackageKey"]
-    pack(cloud, b"second")
+    cloud.flag_sync_package(b"second")
     cloud.aws.resource_faults["FailingAlarm"] = "Rate exceeded"
     # A setting that changes the alarm, after the function.
     err = cloud.fails("store-deploy", "--set", f"AlarmTopicArn=arn:aws:sns:us-east-1:{ACCOUNT}:alarms")
