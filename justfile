@@ -20,6 +20,7 @@ _default:
     @just --list --unsorted
 
 # Send every event of events/, or the named ones, to the function in a local Lambda
+[no-exit-message]
 [positional-arguments]
 invoke *EVENTS: (_python "build")
     @python tools/invoke.py "$@"
@@ -41,6 +42,7 @@ test: (_debian "redis-server:redis-server" "chromium:chromium" "npm:npm" "node:n
     @.tools/bin/python tests/fuzz/run.py --seconds 30
 
 # Run the tests of tools/: package, deployment and templates (arguments go to pytest)
+[no-exit-message]
 [positional-arguments]
 test-tools *OPTIONS: (_python "test")
     @.tools/test/bin/python -m pytest -q -n auto --dist loadgroup "$@"
@@ -84,41 +86,49 @@ build: (_python "build")
         $(sed -nE 's/^source = "(dynamodb|redis)".*/--features \1/p' redirect.toml)
 
 # Build and pack the function for Lambda@Edge: target/edge/redirect.zip (--flags FILE, --no-flags)
+[no-exit-message]
 [positional-arguments]
 package *OPTIONS: (_python "build")
     @python tools/package.py "$@"
 
 # Key, flag, credentials, Region and quotas: what is wrong, and what to do about it
+[no-exit-message]
 [positional-arguments]
 doctor *OPTIONS: (_python "deploy")
     @python tools/command_line.py doctor "$@"
 
 # Put site and function on AWS (an environment's name, --dry-run, --without-function, --set PARAMETER=VALUE)
+[no-exit-message]
 [positional-arguments]
 deploy *OPTIONS: (_python "deploy")
     @python tools/command_line.py deploy "$@"
 
 # Take the function off the distribution at once: everyone gets the current site
+[no-exit-message]
 [positional-arguments]
 detach *OPTIONS: (_python "deploy")
     @python tools/command_line.py detach "$@"
 
 # Delete everything that deploy made; may be interrupted and run again
+[no-exit-message]
 [positional-arguments]
 destroy *OPTIONS: (_python "deploy")
     @python tools/command_line.py destroy "$@"
 
 # Print the site's address (url ENV store: that of the flag store's webhook)
+[no-exit-message]
 [positional-arguments]
 url *OPTIONS: (_python "deploy")
     @python tools/command_line.py url "$@"
 
 # Follow the function's log in every Region where viewers were (logs ENV store: flag-sync's log)
+[no-exit-message]
 [positional-arguments]
 logs *OPTIONS: (_python "deploy")
     @python tools/command_line.py logs "$@"
 
 # Put the flag store on AWS: table, flag-sync and its webhook (an environment's name, --dry-run, --set PARAMETER=VALUE)
+[no-exit-message]
 [positional-arguments]
 store-deploy *OPTIONS: (_python "deploy")
     @python tools/command_line.py store-deploy "$@"
@@ -131,11 +141,13 @@ _flag-sync-here:
     env -u LAUNCHDARKLY_SDK_KEY cargo build --locked --release --features sync --bin flag-sync
 
 # Make the deployed table equal to LaunchDarkly now (an environment's name, check to compare only, --json)
+[no-exit-message]
 [positional-arguments]
 sync *OPTIONS: (_python "deploy")
     @python tools/command_line.py sync "$@"
 
 # Delete everything that store-deploy made; may be interrupted and run again
+[no-exit-message]
 [positional-arguments]
 store-destroy *OPTIONS: (_python "deploy")
     @python tools/command_line.py store-destroy "$@"

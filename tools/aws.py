@@ -21,13 +21,14 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
+from failure import Failure
 from terminal import say
 
 # Lambda@Edge functions, their packages, CloudFront's certificates and its log deliveries all live here.
 # https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/lambda-at-edge-function-restrictions.html
 REGION = "us-east-1"
 
-# How often a wait asks AWS again.
+# The pause between two calls of a wait.
 POLL_SECONDS = 5
 
 # A wait may last hours, and a network failure of half a minute must not end it: with botocore's backoff, 8 attempts.
@@ -38,6 +39,8 @@ CREDENTIALS = (
     NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, ProfileNotFound,
     SSOError, LoginError, TokenRetrievalError,
 )  # fmt: skip
+# What a command reports to a person; anything else is a bug.
+REPORTED = (Failure, ClientError, BotoCoreError)
 NETWORK = (ConnectionError, HTTPClientError)
 SIGN_IN = "Sign in with aws login, aws sso login or aws configure; AWS_PROFILE names the profile to use."
 EXPIRED = "The session has expired. Sign in again, then run the same command again."
@@ -83,7 +86,7 @@ def code_of(error: ClientError) -> str:
     return error.response["Error"].get("Code", "")
 
 
-def explained(error: ClientError | BotoCoreError) -> str:
+def explained(error: Exception) -> str:
     if isinstance(error, ClientError):
         code, detail = code_of(error), error.response["Error"].get("Message", "")
         text, advice = f"{error.operation_name} failed: {detail} ({code or 'no code'})", ADVICE.get(code, "")

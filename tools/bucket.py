@@ -88,7 +88,7 @@ class PackageBucket:
             if code_of(error) == "403":
                 raise Failure(
                     f"The bucket {self.name} is not yours, or these credentials may not use it. Ask for access to it, "
-                    "or take another environment's name."
+                    "or choose another environment's name."
                 ) from None
             if code_of(error) != "404":
                 raise

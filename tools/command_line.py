@@ -9,13 +9,10 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 import edge
 import store
-from aws import explained
+from aws import REPORTED, explained
 from environment import Environment
-from failure import Failure
 from launchdarkly import hide_key
 
 # flag-sync itself ends with 1 when the table differs, so another status says that nothing was compared.
@@ -31,18 +28,15 @@ def main(arguments: list[str] | None = None) -> int:
     hide_key()
     try:
         return options.run(Environment(options.environment), options) or 0
-    except Failure as error:
-        problem = str(error)
-    except (ClientError, BotoCoreError) as error:
-        problem = explained(error)
+    except REPORTED as error:
+        print(f"\n{explained(error)}", file=sys.stderr)
+        return NOT_COMPARED if options.command == "sync" else 1
     except KeyboardInterrupt:
         if options.command == "logs":
             return 0  # the way to end it
         again = f"just {options.command} {options.environment}"
         print(f"\nInterrupted. What AWS has begun goes on there; {again} resumes.", file=sys.stderr)
         return 130
-    print(f"\n{problem}", file=sys.stderr)
-    return NOT_COMPARED if options.command == "sync" else 1
 
 
 def parser() -> argparse.ArgumentParser:

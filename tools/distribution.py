@@ -24,26 +24,26 @@ class Distribution:
 
     def is_attached(self, function: str) -> bool:
         config = client("cloudfront").get_distribution_config(Id=self.id)["DistributionConfig"]
-        return any(of_function(behaviour, function) for behaviour in behaviours(config))
+        return any(of_function(behavior, function) for behavior in behaviors(config))
 
     def detach(self, function: str) -> int:
-        """Takes the function out of every behaviour, straight through CloudFront, in whatever state a stack is.
+        """Takes the function out of every behavior, straight through CloudFront, in whatever state a stack is.
 
         Where the distribution has a CloudFront Function on /site/*, that one takes its place: it sends everyone to the
-        current site. Returns the number of behaviours that changed.
+        current site. Returns the number of behaviors that changed.
         """
         for attempt in range(TRIES):
             found = client("cloudfront").get_distribution_config(Id=self.id)
             config = found["DistributionConfig"]
             stand_in = stand_in_of(config)
             changed = 0
-            for behaviour in behaviours(config):
-                ours = of_function(behaviour, function)
+            for behavior in behaviors(config):
+                ours = of_function(behavior, function)
                 if ours:
-                    others = [entry for entry in associations(behaviour) if entry not in ours]
-                    behaviour["LambdaFunctionAssociations"] = listed(others)
-                    if stand_in and not behaviour.get("FunctionAssociations", {}).get("Items"):
-                        behaviour["FunctionAssociations"] = listed([stand_in])
+                    others = [entry for entry in associations(behavior) if entry not in ours]
+                    behavior["LambdaFunctionAssociations"] = listed(others)
+                    if stand_in and not behavior.get("FunctionAssociations", {}).get("Items"):
+                        behavior["FunctionAssociations"] = listed([stand_in])
                     changed += 1
             if not changed:
                 return 0
@@ -70,25 +70,25 @@ class Distribution:
             )
 
 
-def behaviours(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def behaviors(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield config["DefaultCacheBehavior"]
     yield from config.get("CacheBehaviors", {}).get("Items", [])
 
 
-def associations(behaviour: dict[str, Any]) -> list[dict[str, Any]]:
-    return behaviour.get("LambdaFunctionAssociations", {}).get("Items", [])
+def associations(behavior: dict[str, Any]) -> list[dict[str, Any]]:
+    return behavior.get("LambdaFunctionAssociations", {}).get("Items", [])
 
 
-def of_function(behaviour: dict[str, Any], function: str) -> list[dict[str, Any]]:
-    """The behaviour's associations with any version of the function of that name."""
-    return [entry for entry in associations(behaviour) if f":function:{function}:" in entry["LambdaFunctionARN"]]
+def of_function(behavior: dict[str, Any], function: str) -> list[dict[str, Any]]:
+    """The behavior's associations with any version of the function of that name."""
+    return [entry for entry in associations(behavior) if f":function:{function}:" in entry["LambdaFunctionARN"]]
 
 
 def stand_in_of(config: dict[str, Any]) -> dict[str, Any] | None:
     """The CloudFront Function on /site/*, which knows the way to the current site."""
-    for behaviour in behaviours(config):
-        if behaviour.get("PathPattern") in ("/site/*", "site/*"):
-            for entry in behaviour.get("FunctionAssociations", {}).get("Items", []):
+    for behavior in behaviors(config):
+        if behavior.get("PathPattern") in ("/site/*", "site/*"):
+            for entry in behavior.get("FunctionAssociations", {}).get("Items", []):
                 if entry["EventType"] == "viewer-request" and entry["FunctionARN"].endswith("-current-site"):
                     return entry
     return None

@@ -7,9 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from aws import REGION, client, explained, session
+from aws import REGION, REPORTED, client, explained, session
 from environment import Environment
 from failure import Failure
 from launchdarkly import KEY_SHAPE, KEY_VARIABLE, item, sdk_key, setting
@@ -39,10 +37,7 @@ def examine(environment: Environment, root: Path, package: Path) -> None:
             continue
         try:
             say(f"ok     {name:<12} {indented(check())}", "green")
-        except Failure as error:
-            wrong.add(name)
-            say(f"WRONG  {name:<12} {indented(str(error))}", "red")
-        except (ClientError, BotoCoreError) as error:
+        except REPORTED as error:
             wrong.add(name)
             say(f"WRONG  {name:<12} {indented(explained(error))}", "red")
     if wrong:
@@ -80,7 +75,7 @@ def check_flag(root: Path) -> str:
         )
     if flag.get("on") is not True:
         raise Failure(
-            f"{name} is off: everyone gets its off variation. Switch it on in LaunchDarkly when that is meant."
+            f"{name} is off: everyone gets its off variation. Switch it on in LaunchDarkly if that is not intended."
         )
     return f"{name} exists at {base_uri}, is boolean and on (version {flag.get('version')})"
 

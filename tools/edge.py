@@ -1,4 +1,4 @@
-"""Brings the edge function and its site to AWS, and takes them away again.
+"""Deploys the edge function and its site to AWS, detaches the function, deletes both.
 
 One environment is one CloudFormation stack, redirect-ENV, and one private bucket for its packages; several live side by
 side in an account.
@@ -35,7 +35,7 @@ SITE = ROOT / "site"
 # Parameters of the template that deploy itself sets.
 MANAGED = {"PackageBucket", "PackageKey", "PackageSha256", "AttachFunction"}
 
-# How often destroy asks whether the replicas are gone; that takes hours.
+# How often destroy tries whether the replicas are gone, which is after hours.
 REPLICA_POLL_SECONDS = 60
 
 
@@ -49,7 +49,7 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
         dry_run(environment, chosen, local, options.without_function)
         return
 
-    # All that can be wrong is found before the build, which takes minutes.
+    # What can be checked is checked before the build, which lasts minutes.
     key = "" if options.without_function else needed_key(ROOT)
     account = account_id()
     packages = PackageBucket(environment.stack, account)
@@ -147,7 +147,7 @@ def closing_words(environment: Environment, outputs: dict[str, str], with_functi
 
 def dry_run(environment: Environment, chosen: dict[str, str], local: list[pages.Page], site_only: bool) -> None:
     package = read_package(PACKAGE) if PACKAGE.exists() and not site_only else None
-    say(f"Dry run: nothing is asked of AWS, nothing is changed. just deploy {environment.name} would, in {REGION}:")
+    say(f"Dry run: AWS is not called, nothing is changed. just deploy {environment.name} would, in {REGION}:")
     say(f"\n1. {bucket.plan(environment.stack, None if site_only else PACKAGE.relative_to(ROOT), package)}")
     values = {**chosen, **function_parameters(package, PackageBucket(environment.stack, "ACCOUNT").name)}
     say(f"\n2. {stack.plan(environment.stack, TEMPLATE, TEMPLATE.relative_to(ROOT), values)}")

@@ -83,7 +83,7 @@ class LocalLambda:
         raise Failure(f"cargo lambda watch did not listen on port {self.port} within {ANSWER_SECONDS} s")
 
     def decision(self) -> dict:
-        """The next line of the log that tells a decision."""
+        """The next line of the log with a decision."""
         while True:
             try:
                 text = self.lines.get(timeout=ANSWER_SECONDS)

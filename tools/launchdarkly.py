@@ -1,4 +1,4 @@
-"""LaunchDarkly's flag data, item by item, as the edge function asks for it."""
+"""LaunchDarkly's flag data, item by item, as the edge function fetches it."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def checked_binary(key: str) -> bytes:
 def elf_problems(binary: bytes) -> Iterator[str]:
     """What keeps the binary from running on Lambda@Edge; see the ELF-64 object file format."""
     if binary[:4] != b"\x7fELF":
-        yield "is no ELF program. Build it with: cargo lambda build --release."
+        yield "is not an ELF program. Build it with: cargo lambda build --release."
         return
     # 64 bit, little-endian, and x86-64 (62); Lambda@Edge has no arm64.
     if binary[4:6] != b"\x02\x01" or binary[18:20] != b"\x3e\x00":
@@ -113,7 +113,7 @@ def elf_problems(binary: bytes) -> Iterator[str]:
     try:
         sections = elf_sections(binary)
     except (struct.error, ValueError, IndexError):
-        yield "is damaged: its section headers cannot be read. Build it anew."
+        yield "is damaged: its section headers cannot be read. Build it again."
         return
     if ".symtab" in sections or any(name.startswith(".debug_") for name in sections):
         yield "is not stripped. Build the release profile, which has strip = true."
@@ -217,7 +217,7 @@ def flags_from(path: Path) -> bytes:
     except ValueError as error:
         raise Failure(f"--flags {path} is not of the form {form}: {error}.") from None
     if flag_key not in data["flags"]:
-        raise Failure(f"--flags {path} does not hold the flag {flag_key}, which redirect.toml asks for.")
+        raise Failure(f"--flags {path} does not hold the flag {flag_key}, which redirect.toml names.")
     return text
 
 

@@ -1,4 +1,4 @@
-"""Brings the flag store and flag-sync to AWS, beside the edge function of the same environment.
+"""Deploys the flag store and flag-sync to AWS, beside the edge function of the same environment.
 
 One flag store is one stack, redirect-ENV-flags, whose name is the table's too, and one private bucket for its packages.
 The SDK key and the webhook's secret go from here to SSM Parameter Store and nowhere else: not to a command line, a
@@ -85,7 +85,7 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
         dry_run(store, chosen, bool(key))
         return
 
-    # All that can be wrong is found before the build, which takes minutes.
+    # What can be checked is checked before the build, which lasts minutes.
     account = account_id()
     say(f"Flag store {store.name}: stack {store.stack.name} in {REGION}, account {account}")
     # Only a stack at rest has the parameters that the next one keeps.
@@ -162,7 +162,7 @@ def dry_run(store: FlagStore, chosen: dict[str, str], has_key: bool) -> None:
         "SdkKeyParameter": shell if has_key else f"must be there, as {KEY_VARIABLE} is not set",
         "WebhookSecretParameter": "a new SecureString, unless it is there",
     }
-    say(f"Dry run: nothing is asked of AWS, nothing is changed. just store-deploy {store.name} would, in {REGION}:")
+    say(f"Dry run: AWS is not called, nothing is changed. just store-deploy {store.name} would, in {REGION}:")
     say("\n1. See to the secrets; a place that an earlier --set named is kept")
     for name, label in (("SdkKeyParameter", "SDK key"), ("WebhookSecretParameter", "webhook's secret")):
         is_own = places[name] == store.places()[name]

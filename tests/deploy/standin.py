@@ -3,7 +3,7 @@
 It works the project's real templates out, makes what moto has in moto, and keeps distributions itself. Questions for
 SSM pass through it to moto.
 CloudFormation's work goes on with every question about the stack's events, so that a test needs no clock. It records
-every request, and breaks what a test tells it to.
+every request, and fails where a test wants it to.
 """
 
 import itertools
@@ -46,7 +46,7 @@ class Stack:
         self.outputs = {}
         self.resources = {}  # logical ID -> Resource
         self.events = []  # newest first
-        self.work = None  # the operation under way, one step per next()
+        self.work = None  # the operation in flight, one step per next()
 
 
 class Resource:
@@ -94,10 +94,10 @@ class Standin:
         self._server.server_close()
 
     def reset(self):
-        self.requests = []  # what was asked, as text, but for the secrets that are put into SSM
+        self.requests = []  # as text, but for the secrets that are put into SSM
         self.put_parameters = []  # these
         self.regions = set()  # the Regions in whose name requests were signed
-        self.calls: Counter[str] = Counter()  # how often each operation was asked for
+        self.calls: Counter[str] = Counter()  # how often each operation was called
         self.stacks = {}
         self.deleted_stacks = {}
         self.change_sets = {}
@@ -577,14 +577,14 @@ class Standin:
         after = attached(config)
         for arn in after:
             if not re.fullmatch(rf"arn:aws:lambda:us-east-1:{ACCOUNT}:function:[\w-]+:\d+", arn):
-                raise AwsFault("InvalidLambdaFunctionAssociation", f"{arn} is no numbered version in us-east-1")
+                raise AwsFault("InvalidLambdaFunctionAssociation", f"{arn} is not a numbered version in us-east-1")
         for function in {arn.split(":")[6] for arn in before - after}:
             self.replicas[function] = self.replicas_live_for
         if config is None:
             self.distributions.pop(name, None)
             return
-        for behaviour in behaviours_of(config):
-            if behaviour["LambdaFunctionAssociations"]["Quantity"] and behaviour["FunctionAssociations"]["Quantity"]:
+        for behavior in behaviors_of(config):
+            if behavior["LambdaFunctionAssociations"]["Quantity"] and behavior["FunctionAssociations"]["Quantity"]:
                 raise AwsFault("InvalidLambdaFunctionAssociation", "both kinds of function on viewer-request")
         tag = f"ETAG{next(self._numbers)}"
         self.distributions[name] = {"config": config, "etag": tag, "busy": self.slow_distribution}
@@ -673,7 +673,7 @@ def members(entries):
     )
 
 
-def behaviours_of(config):
+def behaviors_of(config):
     return [config["DefaultCacheBehavior"], *config["CacheBehaviors"].get("Items", [])]
 
 
@@ -683,8 +683,8 @@ def attached(config):
         return set()
     return {
         entry["LambdaFunctionARN"]
-        for behaviour in behaviours_of(config)
-        for entry in behaviour["LambdaFunctionAssociations"].get("Items", [])
+        for behavior in behaviors_of(config)
+        for entry in behavior["LambdaFunctionAssociations"].get("Items", [])
     }
 
 
@@ -694,7 +694,7 @@ def api_form(config):
     def listed(items):
         return {"Quantity": len(items), "Items": items} if items else {"Quantity": 0}
 
-    def behaviour(part):
+    def behavior(part):
         lists = ("LambdaFunctionAssociations", "FunctionAssociations", "AllowedMethods")
         return {**part, **{name: listed(part.get(name, [])) for name in lists}}
 
@@ -705,8 +705,8 @@ def api_form(config):
         "HttpVersion": config["HttpVersion"],
         "IsIPV6Enabled": config["IPV6Enabled"],
         "Origins": listed(config["Origins"]),
-        "DefaultCacheBehavior": behaviour(config["DefaultCacheBehavior"]),
-        "CacheBehaviors": listed([behaviour(part) for part in config["CacheBehaviors"]]),
+        "DefaultCacheBehavior": behavior(config["DefaultCacheBehavior"]),
+        "CacheBehaviors": listed([behavior(part) for part in config["CacheBehaviors"]]),
     }
 
 

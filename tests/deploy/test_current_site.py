@@ -61,7 +61,7 @@ def handler():
         ("/site/beta/OLD.HTM", "302 /site/OLD.HTM"),
         ("/site/beta/docs/", "302 /site/docs/index.html"),
         ("/site/beta/about", "302 /site/about"),
-        # An asset of beta that no behaviour could tell from a page.
+        # An asset of beta that no behavior could distinguish from a page.
         ("/site/beta/v1.2/logo.svg", "/site/beta/v1.2/logo.svg"),
         # Nothing leads out of the prefix, or to another host.
         ("//example.com/", "302 /site//example.com/index.html"),

@@ -10,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from harness import ROOT
-from standin import attached, behaviours_of
+from standin import attached, behaviors_of
 
 FUNCTION = "arn:aws:lambda:us-east-1:123456789012:function:redirect-production"
 STAND_IN = "arn:aws:cloudfront::123456789012:function/redirect-production-current-site"
@@ -138,9 +138,9 @@ def test_the_site_can_come_first_and_the_function_later(cloud):
     out = cloud.does("deploy", "--without-function")
     assert "Everyone gets the current site. just deploy production attaches the function." in out
     assert attached(cloud.config()) == set()
-    for behaviour in behaviours_of(cloud.config()):
-        functions = [entry["FunctionARN"] for entry in behaviour["FunctionAssociations"].get("Items", [])]
-        assert functions == ([] if behaviour.get("PathPattern") == "/site/beta/*.*" else [STAND_IN])
+    for behavior in behaviors_of(cloud.config()):
+        functions = [entry["FunctionARN"] for entry in behavior["FunctionAssociations"].get("Items", [])]
+        assert functions == ([] if behavior.get("PathPattern") == "/site/beta/*.*" else [STAND_IN])
     assert "Function" not in cloud.stack().resources
 
     cloud.package()
@@ -187,13 +187,17 @@ def test_an_existing_bucket_is_left_alone(cloud):
     assert origin["DomainName"] == "mine.s3.eu-west-1.amazonaws.com"
 
 
-def test_the_dry_run_asks_nobody(cloud, monkeypatch):
+def test_the_dry_run_calls_nobody(cloud, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("LAUNCHDARKLY_SDK_KEY")
     text = "\n".join(cloud.does("deploy", "staging", "--dry-run", "--set", "AccessLogs=yes"))
     assert cloud.calls == []
-    for told in ("redirect-staging-packages-ACCOUNT", "AWS::CloudFront::Distribution", "parameter AccessLogs = yes"):
-        assert told in text
+    for reported in (
+        "redirect-staging-packages-ACCOUNT",
+        "AWS::CloudFront::Distribution",
+        "parameter AccessLogs = yes",
+    ):
+        assert reported in text
     assert "site/index.html" in text and ".DS_Store" not in text
     (cloud.project / "target/edge/redirect.zip").unlink()
     assert "once it is built and packed" in "\n".join(cloud.does("deploy", "--dry-run"))
@@ -220,7 +224,7 @@ def test_deploy_in_a_process_of_its_own(cloud):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         (["deploy", "Production"], "lower-case"),
         (["deploy", "a" * 21], "up to 20"),
@@ -236,55 +240,55 @@ def test_deploy_in_a_process_of_its_own(cloud):
         (["logs"], "There is no stack redirect-production"),
     ],
 )
-def test_a_wrong_command_says_what_would_be_right(cloud, arguments, told):
-    assert told in cloud.fails(*arguments)
+def test_a_wrong_command_says_what_would_be_right(cloud, arguments, reported):
+    assert reported in cloud.fails(*arguments)
     assert cloud.aws.distributions == {}
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "reported"),
     [
         (lambda project: (project / "site/404.html").unlink(), "lacks 404.html"),
         (lambda project: (project / "site").rename(project / "gone"), "is not there"),
     ],
 )
-def test_what_is_missing_is_told_before_anything_is_done(cloud, spoil, told):
+def test_what_is_missing_is_reported_before_anything_is_done(cloud, spoil, reported):
     spoil(cloud.project)
-    assert told in cloud.fails("deploy")
+    assert reported in cloud.fails("deploy")
     assert cloud.calls == [] and cloud.recipes == []
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "reported"),
     [
         (lambda package: package.unlink(), "just package"),
         (lambda package: package.write_bytes(b"half"), "not a zip file"),
     ],
 )
-def test_a_package_that_is_none_changes_nothing(cloud, spoil, told):
+def test_a_package_that_is_none_changes_nothing(cloud, spoil, reported):
     spoil(cloud.project / "target/edge/redirect.zip")
-    assert told in cloud.fails("deploy")
+    assert reported in cloud.fails("deploy")
     assert set(cloud.operations()) <= {"GetCallerIdentity", "DescribeStacks"}
 
 
-def test_missing_credentials_are_told(cloud, monkeypatch):
+def test_missing_credentials_are_reported(cloud, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     assert "Sign in" in cloud.fails("deploy")
     assert cloud.buckets() == []
 
 
-def test_an_unknown_profile_is_told(cloud, monkeypatch):
+def test_an_unknown_profile_is_reported(cloud, monkeypatch):
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     assert "nobody" in cloud.fails("deploy")
 
 
-def test_no_network_is_told(cloud, monkeypatch):
+def test_no_network_is_reported(cloud, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert "Check the network" in cloud.fails("deploy")
 
 
-def test_denied_permissions_are_told(cloud):
+def test_denied_permissions_are_reported(cloud):
     cloud.aws.faults["CreateChangeSet"] = [403]
     err = cloud.fails("deploy")
     assert "CreateChangeSet failed: " in err
@@ -332,7 +336,7 @@ def test_a_service_that_stays_away_ends_a_wait(cloud):
 
 
 @pytest.mark.parametrize("when", range(1, 4))
-def test_an_interrupted_deploy_is_taken_up_again(cloud, when):
+def test_an_interrupted_deploy_resumes(cloud, when):
     def interrupt(number):
         if number == when:
             raise KeyboardInterrupt
@@ -345,7 +349,7 @@ def test_an_interrupted_deploy_is_taken_up_again(cloud, when):
     out = cloud.does("deploy")
     assert out[-1].startswith("https://")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
-    assert cloud.aws.calls["ExecuteChangeSet"] == 1, "the operation that was under way was waited for, not repeated"
+    assert cloud.aws.calls["ExecuteChangeSet"] == 1, "the operation in flight was waited for, not repeated"
     assert len(cloud.keys(cloud.bucket("sitebucket"))) == 6
 
 
@@ -387,7 +391,7 @@ def test_an_update_that_fails_leaves_the_site_as_it_was(cloud):
     cloud.aws.resource_faults["Distribution"] = "Rate exceeded"
     err = cloud.fails("deploy")
     assert "UPDATE_ROLLBACK_COMPLETE" in err and "Rate exceeded" in err and "Everything runs as before" in err
-    assert behaviours_of(cloud.config())[1:] == behaviours_of(before)[1:]
+    assert behaviors_of(cloud.config())[1:] == behaviors_of(before)[1:]
     cloud.package(b"third")
     cloud.does("deploy")
 
@@ -403,23 +407,23 @@ def test_a_stack_that_needs_repair_says_how(cloud):
 
 def test_detach_sends_everyone_to_the_current_site(cloud):
     cloud.does("deploy")
-    with_function = [part.get("PathPattern") for part in behaviours_of(cloud.config()) if attached_to(part)]
+    with_function = [part.get("PathPattern") for part in behaviors_of(cloud.config()) if attached_to(part)]
     assert with_function == [None, "/site/", "/site/beta", "/site/beta/*.htm*", "/site/beta/*.*/*", "/site/beta/*"]
     cloud.aws.slow_distribution = 2
     out = cloud.does("detach")
     assert any("CloudFront is spreading the change" in line for line in out)
     assert attached(cloud.config()) == set()
-    for behaviour in behaviours_of(cloud.config()):
-        if behaviour.get("PathPattern") != "/site/beta/*.*":
-            assert [entry["FunctionARN"] for entry in behaviour["FunctionAssociations"]["Items"]] == [STAND_IN]
+    for behavior in behaviors_of(cloud.config()):
+        if behavior.get("PathPattern") != "/site/beta/*.*":
+            assert [entry["FunctionARN"] for entry in behavior["FunctionAssociations"]["Items"]] == [STAND_IN]
     assert cloud.stack().parameters["AttachFunction"] == "no", "the stack's next update would attach it otherwise"
     assert "The function is not attached to any behavior." in cloud.does("detach")
     cloud.does("deploy")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
 
 
-def attached_to(behaviour):
-    return behaviour["LambdaFunctionAssociations"]["Quantity"] > 0
+def attached_to(behavior):
+    return behavior["LambdaFunctionAssociations"]["Quantity"] > 0
 
 
 def test_detach_needs_one_call_before_it_takes_effect(cloud):
@@ -449,7 +453,7 @@ def test_detach_survives_a_change_of_the_distribution_by_someone_else(cloud):
     assert attached(cloud.config()) == set()
 
 
-def test_an_interrupted_detach_is_taken_up_again(cloud):
+def test_an_interrupted_detach_resumes(cloud):
     cloud.does("deploy")
     cloud.aws.slow_distribution = 2
     first = cloud.pauses + 1
@@ -474,7 +478,7 @@ def test_deploy_attaches_again_what_was_detached_behind_the_stack(cloud):
 def test_detach_from_an_existing_distribution_spares_other_functions(cloud):
     other = "arn:aws:lambda:us-east-1:123456789012:function:other:3"
 
-    def behaviour(*arns):
+    def behavior(*arns):
         items = [{"EventType": kind, "LambdaFunctionARN": arn, "IncludeBody": False} for kind, arn in arns]
         return {
             "TargetOriginId": "mine",
@@ -491,7 +495,7 @@ def test_detach_from_an_existing_distribution_spares_other_functions(cloud):
             "Comment": "",
             "Enabled": True,
             "Origins": {"Quantity": 1, "Items": [{"Id": "mine", "DomainName": "example.com"}]},
-            "DefaultCacheBehavior": behaviour(("viewer-request", f"{FUNCTION}:1"), ("origin-request", other)),
+            "DefaultCacheBehavior": behavior(("viewer-request", f"{FUNCTION}:1"), ("origin-request", other)),
             "CacheBehaviors": {"Quantity": 0},
         },
     )
@@ -518,7 +522,7 @@ def test_destroy_waits_for_the_replicas_and_leaves_nothing(cloud):
 
 
 @pytest.mark.parametrize("when", range(1, 7))
-def test_an_interrupted_destroy_is_taken_up_again(cloud, when):
+def test_an_interrupted_destroy_resumes(cloud, when):
     cloud.does("deploy")
     cloud.aws.slow_distribution = 2
     cloud.aws.steps = 3

@@ -220,7 +220,7 @@ def test_flag_data_given_by_hand_is_taken_verbatim(tree, tmp_path, pack):
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "reported"),
     [
         ((401, ""), "rejected the SDK key (401"),
         ((403, ""), "rejected the SDK key (403"),
@@ -233,11 +233,11 @@ def test_flag_data_given_by_hand_is_taken_verbatim(tree, tmp_path, pack):
         ((200, '{"key":"rebrand","rules":{"a":1}}'), "malformed"),
     ],
 )
-def test_flag_data_that_cannot_be_had_stops_the_package(tree, launchdarkly, answer, told, pack):
+def test_flag_data_that_cannot_be_had_stops_the_package(tree, launchdarkly, answer, reported, pack):
     launchdarkly.answers["/sdk/flags/rebrand"] = answer
     status, said = pack(tree, LAUNCHDARKLY_BASE_URI=launchdarkly.address)
     assert status == 1
-    assert told in said
+    assert reported in said
     assert not package(tree).exists()
     assert "/elsewhere" not in [path for path, _ in launchdarkly.asked], "the key does not follow a redirect"
 
@@ -249,7 +249,7 @@ def test_an_unreachable_launchdarkly_stops_the_package(tree, pack):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         (None, "cannot be read"),
         ("{", "is not of the form"),
@@ -260,23 +260,23 @@ def test_an_unreachable_launchdarkly_stops_the_package(tree, pack):
         ('{"fetched_at":"2026-01-31T12:00:00Z","flags":{},"segments":{}}', "does not hold the flag rebrand"),
     ],
 )
-def test_flag_data_by_hand_is_checked(tree, tmp_path, text, told, pack):
+def test_flag_data_by_hand_is_checked(tree, tmp_path, text, reported, pack):
     flags = tmp_path / "mine.json"
     if text is not None:
         flags.write_text(text)
     status, said = pack(tree, "--flags", flags)
-    assert (status, told in said) == (1, True), said
+    assert (status, reported in said) == (1, True), said
 
 
 # ---- What is refused -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("binary", "told"),
+    ("binary", "reported"),
     [
         (elf(key="no key"), "was built without the SDK key"),
-        (b"#!/bin/sh\n" + CANARY.encode(), "is no ELF program"),
-        (b"", "is no ELF program"),
+        (b"#!/bin/sh\n" + CANARY.encode(), "is not an ELF program"),
+        (b"", "is not an ELF program"),
         (elf(machine=183), "is not for x86-64"),
         (elf(bits=1), "is not for x86-64"),
         (elf(symbols=True), "is not stripped"),
@@ -285,10 +285,10 @@ def test_flag_data_by_hand_is_checked(tree, tmp_path, text, told, pack):
     ],
     ids=["offline", "script", "empty", "arm64", "32 bit", "not stripped", "newer glibc", "damaged"],
 )
-def test_a_binary_that_would_not_run_is_refused(tree, binary, told, pack):
+def test_a_binary_that_would_not_run_is_refused(tree, binary, reported, pack):
     (tree / "target/lambda/redirect/bootstrap").write_bytes(binary)
     status, said = pack(tree, "--no-flags")
-    assert (status, told in said) == (1, True), said
+    assert (status, reported in said) == (1, True), said
     assert not package(tree).exists()
 
 
@@ -301,7 +301,7 @@ def test_a_real_program_is_read_as_it_is(tree):
 
 
 @pytest.mark.parametrize(
-    ("key", "told"),
+    ("key", "reported"),
     [
         ("", "LAUNCHDARKLY_SDK_KEY is not set"),
         ("mob-c0ffee00-0000-4000-8000-00000000cafe", "a mobile key"),
@@ -309,9 +309,9 @@ def test_a_real_program_is_read_as_it_is(tree):
         (CANARY + "\nX-Header: 1", "characters that no key has"),
     ],
 )
-def test_a_key_that_is_none_is_refused(tree, key, told, pack):
+def test_a_key_that_is_none_is_refused(tree, key, reported, pack):
     status, said = pack(tree, "--no-flags", key=key)
-    assert (status, told in said) == (1, True), said
+    assert (status, reported in said) == (1, True), said
 
 
 def test_a_package_that_is_too_large_is_refused(tree, pack):
@@ -322,7 +322,7 @@ def test_a_package_that_is_too_large_is_refused(tree, pack):
     assert not package(tree).exists()
 
 
-def test_a_binary_that_is_not_built_yet_is_told(tree, pack):
+def test_a_binary_that_is_not_built_yet_is_reported(tree, pack):
     (tree / "target/lambda/redirect/bootstrap").unlink()
     status, said = pack(tree, "--no-flags")
     assert (status, "just build" in said) == (1, True)

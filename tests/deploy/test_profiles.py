@@ -25,7 +25,7 @@ def in_hours(hours):
 
 @pytest.fixture
 def signin(monkeypatch):
-    """The portal of IAM Identity Center and the token endpoint of `aws login`; what they were asked is in `asked`."""
+    """The portal of IAM Identity Center and the token endpoint of `aws login`; `asked` has their requests."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def answer(self):
@@ -33,6 +33,7 @@ def signin(monkeypatch):
             asked.append((self.path.split("?")[0], dict(self.headers), body))
             expires = (datetime.datetime.now() + datetime.timedelta(hours=1)).timestamp() * 1000
             keys = {"accessKeyId": "AKIAFRESH", "secretAccessKey": "example", "sessionToken": "token"}
+            answer: dict[str, object]
             if self.path.startswith("/federation/credentials"):
                 answer = {"roleCredentials": {**keys, "expiration": int(expires)}}
             else:
@@ -47,7 +48,7 @@ def signin(monkeypatch):
         def log_message(self, *_):
             pass
 
-    asked = []
+    asked: list[tuple[str, dict[str, str], bytes]] = []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     for service in ("SSO", "SIGNIN"):

@@ -118,7 +118,7 @@ def test_the_key_goes_to_ssm_and_nowhere_else(cloud, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "key", "told"),
+    ("arguments", "key", "reported"),
     [
         ([], "", f"The SSM parameter {SDK_KEY} is not there. Export LAUNCHDARKLY_SDK_KEY"),
         ([], "mob-1", "holds a mobile key"),
@@ -131,15 +131,15 @@ def test_the_key_goes_to_ssm_and_nowhere_else(cloud, monkeypatch):
         (["--set", "ReplicaRegion1=Frankfurt"], CANARY, "Parameter ReplicaRegion1 failed to satisfy constraint"),
     ],
 )
-def test_what_is_wrong_is_told(cloud, monkeypatch, arguments, key, told):
+def test_what_is_wrong_is_reported(cloud, monkeypatch, arguments, key, reported):
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", key)
-    assert told in cloud.fails("store-deploy", *arguments)
+    assert reported in cloud.fails("store-deploy", *arguments)
     assert cloud.aws.stacks == {}
     if "ReplicaRegion1=Frankfurt" not in arguments:  # which CloudFormation says
         assert left(cloud) == NOTHING
 
 
-def test_what_was_not_built_is_told(cloud):
+def test_what_was_not_built_is_reported(cloud):
     (cloud.project / "target/lambda/flag-sync/bootstrap.zip").unlink()
     assert "bootstrap.zip cannot be read" in cloud.fails("store-deploy")
     assert set(cloud.operations()) <= {"GetCallerIdentity", "DescribeStacks"}, "nothing is changed"
@@ -155,11 +155,11 @@ def test_nothing_works_before_the_first_deploy(cloud):
     assert status == 2, "1 says that the table differs"
 
 
-def test_the_dry_run_asks_nobody(cloud, monkeypatch):
+def test_the_dry_run_calls_nobody(cloud, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     text = "\n".join(cloud.does("store-deploy", "staging", "--dry-run", "--set", "ScheduleMinutes=10"))
     assert "/redirect/staging/sdk-key: the one of this shell" in text
-    for told in (
+    for reported in (
         "redirect-staging-flags-packages-ACCOUNT",
         "bootstrap.zip (5 bytes) as packages/",
         "the stack redirect-staging-flags from cloudformation/flag-store.yaml",
@@ -167,7 +167,7 @@ def test_the_dry_run_asks_nobody(cloud, monkeypatch):
         "parameter WebhookSecretParameter = /redirect/staging/webhook-secret",
         "AWS::DynamoDB::GlobalTable",
     ):
-        assert told in text
+        assert reported in text
 
     monkeypatch.delenv("LAUNCHDARKLY_SDK_KEY")
     (cloud.project / "target/lambda/flag-sync/bootstrap.zip").unlink()
@@ -187,7 +187,7 @@ def test_secrets_may_be_in_secrets_manager(cloud, monkeypatch):
     )
     assert f"The SDK key is kept in {key}; LAUNCHDARKLY_SDK_KEY is not used" in text
     assert f"aws secretsmanager get-secret-value --region us-east-1 --secret-id {webhook} " in text
-    # The next deployment keeps them, without being told again.
+    # The next deployment keeps them, without another setting.
     cloud.flag_sync_package(b"second")
     cloud.does("store-deploy")
     assert not any("Parameter" in operation for operation in cloud.operations())
@@ -226,7 +226,7 @@ def interrupt_after(cloud, interrupted, count=1):
         ("ExecuteChangeSet", 1),
     ],
 )
-def test_an_interrupted_deploy_is_taken_up_again(cloud, operation, count):
+def test_an_interrupted_deploy_resumes(cloud, operation, count):
     interrupt_after(cloud, operation, count)
     cloud.aws.steps = 2
     status, _, err = cloud("store-deploy")
@@ -235,7 +235,7 @@ def test_an_interrupted_deploy_is_taken_up_again(cloud, operation, count):
     made = [put["Value"] for put in cloud.aws.put_parameters if put["Name"] == WEBHOOK_SECRET]
     cloud.does("store-deploy")
     assert left(cloud) == ALL
-    assert cloud.aws.calls["ExecuteChangeSet"] == 1, "what was under way was waited for, not repeated"
+    assert cloud.aws.calls["ExecuteChangeSet"] == 1, "what was in flight was waited for, not repeated"
     assert not made or [secret(cloud, WEBHOOK_SECRET)] == made, "LaunchDarkly may know it already"
 
 
@@ -390,7 +390,7 @@ def test_a_store_that_the_relay_proxy_writes_is_not_destroyed(cloud):
 
 
 @pytest.mark.parametrize("operation", ["DeleteStack", "DeleteParameter", "DeleteObjects", "DeleteBucket"])
-def test_an_interrupted_destroy_is_taken_up_again(cloud, operation):
+def test_an_interrupted_destroy_resumes(cloud, operation):
     cloud.does("store-deploy")
     cloud.aws.steps = 3
     interrupt_after(cloud, operation)

@@ -112,23 +112,23 @@ def test_a_template_fits_into_one_call(path):
     assert path.stat().st_size <= 51_200
 
 
-# ---- Which behaviour takes a path ------------------------------------------------------------------------------------
+# ---- Which behavior takes a path ------------------------------------------------------------------------------------
 
 
-def behaviour_of(config, path):
+def behavior_of(config, path):
     """The first pattern that matches, as CloudFront does: "*" is any characters, "?" is one."""
-    for behaviour in config["CacheBehaviors"]:
+    for behavior in config["CacheBehaviors"]:
         wild = {"*": ".*", "?": "."}
-        pattern = "".join(wild.get(character) or re.escape(character) for character in behaviour["PathPattern"])
+        pattern = "".join(wild.get(character) or re.escape(character) for character in behavior["PathPattern"])
         if re.fullmatch(pattern, path, re.DOTALL):
-            return behaviour
+            return behavior
     return config["DefaultCacheBehavior"]
 
 
 def who_answers(path, config):
-    behaviour = behaviour_of(config, path)
-    lambdas = [entry["LambdaFunctionARN"] for entry in behaviour.get("LambdaFunctionAssociations", [])]
-    functions = [entry["FunctionARN"] for entry in behaviour.get("FunctionAssociations", [])]
+    behavior = behavior_of(config, path)
+    lambdas = [entry["LambdaFunctionARN"] for entry in behavior.get("LambdaFunctionAssociations", [])]
+    functions = [entry["FunctionARN"] for entry in behavior.get("FunctionAssociations", [])]
     (answer,) = (lambdas + functions) or ["nobody"]
     return {FUNCTION: "function", CURRENT_SITE: "current site"}.get(answer, answer)
 
@@ -196,10 +196,10 @@ def test_without_the_function_the_current_site_answers_everywhere():
 
 
 def test_methods_reach_the_function_where_it_answers_itself():
-    """It answers POST with 307, which CloudFront would refuse if the behaviour did not allow it."""
+    """It answers POST with 307, which CloudFront would refuse if the behavior did not allow it."""
     config = properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
     for path in ("/", "/site", "/site/", "/site/beta", "/site/beta/"):
-        assert "POST" in behaviour_of(config, path)["AllowedMethods"]
+        assert "POST" in behavior_of(config, path)["AllowedMethods"]
 
 
 # ---- What the site is made of ----------------------------------------------------------------------------------------
@@ -207,13 +207,13 @@ def test_methods_reach_the_function_where_it_answers_itself():
 
 def test_every_behaviour_is_https_compressed_cached_and_has_security_headers():
     config = properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
-    for behaviour in [config["DefaultCacheBehavior"], *config["CacheBehaviors"]]:
-        assert behaviour["ViewerProtocolPolicy"] == "redirect-to-https"
-        assert behaviour["Compress"] is True
-        assert behaviour["CachePolicyId"] == "658327ea-f89d-4fab-a63d-7e88639e58f6"
-        assert behaviour["ResponseHeadersPolicyId"] == "67f7725c-6f97-4210-82d7-5512b31e9d03"
-        assert "ForwardedValues" not in behaviour
-        both = behaviour.get("LambdaFunctionAssociations", []) + behaviour.get("FunctionAssociations", [])
+    for behavior in [config["DefaultCacheBehavior"], *config["CacheBehaviors"]]:
+        assert behavior["ViewerProtocolPolicy"] == "redirect-to-https"
+        assert behavior["Compress"] is True
+        assert behavior["CachePolicyId"] == "658327ea-f89d-4fab-a63d-7e88639e58f6"
+        assert behavior["ResponseHeadersPolicyId"] == "67f7725c-6f97-4210-82d7-5512b31e9d03"
+        assert "ForwardedValues" not in behavior
+        both = behavior.get("LambdaFunctionAssociations", []) + behavior.get("FunctionAssociations", [])
         assert len(both) <= 1, "CloudFront takes one kind of function on viewer requests"
         assert all(entry["EventType"] == "viewer-request" for entry in both)
 
@@ -328,7 +328,7 @@ def test_what_is_made(values, expected):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "reported"),
     [
         ({"PackageKey": "x"}, "belong together"),
         ({"PackageBucket": "x", "PackageKey": "y"}, "belong together"),
@@ -338,8 +338,8 @@ def test_what_is_made(values, expected):
         ({"FlagStorePolicyArn": "flag-store"}, "ARN of a customer managed policy"),
     ],
 )
-def test_parameters_that_do_not_fit_are_refused(values, told):
-    with pytest.raises(templates.Refused, match=told):
+def test_parameters_that_do_not_fit_are_refused(values, reported):
+    with pytest.raises(templates.Refused, match=reported):
         edge(**values)
 
 
@@ -350,7 +350,7 @@ def test_it_is_refused_outside_us_east_1():
 
 def test_the_behaviours_for_an_existing_distribution_are_those_of_our_own():
     text = edge(ExistingDistributionId="E1").outputs()["Behaviours"]
-    told = [
+    reported = [
         (pattern.strip(), who.strip())
         for group in text.split(";")
         for who, _, patterns in [group.partition(":")]
@@ -359,10 +359,10 @@ def test_the_behaviours_for_an_existing_distribution_are_those_of_our_own():
     names = {"function": "redirect function", "current site": "CloudFront Function", "nobody": "no function"}
     config = properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
     ours = [
-        (behaviour["PathPattern"], names[who_answers(behaviour["PathPattern"].replace("*", "x"), config)])
-        for behaviour in config["CacheBehaviors"]
+        (behavior["PathPattern"], names[who_answers(behavior["PathPattern"].replace("*", "x"), config)])
+        for behavior in config["CacheBehaviors"]
     ]
-    assert told == [*ours, ("default (*)", "redirect function")]
+    assert reported == [*ours, ("default (*)", "redirect function")]
 
 
 # ---- The flag store --------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Builds and packs the function in two folders: the same inputs must give the same bytes. In the second, also a build
 whose redirect.toml wants a feature that it does not have, which must end with an error that says so.
 
-Leaves target/edge/redirect.zip, which the tests of the carrier run. The key is no key of anybody's.
+Leaves target/edge/redirect.zip, which the tests of the carrier run. The key is nobody's.
 """
 
 from __future__ import annotations
