@@ -14,7 +14,7 @@ static := "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS=-Crelocation-model=st
 # Every optional part at once, so that nothing is compiled twice.
 all := "--all-features --all-targets"
 
-python_code := "tools tests benches"
+python_code := "tools tests benches src"
 
 _default:
     @just --list --unsorted
@@ -27,7 +27,7 @@ invoke *EVENTS: (_python "build")
 
 # CloudFront on this machine: both sites and a page to play with the flag (--freeze, --live, --port N, --no-open)
 preview *OPTIONS:
-    cargo build --features preview --bin preview --bin redirect
+    cargo build --locked --features preview --bin preview --bin redirect
     @exec target/debug/preview {{OPTIONS}}
 
 # Run all tests, as CI does
@@ -57,7 +57,7 @@ test-relay: (_debian "redis-server:redis-server" "npm:npm" "node:nodejs") (_npm 
 guard: (_debian "valgrind:valgrind") build _count
 
 _noop: (_python "build")
-    {{static}} cargo lambda build --release --features floor --bin noop
+    {{static}} cargo lambda build --locked --release --features floor --bin noop
 
 _count: _noop
     cargo bench --profile dev --all-features --bench instructions
@@ -77,7 +77,7 @@ bench-steps:
 
 # 100,000 invocations with faults at random: no answer lost, memory flat (SEED repeats a run)
 soak SEED="1": (_python "build")
-    SOAK=100000 SOAK_SEED={{SEED}} cargo test --all-features --test it soak -- --nocapture
+    SOAK=100000 SOAK_SEED={{SEED}} cargo test --locked --all-features --test it soak -- --nocapture
 
 # Build the function for Lambda: target/lambda/redirect/bootstrap
 build: (_python "build")
@@ -191,6 +191,7 @@ _debian +PAIRS:
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
     done
     [ ${#missing[@]} -gt 0 ] || exit 0
+    unset ${!AWS_*} ${!LAUNCHDARKLY_*} ${!REDIRECT_*} ${!FLAG_SYNC_*}
     echo "Installing Debian's ${missing[*]} ..." >&2
     as_root=$([ "$(id -u)" = 0 ] || echo sudo)
     $as_root apt-get update -qq >/dev/null

@@ -75,7 +75,7 @@ def report_retry(request: Any, event_name: str, **_: object) -> None:
     header = request.headers.get("amz-sdk-request", "")
     attempt = header.decode() if isinstance(header, bytes) else header
     if attempt and "attempt=1" not in attempt.split("; "):
-        say(f"  AWS did not answer {event_name.rpartition('.')[2]}; asking again")
+        say(f"  AWS did not answer {event_name.rpartition('.')[2]}; retrying")
 
 
 def account_id() -> str:

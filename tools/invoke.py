@@ -122,7 +122,7 @@ class LocalLambda:
 def build() -> None:
     """Cargo shows its own progress; the local Lambda would build without a word."""
     print("Building the function (the first time takes a minute or two) ...", file=sys.stderr)
-    if subprocess.run(["cargo", "build", "--bin", FUNCTION], cwd=ROOT, check=False).returncode != 0:
+    if subprocess.run(["cargo", "build", "--locked", "--bin", FUNCTION], cwd=ROOT, check=False).returncode != 0:
         raise Failure("the function was not built; cargo says why above")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tomllib
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -66,10 +67,10 @@ def setting(root: Path, name: str) -> str:
     """A text field of redirect.toml, as it is compiled in; the environment may have LaunchDarkly's addresses."""
     if name.startswith("launchdarkly_") and os.environ.get(name.upper()):
         return os.environ[name.upper()]
-    found = re.search(rf'^{name} *= *"([^"]*)"', (root / "redirect.toml").read_text(), re.MULTILINE)
-    if not found:
-        raise Failure(f'redirect.toml has no {name}. Give it: {name} = "...".')
-    return found.group(1)
+    try:
+        return str(tomllib.loads((root / "redirect.toml").read_text())[name])
+    except (KeyError, tomllib.TOMLDecodeError) as error:
+        raise Failure(f'redirect.toml: {name} cannot be read ({error}). Set it: {name} = "...".') from None
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

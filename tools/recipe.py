@@ -19,5 +19,9 @@ def run(name: str, key: str = "") -> None:
     if key:
         environment[KEY_VARIABLE] = key
     command = ["just", "--justfile", str(ROOT / "justfile"), name]
-    if subprocess.run(command, env=environment, check=False).returncode:
+    try:
+        status = subprocess.run(command, env=environment, check=False).returncode
+    except OSError as error:
+        raise Failure(f"just {name} did not start: {error.strerror}. Run this command by tools/just.") from None
+    if status:
         raise Failure(f"just {name} failed; see above why.")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -145,3 +146,29 @@ def test_every_tool_is_locked_by_its_hash(lock):
     assert "://" not in text, "no lock file names where packages come from"
     wanted = re.findall(r"^([a-z][a-z0-9._-]+)", lock.with_suffix(".in").read_text(), re.MULTILINE)
     assert set(wanted) <= set(named)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "program", "installs"),
+    [("_python build", "python", "--require-hashes --only-binary :all:"), ("_npm tests/preview", "npm", "ci")],
+)
+def test_nothing_is_installed_beside_secrets(tmp_path, recipe, program, installs):
+    """The recipes that install, with another program in the place of the installer."""
+    seen = tmp_path / "seen.json"
+    tools = tmp_path / ".tools/bin"
+    tools.mkdir(parents=True)
+    dump = f"json.dump([sys.argv[1:], dict(os.environ)], open({str(seen)!r}, 'w'))"
+    (tools / program).write_text(f"#!{sys.executable}\nimport json, os, sys\n{dump}\n")
+    (tools / program).chmod(0o755)
+    shutil.copy(ROOT / "justfile", tmp_path)
+    shutil.copytree(ROOT / "tools/requirements", tmp_path / "tools/requirements")
+    (tmp_path / "tests/preview/node_modules").mkdir(parents=True)
+    (tmp_path / "tests/preview/package-lock.json").write_text("{}")
+    secrets = {"AWS_SESSION_TOKEN": "example", "AWS_PROFILE": "mine", "LAUNCHDARKLY_SDK_KEY": CANARY}
+    path = f"{ROOT / '.tools/bin'}{os.pathsep}{os.environ['PATH']}"
+    command = ["just", "--justfile", tmp_path / "justfile", *recipe.split()]
+    subprocess.run(command, env={**os.environ, **secrets, "PATH": path}, check=True, capture_output=True)
+    arguments, environment = json.loads(seen.read_text())
+    assert installs in " ".join(arguments)
+    assert not set(secrets) & set(environment)
+    assert "HOME" in environment, "what an installer needs is there"

@@ -326,7 +326,7 @@ def test_every_use_of_the_package_bucket_names_its_owner(cloud):
 def test_a_lost_connection_does_not_end_a_wait(cloud):
     cloud.aws.faults["DescribeStackEvents"] = [None, "reset", 400, None]
     out = cloud.does("deploy")
-    assert sum("asking again" in line for line in out) == 2
+    assert sum("retrying" in line for line in out) == 2
 
 
 def test_a_service_that_stays_away_ends_a_wait(cloud):
