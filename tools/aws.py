@@ -6,20 +6,9 @@ from functools import cache
 from typing import Any
 
 import boto3
+from botocore import exceptions
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    LoginError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    SSOError,
-    TokenRetrievalError,
-)
+from botocore.exceptions import BotoCoreError, ClientError
 
 from failure import Failure
 from terminal import say
@@ -36,12 +25,12 @@ CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 8})
 
 
 CREDENTIALS = (
-    NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, ProfileNotFound,
-    SSOError, LoginError, TokenRetrievalError,
+    exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError,
+    exceptions.ProfileNotFound, exceptions.SSOError, exceptions.LoginError, exceptions.TokenRetrievalError,
 )  # fmt: skip
 # What a command reports to a person; anything else is a bug.
 REPORTED = (Failure, ClientError, BotoCoreError)
-NETWORK = (ConnectionError, HTTPClientError)
+NETWORK = (exceptions.ConnectionError, exceptions.HTTPClientError)
 SIGN_IN = "Sign in with aws login, aws sso login or aws configure; AWS_PROFILE names the profile to use."
 EXPIRED = "The session has expired. Sign in again, then run the same command again."
 UNKNOWN_KEY = "AWS does not know this access key. Check AWS_PROFILE and AWS_ACCESS_KEY_ID."
