@@ -265,7 +265,7 @@ def test_what_is_missing_is_reported_before_anything_is_done(cloud, spoil, repor
         (lambda package: package.write_bytes(b"half"), "not a zip file"),
     ],
 )
-def test_a_package_that_is_none_changes_nothing(cloud, spoil, reported):
+def test_a_package_that_cannot_be_read_changes_nothing(cloud, spoil, reported):
     spoil(cloud.project / "target/edge/redirect.zip")
     assert reported in cloud.fails("deploy")
     assert set(cloud.operations()) <= {"GetCallerIdentity", "DescribeStacks"}

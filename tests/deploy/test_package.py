@@ -309,7 +309,7 @@ def test_a_real_program_is_read_as_it_is(tree):
         (CANARY + "\nX-Header: 1", "characters that no key has"),
     ],
 )
-def test_a_key_that_is_none_is_refused(tree, key, reported, pack):
+def test_an_invalid_key_is_refused(tree, key, reported, pack):
     status, said = pack(tree, "--no-flags", key=key)
     assert (status, reported in said) == (1, True), said
 
