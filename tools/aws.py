@@ -1,7 +1,5 @@
 """AWS through boto3: clients, and errors that say what to do."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

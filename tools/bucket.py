@@ -1,12 +1,10 @@
 """The private bucket through which a stack's packages reach Lambda."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from botocore.exceptions import ClientError
 
@@ -26,7 +24,7 @@ class Package(NamedTuple):
     sha256: bytes
 
     @classmethod
-    def of(cls, file: Path) -> Package:
+    def of(cls, file: Path) -> Self:
         try:
             data = file.read_bytes()
         except OSError as error:

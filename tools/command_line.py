@@ -3,8 +3,6 @@
 Each command has the name of its recipe, and may be interrupted and run again.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable

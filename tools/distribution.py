@@ -1,7 +1,5 @@
 """A CloudFront distribution: its associations with the redirect function, and how far a change of it has spread."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Examines what a deployment needs: key, flag, credentials, Region, quotas."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

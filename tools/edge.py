@@ -4,8 +4,6 @@ One environment is one CloudFormation stack, redirect-ENV, and one private bucke
 side in an account.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 import zipfile

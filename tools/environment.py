@@ -1,7 +1,5 @@
 """An environment: the names of the edge function, its site and the flag store that belong together."""
 
-from __future__ import annotations
-
 import re
 import sys
 from typing import Any

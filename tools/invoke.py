@@ -5,8 +5,6 @@ Beside each event stands its expected outcome, in a file of the same name that e
 alternatives. The exit status is 0 when every event had its expected outcome.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """LaunchDarkly's flag data, item by item, as the edge function fetches it."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

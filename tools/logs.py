@@ -1,7 +1,5 @@
 """A function's logs. Those of an edge function are where its replicas run, so all Regions are searched."""
 
-from __future__ import annotations
-
 import datetime
 import time
 from collections.abc import Callable

@@ -4,8 +4,6 @@ The same inputs give the same bytes: members in a fixed order, with a fixed time
 of a fixed version.
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import datetime

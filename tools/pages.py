@@ -1,7 +1,5 @@
 """The pages: site/ on this machine, site/ in the bucket, and what differs."""
 
-from __future__ import annotations
-
 import hashlib
 import mimetypes
 import re

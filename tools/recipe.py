@@ -1,7 +1,5 @@
 """Runs a recipe of the justfile, once a command has checked what it was given."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A CloudFormation stack: changed by a change set, followed event by event."""
 
-from __future__ import annotations
-
 import re
 import time
 import uuid

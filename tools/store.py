@@ -5,8 +5,6 @@ The SDK key and the webhook's secret go from here to SSM Parameter Store and now
 template or the screen. Where they are kept elsewhere, they are not touched.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

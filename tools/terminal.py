@@ -1,7 +1,5 @@
 """What a person sees: lines everywhere; on a terminal also a spinner with the elapsed time, and a bar for uploads."""
 
-from __future__ import annotations
-
 import datetime
 import time
 from collections.abc import Callable, Iterable, Iterator
