@@ -73,6 +73,19 @@ def code_of(error: ClientError) -> str:
     return error.response["Error"].get("Code", "")
 
 
+class Tolerating:
+    """Goes on after the block when AWS answers a call in it with that code."""
+
+    def __init__(self, code: str) -> None:
+        self._code = code
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _type: object, error: object, _trace: object) -> bool:
+        return isinstance(error, ClientError) and code_of(error) == self._code
+
+
 def explained(error: Exception) -> str:
     if isinstance(error, ClientError):
         code, detail = code_of(error), error.response["Error"].get("Message", "")

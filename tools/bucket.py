@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 
 from botocore.exceptions import ClientError
 
-from aws import CONFIG, client, code_of, session
+from aws import CONFIG, Tolerating, client, code_of, session
 from failure import Failure
 from stack import Stack
 from terminal import say
@@ -95,16 +95,14 @@ class PackageBucket:
 
     def upload(self, package: Package) -> None:
         place = {**self._owned, "Key": package.key}
-        try:
+        with Tolerating("404"):
             client("s3").head_object(**place)
             say(f"  {package.key} is there already")
-        except ClientError as error:
-            if code_of(error) != "404":
-                raise
-            # S3 compares the checksum with what arrives: an interrupted upload leaves no object.
-            with package.file.open("rb") as body:
-                client("s3").put_object(**place, Body=body, ChecksumSHA256=package.checksum)
-            say(f"  uploaded {package.key} ({package.size:,} bytes)")
+            return
+        # S3 compares the checksum with what arrives: an interrupted upload leaves no object.
+        with package.file.open("rb") as body:
+            client("s3").put_object(**place, Body=body, ChecksumSHA256=package.checksum)
+        say(f"  uploaded {package.key} ({package.size:,} bytes)")
 
     def delete(self) -> None:
         if self._exists():
@@ -113,12 +111,9 @@ class PackageBucket:
             client("s3").delete_bucket(**self._owned)
 
     def pending(self) -> list[str]:
-        try:
+        with Tolerating("NoSuchKey"):
             return json.load(client("s3").get_object(**self._owned, Key=PENDING)["Body"])
-        except ClientError as error:
-            if code_of(error) == "NoSuchKey":
-                return []
-            raise
+        return []
 
     def set_pending(self, keys: list[str]) -> None:
         if keys:
@@ -138,8 +133,5 @@ def plan(stack: Stack, shown: Path | None, package: Package | None) -> str:
 
 
 def empty(bucket: str) -> None:
-    try:
+    with Tolerating("NoSuchBucket"):
         session().resource("s3", config=CONFIG).Bucket(bucket).objects.delete()
-    except ClientError as error:
-        if code_of(error) != "NoSuchBucket":
-            raise

@@ -12,13 +12,11 @@ import secrets
 import subprocess
 from pathlib import Path
 
-from botocore.exceptions import ClientError
-
 import bucket
 import logs
 import recipe
 import stack
-from aws import REGION, account_id, client, code_of
+from aws import REGION, Tolerating, account_id, client
 from bucket import Package, PackageBucket
 from environment import Environment
 from failure import Failure
@@ -119,22 +117,16 @@ def keep_secrets(store: FlagStore, places: dict[str, str], key: str) -> None:
 
 def has_parameter(name: str) -> bool:
     """Without decryption."""
-    try:
+    with Tolerating("ParameterNotFound"):
         client("ssm").get_parameter(Name=name)
-    except ClientError as error:
-        if code_of(error) != "ParameterNotFound":
-            raise
-        return False
-    return True
+        return True
+    return False
 
 
 def put_secret(name: str, value: str, overwrite: bool) -> None:
-    try:
+    # An interrupted run may have put it, and SSM not shown it yet.
+    with Tolerating("ParameterAlreadyExists"):
         client("ssm").put_parameter(Name=name, Value=value, Type="SecureString", Overwrite=overwrite)
-    except ClientError as error:
-        # An interrupted run's, which SSM did not show yet.
-        if code_of(error) != "ParameterAlreadyExists":
-            raise
     say(f"Secret {name} is kept in SSM Parameter Store")
 
 
@@ -238,16 +230,12 @@ def refuse_while_relayed(store: FlagStore) -> None:
 def refuse_while_read(store: FlagStore) -> None:
     """IAM deletes no policy that is attached, and CloudFormation would find that out when the table is gone."""
     policy = store.stack.resources().get("ReadPolicy")
-    if not policy:
-        return
-    try:
-        found = client("iam").list_entities_for_policy(PolicyArn=policy)
-    except ClientError as error:
-        if code_of(error) == "NoSuchEntity":  # an earlier deletion came as far as that
-            return
-        raise
     kinds = (("PolicyRoles", "RoleName"), ("PolicyUsers", "UserName"), ("PolicyGroups", "GroupName"))
-    readers = [entry[name] for kind, name in kinds for entry in found[kind]]
+    readers: list[str] = []
+    if policy:
+        with Tolerating("NoSuchEntity"):  # an earlier deletion came as far as that
+            found = client("iam").list_entities_for_policy(PolicyArn=policy)
+            readers = [entry[name] for kind, name in kinds for entry in found[kind]]
     if readers:
         raise Failure(
             f"The flag store {store.name} is still read by {', '.join(readers)}. Give those functions another source "
@@ -257,9 +245,6 @@ def refuse_while_read(store: FlagStore) -> None:
 
 
 def delete_secret(name: str) -> None:
-    try:
+    with Tolerating("ParameterNotFound"):
         client("ssm").delete_parameter(Name=name)
         say(f"Deleted the SSM parameter {name}")
-    except ClientError as error:
-        if code_of(error) != "ParameterNotFound":
-            raise

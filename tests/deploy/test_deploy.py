@@ -9,6 +9,7 @@ import sys
 import pytest
 from botocore.exceptions import ClientError
 
+import pages
 from harness import ROOT
 from standin import attached, behaviors_of
 
@@ -120,6 +121,30 @@ def test_many_changes_are_one_invalidation_path(cloud):
         (cloud.project / f"site/{number}.txt").write_text("second")
     cloud.does("deploy")
     assert cloud.aws.invalidations == [["/*"]]
+
+
+def test_up_to_fifteen_paths_are_named():
+    keys = [f"site/{number}.txt" for number in range(16)]
+    assert pages.paths_of(keys[:15]) == sorted(f"/{key}" for key in keys[:15])
+    assert pages.paths_of(keys) == ["/*"]
+    assert pages.paths_of(["site/index.html"]) == ["/site/index.html", "/site/"]
+
+
+def test_an_asset_that_cannot_be_uploaded_holds_the_pages_back(cloud):
+    cloud.does("deploy")
+    for name in ("style.css", "index.html"):
+        (cloud.project / "site" / name).write_text("second")
+
+    def denied(operation):
+        if operation == "PutObject" and cloud.calls[-1][1]["Bucket"] != PACKAGES:
+            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "Access Denied"}}, operation)
+
+    cloud.after_call = denied
+    assert "PutObject failed: Access Denied (AccessDenied)" in cloud.fails("deploy")
+    assert uploads(cloud) == ["site/style.css"]
+    cloud.after_call = lambda operation: None
+    cloud.does("deploy")
+    assert cloud.aws.invalidations == [["/site/index.html", "/site/", "/site/style.css"]]
 
 
 def test_another_package_becomes_another_version_and_the_old_one_stays(cloud):
