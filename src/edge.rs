@@ -1,10 +1,12 @@
 //! The edge function: an event comes in, an answer goes out, and what can wait is done after that.
 
-use crate::cloudfront::{Answer, Event, NotCloudFront, Redirect, ViewerRequest};
-use crate::flags::{Clock, Evaluation, Flags};
-use crate::logs::{self, DecisionLine, RestsOn};
-use crate::redirect::{self, Verdict, Visit};
+use crate::cloudfront::{Answer, Event, NotCloudFront, ViewerRequest};
+use crate::decision_log::{DecisionLine, RestsOn};
+use crate::flags::{Evaluation, Flags};
+use crate::log;
+use crate::redirect::{self, Redirect, Verdict, Visit};
 use crate::settings::{Log, Settings};
+use flag_data::clock::Clock;
 use futures_util::FutureExt;
 use lambda_runtime::tower::{Layer, Service};
 use lambda_runtime::{BoxFuture, Diagnostic, Error, LambdaEvent, LambdaInvocation};
@@ -103,7 +105,7 @@ impl Edge {
             }
             Some(client_ip) => {
                 self.flags.on_arrival().await;
-                let evaluation = self.flags.evaluate(client_ip);
+                let evaluation = self.flags.evaluate(client_ip, visit.is_entry());
                 self.tell(&evaluation, line);
                 visit.answer(evaluation.verdict)
             }
@@ -137,7 +139,7 @@ impl Edge {
         if let Some(line) = self.line.lock().take()
             && (self.settings.log == Log::All || line.level != "info")
         {
-            logs::line(&line);
+            log::line(&line);
         }
         self.flags.between_invocations().await;
     }
@@ -218,15 +220,26 @@ where
         let response = self.inner.call(invocation);
         Box::pin(async move {
             let outcome = response.await;
-            edge.after_response().await;
+            uninterrupted(edge.after_response()).await;
             outcome
         })
     }
 }
 
+/// Waits for what follows a response. A panic in it, which the hook logs, does not end the environment: the next viewer
+/// gets an answer too.
+async fn uninterrupted(after: impl Future<Output = ()>) {
+    let _ = AssertUnwindSafe(after).catch_unwind().await;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_panic_after_the_response_does_not_end_the_environment() {
+        uninterrupted(async { panic!("a fault of ours") }).await;
+    }
 
     #[tokio::test]
     async fn a_panic_sends_the_viewer_to_the_current_site() {

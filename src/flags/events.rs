@@ -1,13 +1,12 @@
 //! The evaluation events that the SDK sends: which, when, and what becomes of them.
 
-use super::freshness::{Backoff, Clock, Moment};
-use super::refresh::WAIT_AFTER_REFUSAL;
-use crate::settings::Events;
-use crate::sources::retry_after;
-use crate::transport::Transport;
+use crate::settings::{Events, Settings};
 use bytes::Bytes;
+use flag_data::backoff::Backoff;
+use flag_data::clock::{Clock, Moment};
+use flag_data::transport::{Transport, retry_after};
 use http::header::CONTENT_LENGTH;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use launchdarkly_sdk_transport::{ByteStream, HttpTransport, ResponseFuture};
 use launchdarkly_server_sdk::EventProcessorBuilder;
 use parking_lot::Mutex;
@@ -28,6 +27,10 @@ const FULL: usize = CAPACITY;
 /// of an environment, which is hours.
 const NEVER: Duration = Duration::from_secs(86_400 * 365);
 
+/// Names a batch of events; the same on the second attempt.
+/// <https://launchdarkly.com/docs/sdk/concepts/events>
+const PAYLOAD_ID: &str = "x-launchdarkly-payload-id";
+
 /// The SDK's event processor for the setting, or `None` for no events.
 pub(super) fn processor(setting: Events, sender: &EventSender) -> Option<EventProcessorBuilder<EventSender>> {
     let mut builder = EventProcessorBuilder::new();
@@ -42,30 +45,74 @@ pub(super) fn processor(setting: Events, sender: &EventSender) -> Option<EventPr
     Some(builder)
 }
 
-/// The transport of the SDK's event sender. It knows whether events arrived, which `flush_blocking` does not tell.
+/// The transport of the SDK's event sender. It knows whether events arrived, which `flush_blocking` does not return.
 #[derive(Clone)]
 pub(super) struct EventSender {
     transport: Transport,
     setting: Events,
-    problem: Arc<Mutex<Option<Problem>>>,
+    flush: Arc<Mutex<Flush>>,
+}
+
+/// The flush in progress. The SDK goes on with one that was not waited for, and its result may come during the next:
+/// it says nothing about that one.
+#[derive(Default)]
+struct Flush {
+    number: u64,
+    /// The batches of this flush, by the id that the SDK repeats with the second attempt of a batch.
+    batches: Vec<HeaderValue>,
+    /// Those of the flush before.
+    earlier: Vec<HeaderValue>,
+    problem: Option<Problem>,
 }
 
 /// Why events were not delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
     pub(super) text: String,
-    /// How long LaunchDarkly is to be left alone, at least.
+    /// How long LaunchDarkly asks not to be called, at least.
     pub(super) wait: Option<Duration>,
 }
 
 impl EventSender {
     pub(super) fn new(transport: Transport, setting: Events) -> Self {
-        Self { transport, setting, problem: Arc::default() }
+        Self { transport, setting, flush: Arc::default() }
     }
 
-    /// What went wrong since this was last asked.
+    /// What is sent from now on belongs to a new flush.
+    pub(super) fn flush_begins(&self) {
+        self.flush.lock().begins();
+    }
+
+    /// What went wrong in this flush.
     pub(super) fn take_problem(&self) -> Option<Problem> {
-        self.problem.lock().take()
+        self.flush.lock().problem.take()
+    }
+}
+
+impl Flush {
+    /// The number of the flush that a batch belongs to; `None` for one of an earlier flush.
+    fn of(&mut self, batch: Option<&HeaderValue>) -> Option<u64> {
+        let Some(batch) = batch else { return Some(self.number) };
+        if self.earlier.contains(batch) {
+            return None;
+        }
+        if !self.batches.contains(batch) {
+            self.batches.push(batch.clone());
+        }
+        Some(self.number)
+    }
+
+    /// Records the result of a batch that belongs to the flush with that number.
+    fn ended(&mut self, number: Option<u64>, problem: Option<Problem>) {
+        if number == Some(self.number) {
+            self.problem = problem;
+        }
+    }
+
+    fn begins(&mut self) {
+        self.number += 1;
+        self.problem = None;
+        self.earlier = std::mem::take(&mut self.batches);
     }
 }
 
@@ -108,28 +155,26 @@ impl HttpTransport for EventSender {
             return Box::pin(async { Ok(accepted()) });
         };
         let uri = request.uri().to_string();
-        let problem = self.problem.clone();
+        let flush = self.flush.clone();
+        let number = flush.lock().of(request.headers().get(PAYLOAD_ID));
         let response = self.transport.request(request);
         Box::pin(async move {
             let mut response = response.await;
-            *problem.lock() = match &mut response {
+            let problem = match &mut response {
                 Ok(response) if response.status().is_success() => None,
                 Ok(response) => {
                     let status = response.status();
                     // After any other 4xx than 400, 408 and 429 the SDK sends no event ever again. But a batch that
-                    // was too large says nothing of the next one, and a key may be accepted again.
+                    // was too large says nothing about the next one, and a key may be accepted again.
                     if status.is_client_error() {
                         *response.status_mut() = StatusCode::BAD_REQUEST;
                     }
-                    let wait = match status {
-                        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Some(WAIT_AFTER_REFUSAL),
-                        StatusCode::TOO_MANY_REQUESTS => Some(retry_after(response.headers())),
-                        _ => None,
-                    };
+                    let wait = (status == StatusCode::TOO_MANY_REQUESTS).then(|| retry_after(response.headers()));
                     Some(Problem { text: format!("{uri} answered HTTP {}", status.as_u16()), wait })
                 }
                 Err(error) => Some(Problem { text: format!("{uri} was not reached: {}", error.inner()), wait: None }),
             };
+            flush.lock().ended(number, problem);
             response
         })
     }
@@ -146,9 +191,9 @@ pub(super) struct Flushing {
 }
 
 impl Flushing {
-    pub(super) fn new(clock: Clock, after: Duration) -> Self {
-        let backoff = Backoff::new(clock.clone());
-        Self { clock, after, waiting: None, backoff }
+    pub(super) fn new(clock: &Clock, settings: &Settings) -> Self {
+        let backoff = Backoff::new(clock.clone(), settings.max_staleness);
+        Self { clock: clock.clone(), after: settings.flush_after, waiting: None, backoff }
     }
 
     /// An evaluation makes at most an index event for its context, and a feature and a debug event for each flag.
@@ -244,10 +289,30 @@ mod tests {
     }
 
     #[test]
+    fn a_problem_of_one_flush_is_not_one_of_the_next() {
+        let problem = || Some(Problem { text: "too late".to_owned(), wait: None });
+        let (first, second) = (HeaderValue::from_static("first"), HeaderValue::from_static("second"));
+        let mut flush = Flush::default();
+        flush.begins();
+        let of_first = flush.of(Some(&first));
+        flush.begins();
+        flush.ended(of_first, problem());
+        assert_eq!(flush.problem, None, "the answer to a batch of the flush before");
+        let again = flush.of(Some(&first));
+        flush.ended(again, problem());
+        assert_eq!(flush.problem, None, "the second attempt of that batch");
+        let of_second = flush.of(Some(&second));
+        flush.ended(of_second, problem());
+        assert_eq!(flush.problem, problem(), "its own");
+    }
+
+    #[test]
     fn a_flush_is_due_when_the_oldest_event_has_waited_or_there_are_many() {
         let clock = Clock::default();
         clock.invocation(1_000_000);
-        let mut flushing = Flushing::new(clock.clone(), Duration::from_secs(30));
+        let after = Duration::from_secs(30);
+        let backoff = Backoff::new(clock.clone(), 2 * after);
+        let mut flushing = Flushing { clock: clock.clone(), after, waiting: None, backoff };
         assert!(!flushing.is_due());
         flushing.evaluated(1);
         clock.invocation(1_020_000);

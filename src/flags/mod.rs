@@ -1,53 +1,31 @@
 //! The life of the LaunchDarkly client: what it evaluates from, and when its events are sent.
 
+mod client;
 mod events;
-mod freshness;
+mod package;
 mod refresh;
 mod reporter;
 mod snapshot;
 
-#[cfg(feature = "dynamodb")]
-pub(crate) use freshness::random;
-pub use freshness::{Backoff, Clock, Moment};
-pub use snapshot::{Item, Items, Origin, Snapshot};
+pub use client::StartError;
+pub use package::offline;
 
 use crate::redirect::Verdict;
-use crate::settings::{DEADLINE_RESERVE, Events, SdkKey, Settings, Source, Updates};
-#[cfg(any(feature = "dynamodb", feature = "redis"))]
-use crate::sources::StoreSource;
-use crate::sources::{Bundled, FlagSource, LaunchDarkly, Package};
-#[cfg(feature = "dynamodb")]
-use crate::stores::DynamoDb;
-#[cfg(feature = "redis")]
-use crate::stores::RedisDataStore;
-use crate::transport::Transport;
-use events::{EventSender, Flushing, processor};
-use launchdarkly_sdk_transport::HyperTransport;
-use launchdarkly_server_sdk::{
-    Client, ConfigBuilder, Context, ContextBuilder, EvalError, NullEventProcessorBuilder, PersistentDataStoreBuilder,
-    PollingDataSourceBuilder, Reason, ServiceEndpointsBuilder, StreamingDataSourceBuilder,
-};
+use crate::settings::{DEADLINE_RESERVE, Events, Settings, Updates};
+use client::Decider;
+use events::{EventSender, Flushing};
+use flag_data::clock::Clock;
+use flag_data::sdk_key::SdkKey;
+use flag_data::sources::FlagSource;
+use flag_data::transport::Transport;
+use launchdarkly_server_sdk::{Client, Context, ContextBuilder, EvalError, FlagDetailConfig, Reason};
+use package::Package;
 use parking_lot::Mutex;
 use refresh::Refresher;
 use reporter::Reporter;
-use snapshot::Data;
+use snapshot::{Origin, Snapshot};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Why the client did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// LaunchDarkly's SDK did not take its configuration.
-    #[error("the LaunchDarkly client did not start: {0}")]
-    Client(String),
-    /// No HTTP transport could be made.
-    #[error("no HTTP transport: {0}")]
-    Transport(#[from] std::io::Error),
-    /// The store cannot be used as it is set.
-    #[cfg(any(feature = "dynamodb", feature = "redis"))]
-    #[error(transparent)]
-    Store(#[from] crate::stores::StoreError),
-}
 
 /// The flags of an environment, for one execution environment of the function.
 pub struct Flags {
@@ -86,21 +64,25 @@ pub struct Evaluation {
 }
 
 impl Flags {
-    /// Starts the client and fetches its first data, within `init_budget_ms`. Without a key it is in offline mode:
-    /// the data of the repository, no events.
+    /// Starts the client and fetches its first data from `source`, within `init_budget_ms`. Without a key no events are
+    /// sent.
     ///
     /// # Errors
-    /// [`StartError`]. LaunchDarkly being out of reach is no error.
-    pub async fn start(settings: Arc<Settings>, key: Option<&SdkKey>, clock: Clock) -> Result<Self, StartError> {
-        let transport = Transport::new(clock.clone(), settings.time_out());
-        let events = EventSender::new(transport.clone(), settings.events);
+    /// [`StartError`]. A source that is out of reach is not an error.
+    pub async fn start(
+        settings: Arc<Settings>,
+        key: Option<&SdkKey>,
+        clock: Clock,
+        transport: Transport,
+        source: Box<dyn FlagSource>,
+    ) -> Result<Self, StartError> {
+        let events = EventSender::new(transport, settings.events);
         let snapshot = Snapshot::default();
 
         let own_updates = key.is_some() && settings.updates != Updates::BetweenInvocations;
         let refresher = if own_updates {
             None
         } else {
-            let source = source(&settings, key, &clock, &transport)?;
             let package = Package::of_this_function();
             Some(Refresher::new(settings.clone(), clock.clone(), source, package, snapshot.clone()))
         };
@@ -117,7 +99,7 @@ impl Flags {
             decider
         };
 
-        let flushing = Mutex::new(Flushing::new(clock.clone(), settings.flush_after));
+        let flushing = Mutex::new(Flushing::new(&clock, &settings));
         let events_told = Mutex::default();
         let decider = Mutex::new(Arc::new(decider));
         Ok(Self { settings, clock, decider, snapshot, refresher, reporter, events, flushing, events_told })
@@ -192,13 +174,13 @@ impl Flags {
         }
     }
 
-    /// The SDK's `flush_blocking` says yes also when nothing was delivered, and waits for ever for a time of zero; its
-    /// `close` may hang and is never called.
+    /// The SDK's `flush_blocking` returns true also when nothing was delivered, and waits for ever for a time of zero;
+    /// its `close` may hang and is never called.
     async fn flush(&self, budget: Duration) {
-        self.events.take_problem();
         let decider = self.decider.lock().clone();
         let client = self.reporter.as_ref().map_or(Some(&decider.client), Reporter::client);
         let Some(client) = client else { return };
+        self.events.flush_begins();
         let in_time = client.flush_blocking(budget).await;
         let problem = match (in_time, self.events.take_problem()) {
             (false, _) => Some((format!("no answer within {budget:?}"), None)),
@@ -227,8 +209,8 @@ impl Flags {
         }
     }
 
-    /// Evaluates the flag for a viewer, from what is in memory.
-    pub fn evaluate(&self, client_ip: &str) -> Evaluation {
+    /// Evaluates the flag for a viewer, from what is in memory. Only an evaluation that is a visit makes an event.
+    pub fn evaluate(&self, client_ip: &str, is_visit: bool) -> Evaluation {
         let origin = self.snapshot.origin();
         let data_age = self.snapshot.age(&self.clock);
         let data = match (origin, &self.refresher) {
@@ -240,9 +222,11 @@ impl Flags {
             (Some(Origin::Source(_)), _) => "fresh",
         };
         let (verdict, reason, error_kind) = if data == "default" {
-            (Verdict::NoData, "ERROR", Some("CLIENT_NOT_READY"))
+            failed(EvalError::ClientNotReady)
+        } else if self.snapshot.is_unsafe() {
+            failed(EvalError::MalformedFlag)
         } else {
-            self.variation(client_ip)
+            self.variation(client_ip, is_visit)
         };
         Evaluation {
             verdict,
@@ -261,27 +245,69 @@ impl Flags {
         self.settings.max_staleness + self.settings.viewer_budget
     }
 
-    fn variation(&self, client_ip: &str) -> (Verdict, &'static str, Option<&'static str>) {
+    fn variation(&self, client_ip: &str, is_visit: bool) -> (Verdict, &'static str, Option<&'static str>) {
         let Ok(context) = context(client_ip, self.settings.events) else {
             return (Verdict::NoData, "ERROR", Some("USER_NOT_SPECIFIED"));
         };
         let decider = self.decider.lock().clone();
+        let sends_events = self.reporter.is_none() && self.settings.events != Events::Off;
+        if sends_events && !is_visit {
+            return without_event(&decider.client, &context, &self.settings.flag_key);
+        }
         let detail = decider.client.bool_variation_detail(&context, &self.settings.flag_key, false);
         match &self.reporter {
-            Some(reporter) => reporter.evaluated(context, &self.snapshot),
-            None if self.settings.events != Events::Off => self.flushing.lock().evaluated(1),
-            None => {}
+            Some(reporter) if is_visit => reporter.evaluated(context, &self.snapshot),
+            None if sends_events => self.flushing.lock().evaluated(1),
+            _ => {}
         }
-        let verdict = if detail.value == Some(true) { Verdict::Beta } else { Verdict::Current };
-        match detail.reason {
-            Reason::Off => (verdict, "OFF", None),
-            Reason::TargetMatch => (verdict, "TARGET_MATCH", None),
-            Reason::RuleMatch { .. } => (verdict, "RULE_MATCH", None),
-            Reason::PrerequisiteFailed { .. } => (verdict, "PREREQUISITE_FAILED", None),
-            Reason::Fallthrough { .. } => (verdict, "FALLTHROUGH", None),
-            Reason::Error { error } => (Verdict::NoData, "ERROR", Some(error_name(error))),
-        }
+        let reason = match detail.reason {
+            Reason::Off => "OFF",
+            Reason::TargetMatch => "TARGET_MATCH",
+            Reason::RuleMatch { .. } => "RULE_MATCH",
+            Reason::PrerequisiteFailed { .. } => "PREREQUISITE_FAILED",
+            Reason::Fallthrough { .. } => "FALLTHROUGH",
+            Reason::Error { error } => return failed(error),
+        };
+        (verdict(detail.value == Some(true)), reason, None)
     }
+}
+
+/// The evaluation reasons, as LaunchDarkly names them.
+/// <https://launchdarkly.com/docs/sdk/concepts/evaluation-reasons>
+const REASONS: [&str; 5] = ["OFF", "TARGET_MATCH", "RULE_MATCH", "PREREQUISITE_FAILED", "FALLTHROUGH"];
+
+fn verdict(value: bool) -> Verdict {
+    if value { Verdict::Beta } else { Verdict::Current }
+}
+
+/// An evaluation by a client that sends events, without an event: the SDK has no such evaluation of one flag, but one
+/// of all flags.
+/// <https://launchdarkly.com/docs/sdk/features/all-flags>
+fn without_event(client: &Client, context: &Context, flag_key: &str) -> (Verdict, &'static str, Option<&'static str>) {
+    if !client.initialized() {
+        return failed(EvalError::ClientNotReady);
+    }
+    let all = client.all_flags_detail(context, *FlagDetailConfig::new().with_reasons());
+    let all = serde_json::to_value(all).unwrap_or_default();
+    let kind = all.get("$flagsState").and_then(|states| states.get(flag_key)?.get("reason")?.get("kind")?.as_str());
+    let reason = kind.and_then(|kind| REASONS.into_iter().find(|reason| *reason == kind));
+    match (kind, reason, all.get(flag_key)) {
+        (None, _, _) | (_, _, None) => failed(EvalError::FlagNotFound),
+        (_, None, _) => failed(EvalError::MalformedFlag),
+        (_, Some(reason), Some(value)) => match value.as_bool() {
+            Some(value) => (verdict(value), reason, None),
+            // A flag that is off without an off variation: the default.
+            None if value.is_null() => (Verdict::Current, reason, None),
+            None => failed(EvalError::WrongType),
+        },
+    }
+}
+
+/// What an evaluation error means: without data nobody is moved; any other error is an answer about a flag that
+/// nobody can have the new site by.
+fn failed(error: EvalError) -> (Verdict, &'static str, Option<&'static str>) {
+    let verdict = if matches!(error, EvalError::ClientNotReady) { Verdict::NoData } else { Verdict::Current };
+    (verdict, "ERROR", Some(error_name(error)))
 }
 
 /// As LaunchDarkly's evaluation reasons name it.
@@ -303,99 +329,4 @@ fn context(client_ip: &str, events: Events) -> Result<Context, String> {
         builder.anonymous(true);
     }
     builder.build()
-}
-
-/// Where the flag data comes from. LaunchDarkly cannot be asked without a key; a store can.
-#[cfg_attr(not(any(feature = "dynamodb", feature = "redis")), expect(clippy::unnecessary_wraps))]
-fn source(
-    settings: &Settings,
-    key: Option<&SdkKey>,
-    #[cfg_attr(not(feature = "redis"), expect(unused_variables))] clock: &Clock,
-    transport: &Transport,
-) -> Result<Box<dyn FlagSource>, StartError> {
-    match (settings.source, key) {
-        (Source::LaunchDarkly, Some(key)) => {
-            let uri = &settings.launchdarkly_base_uri;
-            Ok(Box::new(LaunchDarkly::new(transport.clone(), uri, key, settings.fetch)))
-        }
-        (Source::LaunchDarkly, None) => Ok(Box::new(Bundled)),
-        #[cfg(feature = "dynamodb")]
-        (Source::DynamoDb, _) => {
-            let (table, prefix) = (&settings.store_table, &settings.store_prefix);
-            let here = std::env::var("AWS_REGION").unwrap_or_default();
-            let mut regions = settings.store_regions.clone();
-            // A stable sort: the others stay in their order.
-            regions.sort_by_key(|region| *region != here);
-            let replicas = regions.iter().map(|region| DynamoDb::replica(table, prefix, region, transport.clone()));
-            let replicas = replicas.collect::<Result<Vec<_>, _>>()?;
-            Ok(Box::new(StoreSource::new("dynamodb", replicas, settings.viewer_budget)))
-        }
-        #[cfg(feature = "redis")]
-        (Source::Redis, _) => {
-            let redis = RedisDataStore::builder(&settings.store_redis_url).clock(clock.clone());
-            let redis = if settings.store_prefix.is_empty() { redis } else { redis.prefix(&settings.store_prefix) };
-            let redis = redis.time_out(settings.time_out()).build_async()?;
-            Ok(Box::new(StoreSource::new("redis", vec![redis], settings.viewer_budget)))
-        }
-    }
-}
-
-/// The client that decides, and what it decides from: the SDK reads data that never changes only once. Where the SDK
-/// keeps the data fresh itself, the snapshot stays empty.
-struct Decider {
-    client: Client,
-    snapshot: Snapshot,
-}
-
-impl Decider {
-    fn new(
-        settings: &Settings,
-        key: Option<&SdkKey>,
-        data: Data,
-        events: Option<&EventSender>,
-    ) -> Result<Self, StartError> {
-        let snapshot = Snapshot::default();
-        snapshot.set(data);
-        let mut store = PersistentDataStoreBuilder::new(Arc::new(snapshot.clone()));
-        store.cache_forever();
-        Ok(Self { client: client(settings, key, &store, events)?, snapshot })
-    }
-}
-
-/// A started client; one that sends no events without an `events` sender. The store is that of daemon mode.
-fn client(
-    settings: &Settings,
-    key: Option<&SdkKey>,
-    store: &PersistentDataStoreBuilder,
-    events: Option<&EventSender>,
-) -> Result<Client, StartError> {
-    let mut endpoints = ServiceEndpointsBuilder::new();
-    endpoints
-        .polling_base_url(&settings.launchdarkly_base_uri)
-        .streaming_base_url(&settings.launchdarkly_stream_uri)
-        .events_base_url(&settings.launchdarkly_events_uri);
-    let config = ConfigBuilder::new(key.map_or("offline", SdkKey::reveal)).service_endpoints(&endpoints);
-    let config = match events.and_then(|events| processor(settings.events, events)) {
-        Some(processor) => config.event_processor(&processor),
-        None => config.event_processor(&NullEventProcessorBuilder::new()),
-    };
-    let connect = Duration::from_secs(3);
-    let config = match settings.updates {
-        Updates::Streaming if key.is_some() => {
-            // LaunchDarkly sends a heartbeat every 3 minutes; without a read time-out a dead stream is never noticed.
-            let read = Duration::from_secs(300);
-            let transport = HyperTransport::builder().connect_timeout(connect).read_timeout(read).build_https()?;
-            config.data_source(StreamingDataSourceBuilder::new().transport(transport))
-        }
-        Updates::Polling if key.is_some() => {
-            let read = Duration::from_secs(10);
-            let transport = HyperTransport::builder().connect_timeout(connect).read_timeout(read).build_https()?;
-            config.data_source(PollingDataSourceBuilder::new().transport(transport))
-        }
-        _ => config.daemon_mode(true).data_store(store),
-    };
-    let config = config.build().map_err(|error| StartError::Client(error.to_string()))?;
-    let client = Client::build(config).map_err(|error| StartError::Client(error.to_string()))?;
-    client.start_with_default_executor();
-    Ok(client)
 }

@@ -1,27 +1,37 @@
 //! Keeps the snapshot fresh in an environment that is frozen between invocations.
 
 use super::events::without_tracking;
-use super::freshness::{Backoff, Clock, Moment};
-use super::snapshot::{Items, Origin, Snapshot};
+use super::package::Package;
+use super::snapshot::{Data, Origin, Snapshot};
 use crate::settings::{Events, Settings};
-use crate::sources::{FlagSource, Package, SourceError};
+use flag_data::backoff::Backoff;
+use flag_data::clock::{Clock, Moment};
+use flag_data::items::{ItemKey, ItemKind, Items};
+use flag_data::sources::{Collection, FlagSource, Resolved, SourceError};
 use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::task::JoinHandle;
 
-/// How long to leave LaunchDarkly alone after it refused the SDK key.
-pub(super) const WAIT_AFTER_REFUSAL: Duration = Duration::from_secs(300);
-
 /// Fetches flag data: at the cold start, on arrival of a request when the data is stale, and after a response when it
 /// is due.
 ///
-/// An attempt that a viewer's time was too short for goes on after his response, and nothing goes on after that: a
-/// request under way in a frozen environment would only fail.
+/// An attempt that a viewer's time was too short for continues after the response, and nothing continues after that: a
+/// request in flight in a frozen environment would only fail.
 pub(super) struct Refresher {
     shared: Arc<Shared>,
-    /// The attempt under way, and since when it is.
-    attempt: Mutex<Option<(JoinHandle<()>, Moment)>>,
+    /// The attempt in flight.
+    attempt: Mutex<Option<Attempt>>,
+}
+
+struct Attempt {
+    task: JoinHandle<()>,
+    collection: Arc<Collection>,
+    /// The data is as old as the request, not as the response.
+    asked: Moment,
+    /// When it was last waited for.
+    waited: Moment,
 }
 
 struct Shared {
@@ -30,18 +40,45 @@ struct Shared {
     source: Box<dyn FlagSource>,
     package: Package,
     snapshot: Snapshot,
-    /// What the source gave last, before anything was changed for the events.
-    known: Mutex<Option<Arc<Items>>>,
+    /// What the source gave last, before anything was changed for the events: last known copies of references.
+    known: Mutex<Arc<Items>>,
+    /// A flag that waits for a reference.
+    pending: Mutex<Option<Pending>>,
     backoff: Mutex<Backoff>,
-    /// The problems that the log has: each is told once, until it changes.
-    told: Mutex<Told>,
+    /// The references that could not be read last time.
+    failing: Mutex<BTreeMap<ItemKey, Failing>>,
+    logged: Mutex<Logged>,
 }
 
+/// A flag with a reference that could not be had and has no known copy: for at most `max_staleness_seconds` the flag of
+/// before stays in use.
+struct Pending {
+    /// How fresh the flag of before is; without one, when the new one was requested.
+    since: Moment,
+    data: Data,
+}
+
+struct Failing {
+    backoff: Backoff,
+    error: SourceError,
+}
+
+/// The problems that the log has: each is logged once, until it changes.
 #[derive(Default)]
-struct Told {
-    fetch: Option<String>,
+struct Logged {
+    fetch: Option<SourceError>,
     package: Option<String>,
     time_to_live: Option<Duration>,
+    negated: Option<ItemKey>,
+}
+
+/// Whose time a fetch takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    /// A viewer's: a reference that failed last time is not requested again.
+    Viewer,
+    /// Nobody's, but the environment's.
+    Nobody,
 }
 
 impl Refresher {
@@ -52,7 +89,7 @@ impl Refresher {
         package: Package,
         snapshot: Snapshot,
     ) -> Self {
-        let backoff = Mutex::new(Backoff::new(clock.clone()));
+        let backoff = Mutex::new(Backoff::new(clock.clone(), settings.max_staleness));
         let shared = Shared {
             settings,
             clock,
@@ -60,8 +97,10 @@ impl Refresher {
             package,
             snapshot,
             known: Mutex::default(),
+            pending: Mutex::default(),
             backoff,
-            told: Mutex::default(),
+            failing: Mutex::default(),
+            logged: Mutex::default(),
         };
         Self { shared: Arc::new(shared), attempt: Mutex::default() }
     }
@@ -72,136 +111,266 @@ impl Refresher {
 
     /// The first fetch, for no longer than the cold start may take.
     pub(super) async fn start(&self) {
-        let attempt = self.shared.begin();
+        let attempt = self.shared.begin(Waiting::Nobody);
         self.wait(attempt, self.shared.settings.init_budget).await;
         self.shared.fall_back();
     }
 
     /// Makes the data fresh enough for a decision, for no longer than a viewer waits. An attempt of the cold start that
-    /// is still under way was waited for already, unless the environment was frozen meanwhile: it is of no use then.
+    /// is still in flight was waited for already, unless the environment was frozen meanwhile: it is of no use then.
     pub(super) async fn on_arrival(&self) {
         let shared = &self.shared;
-        self.attempt.lock().take_if(|(attempt, begun)| {
-            let frozen = shared.clock.since(*begun) > shared.settings.init_budget + shared.settings.between_budget;
+        self.attempt.lock().take_if(|attempt| {
+            let frozen =
+                shared.clock.since(attempt.waited) > shared.settings.init_budget + shared.settings.between_budget;
             if frozen {
-                attempt.abort();
+                attempt.task.abort();
             }
-            frozen || attempt.is_finished()
+            frozen || attempt.task.is_finished()
         });
+        shared.end_pending();
         if shared.is_older_than(shared.settings.max_staleness)
             && shared.backoff.lock().allows()
             && self.attempt.lock().is_none()
         {
-            let attempt = shared.begin();
+            let attempt = shared.begin(Waiting::Viewer);
             self.wait(attempt, shared.settings.viewer_budget).await;
         }
         shared.fall_back();
     }
 
-    /// Finishes an attempt that is under way or makes one that is due, within `budget`.
+    /// Finishes an attempt that is in flight or makes one that is due, within `budget`.
     pub(super) async fn between_invocations(&self, budget: Duration) {
         let shared = &self.shared;
-        let under_way = self.attempt.lock().take();
-        let attempt = match under_way {
-            Some((attempt, _)) => attempt,
-            None if shared.is_older_than(shared.settings.refresh_after)
+        let in_flight = self.attempt.lock().take();
+        let attempt = match in_flight {
+            Some(attempt) => attempt,
+            None if (shared.is_older_than(shared.settings.refresh_after) || shared.is_reference_due())
                 && shared.backoff.lock().allows()
                 && !budget.is_zero() =>
             {
-                shared.begin()
+                shared.begin(Waiting::Nobody)
             }
             None => return,
         };
         self.wait(attempt, budget).await;
         let unfinished = self.attempt.lock().take();
-        if let Some((attempt, _)) = unfinished {
-            attempt.abort();
-            shared.failed(&SourceError::Unreachable {
-                uri: shared.source.name().to_owned(),
-                why: format!("no answer within {budget:?} after the response"),
-            });
+        if let Some(attempt) = unfinished {
+            attempt.task.abort();
+            let why = format!("no answer within {budget:?} after the response");
+            let error = SourceError::Unreachable { uri: shared.source.name().to_owned(), why };
+            if attempt.collection.has_flag() {
+                attempt.collection.fail_open(&error);
+                shared.finish(&attempt.collection, attempt.asked);
+            } else {
+                shared.failed(&error);
+            }
         }
     }
 
-    /// Waits for an attempt; what is not done by then stays under way.
-    async fn wait(&self, mut attempt: JoinHandle<()>, budget: Duration) {
-        let begun = self.shared.clock.now();
-        match tokio::time::timeout(budget, &mut attempt).await {
+    /// Waits for an attempt. What is not done by then stays in flight; what has arrived counts.
+    async fn wait(&self, mut attempt: Attempt, budget: Duration) {
+        attempt.waited = self.shared.clock.now();
+        match tokio::time::timeout(budget, &mut attempt.task).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => self.shared.failed(&SourceError::Unreachable {
                 uri: self.shared.source.name().to_owned(),
                 why: format!("the fetch ended early: {error}"),
             }),
-            Err(_) => *self.attempt.lock() = Some((attempt, begun)),
+            Err(_) => {
+                self.shared.apply(&attempt.collection, attempt.asked);
+                *self.attempt.lock() = Some(attempt);
+            }
         }
     }
 }
 
 impl Shared {
     fn is_older_than(&self, limit: Duration) -> bool {
-        match self.snapshot.origin() {
+        let pending = self.pending.lock().as_ref().and_then(|pending| pending.data.origin);
+        match pending.or_else(|| self.snapshot.origin()) {
             Some(Origin::Source(moment)) => self.source.changes() && self.clock.since(moment) >= limit,
             Some(Origin::Package(_)) | None => true,
         }
     }
 
-    fn begin(self: &Arc<Self>) -> JoinHandle<()> {
-        let shared = self.clone();
-        tokio::spawn(async move { shared.fetch().await })
+    /// Whether it is time to request a reference again that failed.
+    fn is_reference_due(&self) -> bool {
+        self.failing.lock().values().any(|failing| failing.backoff.allows())
     }
 
-    async fn fetch(&self) {
-        // The data is as old as the question, not as the answer.
-        let asked = self.clock.now();
+    fn begin(self: &Arc<Self>, waiting: Waiting) -> Attempt {
+        let failing = self.failing.lock();
+        let resting = failing.iter().filter(|(_, failing)| waiting == Waiting::Viewer || !failing.backoff.allows());
+        let resting: BTreeSet<_> = resting.map(|(wanted, _)| wanted.clone()).collect();
+        drop(failing);
         let known = self.known.lock().clone();
-        match self.source.fetch(&self.settings.flag_key, known.as_deref()).await {
-            Ok(fetched) => {
-                let items = Arc::new(fetched.items);
-                *self.known.lock() = Some(items.clone());
-                self.snapshot.replace(self.prepared(items), Origin::Source(asked), fetched.synced);
-                self.backoff.lock().succeeded();
-                let mut told = self.told.lock();
-                if told.fetch.take().is_some() {
-                    log::warn!("flag data is fetched again");
-                }
-                let too_long = fetched.time_to_live.filter(|age| *age > self.settings.max_staleness);
-                if let Some(age) = too_long
-                    && told.time_to_live != too_long
-                {
-                    log::warn!(
-                        "{} may serve the same flag data for {age:?}, longer than max_staleness_seconds allows ({:?}): \
-                         lower the environment's TTL setting",
-                        self.source.name(),
-                        self.settings.max_staleness
-                    );
-                }
-                told.time_to_live = too_long;
-            }
-            // Of a fetch that a freeze interrupted, nobody is to blame.
-            Err(_) if self.clock.since(asked) > 2 * self.settings.time_out() => {}
+        let collection = Arc::new(Collection::new(&self.settings.flag_key, known, resting));
+        let asked = self.clock.now();
+        let (shared, fetched) = (self.clone(), collection.clone());
+        let task = tokio::spawn(async move { shared.fetch(&fetched, asked).await });
+        Attempt { task, collection, asked, waited: asked }
+    }
+
+    async fn fetch(&self, collection: &Collection, asked: Moment) {
+        match self.source.fetch(collection).await {
+            Ok(()) => self.finish(collection, asked),
+            Err(_) if self.was_frozen(asked) => {}
             Err(error) => self.failed(&error),
         }
     }
 
-    fn failed(&self, error: &SourceError) {
-        self.backoff.lock().failed(match error {
-            SourceError::Refused { .. } => Some(WAIT_AFTER_REFUSAL),
-            SourceError::Throttled { wait, .. } => Some(*wait),
-            _ => None,
-        });
-        let text = error.to_string();
-        let mut told = self.told.lock();
-        if told.fetch.as_ref() != Some(&text) {
-            log::error!("flag data was not fetched: {text}");
-            told.fetch = Some(text);
+    /// Nobody is to blame for a fetch that a freeze interrupted.
+    fn was_frozen(&self, asked: Moment) -> bool {
+        self.clock.since(asked) > 2 * self.settings.time_out()
+    }
+
+    /// Uses what has arrived, unless that is a flag with a reference that is needed and unknown.
+    fn apply(&self, collection: &Collection, asked: Moment) {
+        let Some(resolved) = collection.resolve() else { return };
+        self.backoff.lock().succeeded();
+        if self.logged.lock().fetch.take().is_some() {
+            log::warn!("flag data is fetched again");
+        }
+        self.check_time_to_live(resolved.time_to_live);
+        let before = self.snapshot.data();
+        let is_complete = resolved.unknown.is_subset(&before.unknown);
+        let data = self.data(&resolved, Origin::Source(asked));
+        let mut pending = self.pending.lock();
+        let since = match (&*pending, before.origin) {
+            (Some(pending), _) => pending.since,
+            (None, Some(Origin::Source(fetched))) => fetched,
+            (None, _) => asked,
+        };
+        if is_complete {
+            *pending = None;
+            drop(pending);
+            self.replace(data);
+        } else {
+            *pending = Some(Pending { since, data });
+            drop(pending);
+            self.end_pending();
         }
     }
 
+    /// A flag that has waited for a reference for as long as it may counts without it, as the SDK treats what is
+    /// missing.
+    fn end_pending(&self) {
+        let mut pending = self.pending.lock();
+        let ended = pending.take_if(|pending| self.clock.since(pending.since) >= self.settings.max_staleness);
+        drop(pending);
+        if let Some(Pending { data, .. }) = ended {
+            log::warn!(
+                "flag {:?} is evaluated without {}, which could not be fetched for {:?}",
+                self.settings.flag_key,
+                listed(&data.unknown),
+                self.settings.max_staleness
+            );
+            self.replace(data);
+        }
+    }
+
+    fn replace(&self, data: Data) {
+        let mut logged = self.logged.lock();
+        if let Some(segment) = &data.negated
+            && logged.negated.as_ref() != Some(segment)
+        {
+            log::error!(
+                "flag {:?} shows everyone the current site: {} is missing, and the result of a negated clause depends \
+                 on it. Create the segment again or change the clause",
+                self.settings.flag_key,
+                named(segment)
+            );
+        }
+        logged.negated.clone_from(&data.negated);
+        drop(logged);
+        self.snapshot.set(data);
+    }
+
+    /// Uses what a fetch brought, keeps copies of it, and records which references failed.
+    fn finish(&self, collection: &Collection, asked: Moment) {
+        self.apply(collection, asked);
+        if let Some(resolved) = collection.resolve() {
+            self.keep(resolved.items);
+        }
+        let mut failing = self.failing.lock();
+        if self.was_frozen(asked) {
+            return;
+        }
+        let mut before = std::mem::take(&mut *failing);
+        for (wanted, error) in collection.failures() {
+            let known = before.remove(&wanted);
+            if known.as_ref().is_none_or(|failing| !failing.error.is_like(&error)) {
+                log::warn!(
+                    "{} of flag {:?} was not fetched: {error}. Its last known copy, if any, stays in use",
+                    named(&wanted),
+                    self.settings.flag_key
+                );
+            }
+            let mut backoff = known.map_or_else(
+                || Backoff::new(self.clock.clone(), self.settings.max_staleness),
+                |failing| failing.backoff,
+            );
+            backoff.failed(error.wait());
+            failing.insert(wanted, Failing { backoff, error });
+        }
+        for (wanted, known) in before {
+            if collection.is_resting(&wanted) {
+                failing.insert(wanted, known);
+            } else {
+                log::warn!("{} is fetched again, or no longer needed", named(&wanted));
+            }
+        }
+    }
+
+    /// A flag that is off has no references; those of before are kept for when it is on again.
+    fn keep(&self, mut items: Items) {
+        let mut known = self.known.lock();
+        let is_off =
+            items.get(ItemKind::Flag, &self.settings.flag_key).is_some_and(|flag| flag.references().is_empty());
+        if is_off {
+            items.add_missing_from(&known);
+        }
+        *known = Arc::new(items);
+    }
+
+    fn failed(&self, error: &SourceError) {
+        self.backoff.lock().failed(error.wait());
+        let mut logged = self.logged.lock();
+        if logged.fetch.as_ref().is_none_or(|before| !before.is_like(error)) {
+            log::error!("flag data was not fetched: {error}");
+            logged.fetch = Some(error.clone());
+        }
+    }
+
+    fn check_time_to_live(&self, time_to_live: Option<Duration>) {
+        let too_long = time_to_live.filter(|age| *age > self.settings.max_staleness);
+        let mut logged = self.logged.lock();
+        if let Some(age) = too_long
+            && logged.time_to_live != too_long
+        {
+            log::warn!(
+                "{} may serve the same flag data for {age:?}, longer than max_staleness_seconds allows ({:?}): lower the \
+                 environment's TTL setting",
+                self.source.name(),
+                self.settings.max_staleness
+            );
+        }
+        logged.time_to_live = too_long;
+    }
+
     /// As the SDK is to see it.
-    fn prepared(&self, items: Arc<Items>) -> Arc<Items> {
-        match self.settings.events {
-            Events::Summary => Arc::new(items.map_flags(|flag| flag.with_json(without_tracking(flag.json())))),
-            Events::Full | Events::Off => items,
+    fn data(&self, resolved: &Resolved, origin: Origin) -> Data {
+        let items = match self.settings.events {
+            Events::Summary => resolved.items.map_flags(|flag| flag.with_json(without_tracking(flag.json()))),
+            Events::Full | Events::Off => resolved.items.clone(),
+        };
+        Data {
+            items: Arc::new(items),
+            origin: Some(origin),
+            synced: resolved.synced,
+            unknown: Arc::new(resolved.unknown.clone()),
+            negated: resolved.negated.clone(),
         }
     }
 
@@ -211,20 +380,28 @@ impl Shared {
         match self.snapshot.origin() {
             Some(Origin::Package(made)) if too_old(&made) => self.snapshot.clear(),
             None => match self.package.read(&self.settings.flag_key) {
-                Ok(Some((items, made))) if !too_old(made) => {
-                    self.snapshot.replace(self.prepared(Arc::new(items.clone())), Origin::Package(*made), None);
+                Ok(Some((resolved, made))) if !too_old(made) => {
+                    self.replace(self.data(resolved, Origin::Package(*made)));
                 }
                 Ok(_) => {}
                 Err(error) => {
                     let text = error.to_string();
-                    let mut told = self.told.lock();
-                    if told.package.as_ref() != Some(&text) {
-                        log::error!("the package's flag data is of no use: {text}");
-                        told.package = Some(text);
+                    let mut logged = self.logged.lock();
+                    if logged.package.as_ref() != Some(&text) {
+                        log::error!("the flag data of the package cannot be used: {text}");
+                        logged.package = Some(text);
                     }
                 }
             },
             Some(_) => {}
         }
     }
+}
+
+fn named((kind, key): &ItemKey) -> String {
+    format!("{} {key:?}", kind.singular())
+}
+
+fn listed(items: &BTreeSet<ItemKey>) -> String {
+    items.iter().map(named).collect::<Vec<_>>().join(", ")
 }

@@ -150,7 +150,7 @@ def test_every_tool_is_locked_by_its_hash(lock):
 
 @pytest.mark.parametrize(
     ("recipe", "program", "installs"),
-    [("_python build", "python", "--require-hashes --only-binary :all:"), ("_npm tests/preview", "npm", "ci")],
+    [("_python build", "python", "--require-hashes --only-binary :all:"), ("_npm crates/preview/tests", "npm", "ci")],
 )
 def test_nothing_is_installed_beside_secrets(tmp_path, recipe, program, installs):
     """The recipes that install, with another program in the place of the installer."""
@@ -162,8 +162,8 @@ def test_nothing_is_installed_beside_secrets(tmp_path, recipe, program, installs
     (tools / program).chmod(0o755)
     shutil.copy(ROOT / "justfile", tmp_path)
     shutil.copytree(ROOT / "tools/requirements", tmp_path / "tools/requirements")
-    (tmp_path / "tests/preview/node_modules").mkdir(parents=True)
-    (tmp_path / "tests/preview/package-lock.json").write_text("{}")
+    (tmp_path / "crates/preview/tests/node_modules").mkdir(parents=True)
+    (tmp_path / "crates/preview/tests/package-lock.json").write_text("{}")
     secrets = {"AWS_SESSION_TOKEN": "example", "AWS_PROFILE": "mine", "LAUNCHDARKLY_SDK_KEY": CANARY}
     path = f"{ROOT / '.tools/bin'}{os.pathsep}{os.environ['PATH']}"
     command = ["just", "--justfile", tmp_path / "justfile", *recipe.split()]

@@ -1,8 +1,8 @@
 //! The events that LaunchDarkly gets of the evaluations.
 
 use crate::setup::{World, event, flag, launchdarkly, start_program};
-use redirect::standins::{Fault, RuntimeApi};
 use serde_json::{Value, json};
+use standins::{Fault, RuntimeApi};
 use std::time::{Duration, SystemTime};
 
 fn of_kind<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
@@ -127,6 +127,56 @@ async fn in_summary_no_address_leaves_whatever_the_flag_asks_for() {
             assert_eq!(json!(events).to_string().contains("192.0.2.99"), tells, "{place}, {setting}: {events:?}");
             assert!(!json!(events).to_string().contains("anonymous") || !tells, "{place}");
         }
+    }
+}
+
+#[tokio::test]
+async fn what_launchdarkly_counts_are_visits_not_pages() {
+    for updates in ["between-invocations", "streaming", "polling"] {
+        for value in [true, false] {
+            let what = &format!("{updates}, {value}");
+            let settings = [
+                ("REDIRECT_UPDATES", updates),
+                ("REDIRECT_FLUSH_AFTER_SECONDS", "0"),
+                ("REDIRECT_REFRESH_AFTER_SECONDS", "3600"),
+            ];
+            let mut world = World::new(launchdarkly(flag(3, value)).await, &settings).await;
+            for visit in 0..10 {
+                let ip = format!("192.0.2.{visit}");
+                let expected = if value { "302 /site/beta/a" } else { "302 /site/a" };
+                assert_eq!(world.visit("/a", &ip).await.summary(), expected, "{what}");
+                for page in ["a", "b/c.html", "d/", ""] {
+                    let answered = world.visit(&format!("/site/beta/{page}"), &ip).await;
+                    assert_eq!(answered.line["variation"], value, "{what}: {}", answered.line);
+                    assert_eq!(answered.line["reason"], "FALLTHROUGH", "{what}");
+                }
+            }
+            let events = world.launchdarkly.received(|events| counted(events) >= 10).await;
+            assert_eq!(counted(&events), 10, "{what}");
+            assert_eq!(of_kind(&events, "index").len(), 10, "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_is_decided_again_without_an_event_has_the_same_reasons() {
+    let mut text = flag(1, true);
+    text["variations"] = json!(["new", "old"]);
+    let mut malformed = flag(1, true);
+    malformed["fallthrough"] = json!({"variation": 7});
+    let mut off = flag(1, true);
+    off["on"] = json!(false);
+    let mut off_without_variation = off.clone();
+    off_without_variation["offVariation"] = json!(null);
+    for flag in [flag(1, true), flag(1, false), off, off_without_variation, text, malformed] {
+        let mut lines = Vec::new();
+        for updates in ["between-invocations", "streaming"] {
+            let mut world = World::new(launchdarkly(flag.clone()).await, &[("REDIRECT_UPDATES", updates)]).await;
+            let answered = world.visit("/site/beta/a", "192.0.2.1").await;
+            let fields = ["variation", "reason", "error_kind"].map(|field| answered.line[field].clone());
+            lines.push((answered.summary(), fields));
+        }
+        assert_eq!(lines[0], lines[1], "{flag}");
     }
 }
 

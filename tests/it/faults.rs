@@ -1,8 +1,8 @@
 //! What goes wrong, and what the viewer gets all the same.
 
 use crate::setup::{Answered, KEY, World, event, flag, launchdarkly, start};
-use redirect::standins::{Data, Fault, LaunchDarkly, RuntimeApi};
 use serde_json::{Value, json};
+use standins::{Data, Fault, LaunchDarkly, RuntimeApi};
 use std::fs;
 use std::time::{Duration, SystemTime};
 
@@ -91,9 +91,9 @@ faults! {
     black_hole: Fault::BlackHole => "no answer within";
     slow_headers: Fault::SlowHeaders(Duration::from_secs(60)) => "no answer within";
     slow_body: Fault::SlowBody(Duration::from_secs(60)) => "no answer within";
-    unauthorized: Fault::Status(401, None) => "refused the SDK key (HTTP 401)";
-    forbidden: Fault::Status(403, None) => "refused the SDK key (HTTP 403)";
-    throttled: Fault::Status(429, Some(2_000)) => "asks to be left alone for 2000s (HTTP 429)";
+    unauthorized: Fault::Status(401, None) => "rejected the SDK key (HTTP 401)";
+    forbidden: Fault::Status(403, None) => "rejected the SDK key (HTTP 403)";
+    throttled: Fault::Status(429, Some(2_000)) => "rate limiting (HTTP 429); retry after 2000s";
     server_error: Fault::Status(500, None) => "answered HTTP 500";
     unavailable: Fault::Status(503, None) => "answered HTTP 503";
     bad_request: Fault::Status(400, None) => "answered HTTP 400";
@@ -105,7 +105,7 @@ faults! {
     empty: Fault::Text("application/json", "") => "cannot be read";
     null: Fault::Text("application/json", "null") => "cannot be read";
     another_shape: Fault::Text("application/json", r#"{"key":"rebrand","version":2}"#) => "cannot be read: missing field";
-    fifty_megabytes: Fault::Huge(50 << 20) => "the answer has more than";
+    fifty_megabytes: Fault::Huge(50 << 20) => "has more than";
     redirected: Fault::Redirect("https://elsewhere.example/") => "answered HTTP 302";
 }
 
@@ -144,7 +144,7 @@ async fn a_missing_flag_gives_the_current_site_and_is_named() {
     check(&answered, "missing", "302 /site/a", "fresh");
     assert_eq!(answered.line["error_kind"], "FLAG_NOT_FOUND");
     assert!(answered.line["message"].as_str().unwrap().contains("\"rebrand\" does not exist"));
-    assert_eq!(world.visit("/site/beta/a", "192.0.2.1").await.summary(), "pass-through");
+    assert_eq!(world.visit("/site/beta/a", "192.0.2.1").await.summary(), "302 /site/a");
 }
 
 #[tokio::test]
@@ -175,7 +175,9 @@ async fn one_malformed_flag_among_good_ones_harms_no_other() {
             data.flags.insert("broken".to_owned(), json!({"key": "broken"}));
         });
         let mut world = World::new(service, &[("REDIRECT_FETCH", fetch)]).await;
-        let answered = world.visit("/a", "192.0.2.1").await;
+        // It counts as missing when it has been so for as long as data may be old.
+        check(&world.visit("/a", "192.0.2.1").await, fetch, "302 /site/a", "default");
+        let answered = world.send_at(&event("/a", "192.0.2.1"), ten_minutes_later(1)).await;
         check(&answered, fetch, "302 /site/a", "fresh");
         assert_eq!(answered.line["reason"], "PREREQUISITE_FAILED");
         assert!(world.messages()[0].contains("\\\"broken\\\" cannot be read"), "{:?}", world.messages());
@@ -312,15 +314,15 @@ async fn a_viewer_waits_only_once_per_step_of_the_back_off() {
 }
 
 #[tokio::test]
-async fn a_refused_key_is_tried_again_after_five_minutes_and_told_once() {
+async fn a_rejected_key_is_tried_again_within_a_minute_and_logged_once() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
     world.visit("/a", "192.0.2.1").await;
     world.launchdarkly.fail(Fault::Status(401, None));
-    let minutes = |count: u64| ten_minutes_later(1) + Duration::from_secs(60 * count);
-    for (minute, requests) in [(0, 2), (1, 2), (4, 2), (6, 3), (10, 3), (12, 4)] {
+    let minutes = |count: u64| ten_minutes_later(1) + Duration::from_secs(61 * count);
+    for minute in 0..10 {
         let answered = world.send_at(&event("/a", "192.0.2.1"), minutes(minute)).await;
         check(&answered, "401", "302 /site/beta/a", "older");
-        assert_eq!(world.launchdarkly.count("GET"), requests, "minute {minute}");
+        assert_eq!(world.launchdarkly.count("GET"), 2 + usize::try_from(minute).unwrap(), "minute {minute}");
     }
     assert_eq!(world.messages().len(), 1, "{:?}", world.messages());
     world.launchdarkly.fail(Fault::None);
@@ -330,12 +332,18 @@ async fn a_refused_key_is_tried_again_after_five_minutes_and_told_once() {
 }
 
 #[tokio::test]
-async fn retry_after_is_respected() {
+async fn retry_after_is_respected_within_the_longest_wait() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
     world.visit("/a", "192.0.2.1").await;
-    world.launchdarkly.fail(Fault::Status(429, Some(120)));
+    world.launchdarkly.fail(Fault::Status(429, Some(40)));
     let seconds = |count| ten_minutes_later(1) + Duration::from_secs(count);
-    for (second, requests) in [(0, 2), (60, 2), (115, 2), (130, 3)] {
+    for (second, requests) in [(0, 2), (20, 2), (35, 2), (45, 3)] {
+        world.send_at(&event("/a", "192.0.2.1"), seconds(second)).await;
+        assert_eq!(world.launchdarkly.count("GET"), requests, "second {second}");
+    }
+    // An hour is longer than the data may be old: a minute.
+    world.launchdarkly.fail(Fault::Status(429, Some(3_600)));
+    for (second, requests) in [(100, 4), (140, 4), (155, 4), (170, 5)] {
         world.send_at(&event("/a", "192.0.2.1"), seconds(second)).await;
         assert_eq!(world.launchdarkly.count("GET"), requests, "second {second}");
     }

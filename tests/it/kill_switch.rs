@@ -1,0 +1,455 @@
+//! Turning the flag off brings everyone back, whatever happens to what the flag refers to.
+//!
+//! Time is what Lambda's deadlines say: a visit "at second 61" arrives 61 s after the first one.
+
+use crate::setup::{Answered, World, event, flag, launchdarkly};
+use serde_json::{Value, json};
+use standins::{Fault, LaunchDarkly};
+use std::time::{Duration, SystemTime};
+
+/// `max_staleness_seconds` of redirect.toml.
+const MAX_STALENESS: u64 = 60;
+
+/// Short waits for what never answers.
+const BUDGETS: [(&str, &str); 3] =
+    [("REDIRECT_INIT_BUDGET_MS", "600"), ("REDIRECT_VIEWER_BUDGET_MS", "600"), ("REDIRECT_BETWEEN_BUDGET_MS", "600")];
+
+const FETCHES: [&str; 2] = ["items", "environment"];
+
+/// A warm function, with visits at given seconds.
+struct Site {
+    world: World,
+    start: SystemTime,
+}
+
+impl Site {
+    async fn new(service: LaunchDarkly, fetch: &str) -> Self {
+        Self::with(service, &[("REDIRECT_FETCH", fetch)]).await
+    }
+
+    async fn with(service: LaunchDarkly, settings: &[(&str, &str)]) -> Self {
+        let settings = [&BUDGETS[..], settings].concat();
+        Self { world: World::new(service, &settings).await, start: SystemTime::now() }
+    }
+
+    /// A page that is neither of the current site nor of the new one, or one of the new one.
+    async fn visit(&mut self, address: &str, second: u64) -> Answered {
+        let arrival = self.start + Duration::from_secs(second);
+        self.world.send_at(&event(address, "192.0.2.1"), arrival).await
+    }
+
+    /// Everyone is on the new site.
+    async fn on_beta(&mut self, second: u64, what: &str) {
+        let answered = self.visit("/a", second).await;
+        assert_eq!(answered.summary(), "302 /site/beta/a", "{what}: {} {:?}", answered.line, self.world.messages());
+        let answered = self.visit("/site/beta/a", second).await;
+        assert_eq!(answered.summary(), "pass-through", "{what}: {} {:?}", answered.line, self.world.messages());
+    }
+
+    /// Everyone is back on the current site, from wherever they come.
+    async fn home(&mut self, second: u64, what: &str) {
+        let answered = self.visit("/a", second).await;
+        assert_eq!(answered.summary(), "302 /site/a", "{what}: {} {:?}", answered.line, self.world.messages());
+        let answered = self.visit("/site/beta/a", second).await;
+        assert_eq!(answered.summary(), "302 /site/a", "{what}: {} {:?}", answered.line, self.world.messages());
+    }
+
+    fn messages_with(&self, text: &str) -> usize {
+        self.world.messages().iter().filter(|line| line.contains(text)).count()
+    }
+}
+
+fn off(version: u64) -> Value {
+    let mut flag = flag(version, true);
+    flag["on"] = json!(false);
+    flag
+}
+
+/// A rule that shows the new site to the members of a segment, or to all but them.
+fn naming(mut flag: Value, segment: &str, negate: bool) -> Value {
+    flag["rules"] = json!([{"id": "r", "variation": 0, "trackEvents": false, "clauses": [
+        {"attribute": "", "op": "segmentMatch", "values": [segment], "negate": negate},
+    ]}]);
+    flag
+}
+
+fn segment(key: &str, version: u64, included: &[&str]) -> Value {
+    json!({"key": key, "version": version, "included": included, "excluded": [], "rules": [], "salt": "s"})
+}
+
+fn set_segment(service: &LaunchDarkly, segment: &Value) {
+    let key = segment["key"].as_str().unwrap().to_owned();
+    service.change(|data| drop(data.segments.insert(key, segment.clone())));
+}
+
+fn large(key: &str) -> Value {
+    let member = "x".repeat(1_200_000);
+    segment(key, 2, &[&member])
+}
+
+/// What can happen to a segment: a fault of its address, or what it is.
+enum Trouble {
+    Fault(Fault),
+    Is(Value),
+}
+
+fn troubles() -> Vec<(&'static str, Trouble)> {
+    vec![
+        ("500", Trouble::Fault(Fault::Status(500, None))),
+        ("hangs", Trouble::Fault(Fault::BlackHole)),
+        ("unauthorized", Trouble::Fault(Fault::Status(401, None))),
+        ("throttled", Trouble::Fault(Fault::Status(429, Some(3_600)))),
+        ("too large", Trouble::Is(large("testers"))),
+        ("malformed", Trouble::Is(json!({"key": "testers"}))),
+    ]
+}
+
+fn cause(service: &LaunchDarkly, trouble: &Trouble) {
+    match trouble {
+        Trouble::Fault(fault) => service.fail_at("/sdk/segments/testers", fault.clone()),
+        Trouble::Is(value) => service.change(|data| drop(data.segments.insert("testers".to_owned(), value.clone()))),
+    }
+}
+
+/// Whether the trouble can be had with that way of fetching: an environment that comes in one piece has no single
+/// item that fails to answer.
+fn applies(fetch: &str, trouble: &Trouble) -> bool {
+    fetch == "items" || matches!(trouble, Trouble::Is(_))
+}
+
+#[tokio::test]
+async fn off_whatever_happens_to_a_segment_of_its_rules() {
+    for fetch in FETCHES {
+        for (what, trouble) in troubles().iter().filter(|(_, trouble)| applies(fetch, trouble)) {
+            let what = &format!("{what}, {fetch}");
+            let mut site = Site::new(launchdarkly(flag(1, true)).await, fetch).await;
+            site.on_beta(0, what).await;
+            cause(&site.world.launchdarkly, trouble);
+            site.world.launchdarkly.set_flag(&naming(off(2), "testers", false));
+            site.home(MAX_STALENESS + 1, what).await;
+            assert_eq!(site.world.launchdarkly.count("GET /sdk/segments"), 0, "{what}: an off flag needs no segment");
+            assert!(site.world.messages().is_empty(), "{what}: {:?}", site.world.messages());
+        }
+    }
+}
+
+#[tokio::test]
+async fn off_although_its_prerequisites_close_a_circle() {
+    for fetch in FETCHES {
+        for on in [false, true] {
+            let what = &format!("on: {on}, {fetch}");
+            let mut site = Site::new(launchdarkly(flag(1, true)).await, fetch).await;
+            site.on_beta(0, what).await;
+            let needing = |key: &str, needed: &str, on: bool| {
+                let mut flag = flag(2, true);
+                flag["key"] = json!(key);
+                flag["on"] = json!(on);
+                flag["prerequisites"] = json!([{"key": needed, "variation": 0}]);
+                flag
+            };
+            site.world
+                .launchdarkly
+                .change(|data| drop(data.flags.insert("base".to_owned(), needing("base", "rebrand", true))));
+            site.world.launchdarkly.set_flag(&needing("rebrand", "base", on));
+            // A circle that is on is malformed to the SDK, which is no reason to keep the flag of before.
+            site.home(MAX_STALENESS + 1, what).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn at_0_percent_whatever_happens_to_a_segment_that_was_known() {
+    for fetch in FETCHES {
+        for (what, trouble) in troubles().iter().filter(|(_, trouble)| applies(fetch, trouble)) {
+            let what = &format!("{what}, {fetch}");
+            let service = launchdarkly(naming(flag(1, true), "testers", false)).await;
+            set_segment(&service, &segment("testers", 1, &["192.0.2.200"]));
+            let mut site = Site::new(service, fetch).await;
+            site.on_beta(0, what).await;
+            cause(&site.world.launchdarkly, trouble);
+            site.world.launchdarkly.set_flag(&naming(flag(2, false), "testers", false));
+            site.home(MAX_STALENESS + 1, what).await;
+            // The last known copy of the segment is still in use.
+            let member = event("/a", "192.0.2.200");
+            let later = site.start + Duration::from_secs(MAX_STALENESS + 2);
+            assert_eq!(site.world.send_at(&member, later).await.summary(), "302 /site/beta/a", "{what}");
+            assert_eq!(site.messages_with("testers"), 1, "{what}: {:?}", site.world.messages());
+        }
+    }
+}
+
+#[tokio::test]
+async fn deleted_is_an_answer_also_for_pages_of_the_new_site() {
+    for fetch in FETCHES {
+        let mut site = Site::new(launchdarkly(flag(1, true)).await, fetch).await;
+        site.on_beta(0, fetch).await;
+        site.world.launchdarkly.delete_flag("rebrand", 2);
+        site.home(MAX_STALENESS + 1, fetch).await;
+        let answered = site.visit("/site/beta/a", MAX_STALENESS + 2).await;
+        assert_eq!(
+            (&answered.line["reason"], &answered.line["error_kind"]),
+            (&json!("ERROR"), &json!("FLAG_NOT_FOUND"))
+        );
+        assert_eq!(answered.line["data"], "fresh");
+    }
+}
+
+#[tokio::test]
+async fn a_tombstone_is_an_answer() {
+    for fetch in FETCHES {
+        let mut site = Site::new(launchdarkly(flag(1, true)).await, fetch).await;
+        site.on_beta(0, fetch).await;
+        site.world.launchdarkly.set_flag(&json!({"key": "rebrand", "version": 2, "deleted": true}));
+        site.home(MAX_STALENESS + 1, fetch).await;
+    }
+}
+
+#[tokio::test]
+async fn every_evaluation_error_of_data_that_arrived_means_the_current_site() {
+    let mut text = flag(2, true);
+    text["variations"] = json!(["new", "old"]);
+    let mut without_variation = flag(2, true);
+    without_variation["fallthrough"] = json!({"variation": 7});
+    for fetch in FETCHES {
+        for (kind, bad) in [("WRONG_TYPE", &text), ("MALFORMED_FLAG", &without_variation)] {
+            let what = &format!("{kind}, {fetch}");
+            let mut site = Site::new(launchdarkly(flag(1, true)).await, fetch).await;
+            site.on_beta(0, what).await;
+            site.world.launchdarkly.set_flag(bad);
+            site.home(MAX_STALENESS + 1, what).await;
+            let answered = site.visit("/site/beta/a", MAX_STALENESS + 2).await;
+            assert_eq!(answered.line["error_kind"], *kind, "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_failure_is_waited_for_longer_than_the_data_may_be_old() {
+    for fetch in FETCHES {
+        for fault in [
+            Fault::Status(401, None),
+            Fault::Status(403, None),
+            Fault::Status(429, Some(7_200)),
+            Fault::Status(500, None),
+            Fault::ResetBody,
+        ] {
+            let what = &format!("{fault:?}, {fetch}");
+            let mut site = Site::new(launchdarkly(flag(1, true)).await, fetch).await;
+            site.on_beta(0, what).await;
+            // One stray answer, to the refresh after this visit.
+            site.world.launchdarkly.fail(fault);
+            site.visit("/a", 20).await;
+            site.world.launchdarkly.fail(Fault::None);
+            site.world.launchdarkly.set_flag(&off(2));
+            site.home(20 + MAX_STALENESS + 1, what).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_fails_for_an_hour_is_asked_again_within_a_minute_of_its_recovery() {
+    let mut site = Site::new(launchdarkly(flag(1, true)).await, "items").await;
+    site.on_beta(0, "before").await;
+    site.world.launchdarkly.fail(Fault::Status(403, None));
+    for minute in 1..=60 {
+        site.visit("/a", minute * 60).await;
+    }
+    assert_eq!(site.messages_with("403"), 1, "{:?}", site.world.messages());
+    site.world.launchdarkly.fail(Fault::None);
+    site.world.launchdarkly.set_flag(&off(2));
+    site.home(3_600 + MAX_STALENESS + 1, "after").await;
+}
+
+#[tokio::test]
+async fn a_new_segment_that_fails_holds_the_flag_of_before_for_as_long_as_data_may_be_old() {
+    for (what, trouble) in troubles().iter().filter(|(_, trouble)| applies("items", trouble)) {
+        let mut site = Site::new(launchdarkly(flag(1, true)).await, "items").await;
+        site.on_beta(0, what).await;
+        cause(&site.world.launchdarkly, trouble);
+        site.world.launchdarkly.set_flag(&naming(flag(2, false), "testers", false));
+        // Fetched after the visit at second 20; the flag of before was fetched at second 0.
+        site.on_beta(20, what).await;
+        site.on_beta(40, what).await;
+        site.home(MAX_STALENESS + 1, what).await;
+        // The next change of the flag does not wait for the same segment once more.
+        site.world.launchdarkly.set_flag(&naming(flag(3, true), "testers", false));
+        site.visit("/a", MAX_STALENESS + 20).await;
+        assert_eq!(site.visit("/a", MAX_STALENESS + 21).await.summary(), "302 /site/beta/a", "{what}");
+        // And when the segment is there it counts.
+        site.world.launchdarkly.fail_at("/sdk/segments/testers", Fault::None);
+        set_segment(&site.world.launchdarkly, &segment("testers", 3, &["192.0.2.1"]));
+        site.world.launchdarkly.set_flag(&naming(flag(4, false), "testers", false));
+        site.visit("/a", MAX_STALENESS + 200).await;
+        let answered = site.visit("/a", MAX_STALENESS + 201).await;
+        assert_eq!((answered.summary().as_str(), &answered.line["reason"]), ("302 /site/beta/a", &json!("RULE_MATCH")));
+        assert_eq!(answered.line["data"], "fresh", "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_cold_start_without_a_segment_decides_as_without_data_and_then_without_the_segment() {
+    for fetch in FETCHES {
+        for (what, trouble) in troubles().iter().filter(|(_, trouble)| applies(fetch, trouble)) {
+            let what = &format!("{what}, {fetch}");
+            let service = launchdarkly(naming(flag(1, true), "testers", false)).await;
+            cause(&service, trouble);
+            let mut site = Site::new(service, fetch).await;
+            let answered = site.visit("/a", 0).await;
+            assert_eq!(
+                (answered.summary().as_str(), &answered.line["data"]),
+                ("302 /site/a", &json!("default")),
+                "{what}"
+            );
+            assert_eq!(site.visit("/site/beta/a", 1).await.summary(), "pass-through", "{what}");
+            site.on_beta(MAX_STALENESS + 1, what).await;
+
+            // A flag that is off needs no segment, and so no wait.
+            let service = launchdarkly(naming(off(1), "testers", false)).await;
+            cause(&service, trouble);
+            let mut site = Site::new(service, fetch).await;
+            site.home(0, what).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_failing_segment_costs_viewers_no_wait() {
+    let service = launchdarkly(naming(flag(1, true), "testers", false)).await;
+    set_segment(&service, &segment("testers", 1, &[]));
+    let mut site = Site::with(service, &[("REDIRECT_VIEWER_BUDGET_MS", "3000"), ("REDIRECT_EVENTS", "off")]).await;
+    site.on_beta(0, "before").await;
+    site.world.launchdarkly.fail_at("/sdk/segments/testers", Fault::BlackHole);
+    site.visit("/a", 20).await;
+    // Each visit finds data that is too old and so fetches the flag, but never the segment.
+    for minute in 1..=5 {
+        let answered = site.visit("/a", 20 + minute * 120).await;
+        assert_eq!(answered.line["data"], "fresh");
+        let waited = Duration::from_micros(answered.line["duration_us"].as_u64().unwrap());
+        assert!(waited < Duration::from_millis(3_000), "the budget was used up: {waited:?}");
+    }
+    assert_eq!(site.messages_with("testers"), 1, "{:?}", site.world.messages());
+    // The flag itself is as fresh as ever.
+    site.world.launchdarkly.set_flag(&naming(flag(2, false), "testers", false));
+    site.home(1_000, "after").await;
+    site.world.launchdarkly.fail_at("/sdk/segments/testers", Fault::None);
+    site.visit("/a", 2_000).await;
+    site.visit("/a", 2_020).await;
+    assert_eq!(site.messages_with("testers"), 2, "one line when it is over: {:?}", site.world.messages());
+}
+
+#[tokio::test]
+async fn what_has_arrived_when_the_time_is_up_is_applied() {
+    // The prerequisite hangs; the flag, which is at 0 % now, has arrived. Nobody's budget is long enough for both.
+    let base = |version: u64, on: bool| {
+        let mut base = flag(version, true);
+        base["key"] = json!("base");
+        base["on"] = json!(on);
+        base
+    };
+    let needing = |version: u64, value: bool| {
+        let mut top = flag(version, value);
+        top["prerequisites"] = json!([{"key": "base", "variation": 0}]);
+        top
+    };
+    for second in [20, MAX_STALENESS + 40] {
+        let service = launchdarkly(needing(1, true)).await;
+        service.change(|data| drop(data.flags.insert("base".to_owned(), base(1, true))));
+        let mut site = Site::new(service, "items").await;
+        site.on_beta(0, "before").await;
+        site.world.launchdarkly.fail_at("/sdk/flags/base", Fault::BlackHole);
+        site.world.launchdarkly.set_flag(&needing(2, false));
+        // At second 20 the fetch comes after the response, at second 100 before it.
+        site.visit("/a", second).await;
+        site.home(second + 1, &format!("second {second}")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_segment_that_is_missing_under_a_negated_clause_shows_nobody_the_new_site() {
+    // "Everyone but the members of `staff`": with `staff` missing the SDK takes everyone for a non-member.
+    for (what, nested) in [("at once", false), ("through another segment", true)] {
+        for fetch in FETCHES {
+            let what = &format!("{what}, {fetch}");
+            let service = launchdarkly(naming(flag(1, false), if nested { "outer" } else { "testers" }, true)).await;
+            let mut outer = segment("outer", 1, &[]);
+            outer["rules"] = json!([{"id": "o", "clauses": [
+                {"attribute": "", "op": "segmentMatch", "values": ["testers"], "negate": false},
+            ]}]);
+            set_segment(&service, &outer);
+            let mut site = Site::new(service, fetch).await;
+            site.home(0, what).await;
+            assert_eq!(site.messages_with("negated"), 1, "{what}: {:?}", site.world.messages());
+            let answered = site.visit("/a", 1).await;
+            assert_eq!(answered.line["error_kind"], "MALFORMED_FLAG", "{what}: {}", answered.line);
+            // With the segment the clause means what it says.
+            set_segment(&site.world.launchdarkly, &segment("testers", 1, &["192.0.2.200"]));
+            site.on_beta(MAX_STALENESS + 1, what).await;
+            let member = event("/a", "192.0.2.200");
+            let later = site.start + Duration::from_secs(MAX_STALENESS + 2);
+            assert_eq!(site.world.send_at(&member, later).await.summary(), "302 /site/a", "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cold_start_long_before_its_first_event_does_not_count_as_fresh() {
+    // Lambda initializes environments ahead of demand, and the clocks of a frozen machine may stand still. The function's
+    // timeout is 30 s here, so a deadline 10 minutes and 30 s from now is that of an event in 10 minutes.
+    let mut site = Site::new(launchdarkly(flag(1, true)).await, "items").await;
+    site.world.lambda.polled(1).await;
+    site.world.launchdarkly.set_flag(&off(2));
+    let timeout = Duration::from_secs(30) - Duration::from_secs(5);
+    let arrival = SystemTime::now() + Duration::from_secs(600) + timeout;
+    let answered = site.world.send_at(&event("/a", "192.0.2.1"), arrival).await;
+    assert_eq!((answered.summary().as_str(), &answered.line["data"]), ("302 /site/a", &json!("fresh")));
+}
+
+#[tokio::test]
+async fn a_warm_function_and_a_cold_one_accept_the_same_data() {
+    // Six segments of 0.9 MB: five more than fit beside the flag, or four known ones and one new one.
+    let keys: Vec<_> = (0..6).map(|number| format!("s{number}")).collect();
+    let naming_all = |version: u64, keys: &[String]| {
+        let mut flag = flag(version, false);
+        flag["rules"] = json!([{"id": "r", "variation": 0, "trackEvents": false, "clauses": [
+            {"attribute": "", "op": "segmentMatch", "values": keys, "negate": false},
+        ]}]);
+        flag
+    };
+    let big = |key: &str, number: usize| {
+        let filler = "x".repeat(900_000);
+        segment(key, 1, &[&filler, &format!("192.0.2.{}", 100 + number)])
+    };
+    let service = |version: u64, keys: Vec<String>| {
+        let flag = naming_all(version, &keys);
+        async move {
+            let service = launchdarkly(flag).await;
+            for (number, key) in keys.iter().enumerate() {
+                set_segment(&service, &big(key, number));
+            }
+            service
+        }
+    };
+    for fetch in FETCHES {
+        let mut cold = Site::new(service(2, keys.clone()).await, fetch).await;
+        cold.visit("/a", 0).await;
+        let mut warm = Site::new(service(1, keys[..4].to_vec()).await, fetch).await;
+        warm.visit("/a", 0).await;
+        for (number, key) in keys.iter().enumerate() {
+            set_segment(&warm.world.launchdarkly, &big(key, number));
+        }
+        warm.world.launchdarkly.set_flag(&naming_all(2, &keys));
+        warm.visit("/a", 20).await;
+        let mut members = Vec::new();
+        for site in [&mut cold, &mut warm] {
+            let mut in_beta = Vec::new();
+            for number in 0..6 {
+                let later = site.start + Duration::from_secs(MAX_STALENESS + 30);
+                let visit = event("/a", &format!("192.0.2.{}", 100 + number));
+                in_beta.push(site.world.send_at(&visit, later).await.summary() == "302 /site/beta/a");
+            }
+            members.push(in_beta);
+        }
+        assert_eq!(members[0], members[1], "{fetch}: cold and warm");
+        assert_eq!(members[0], [true, true, true, true, false, false], "{fetch}");
+    }
+}

@@ -1,0 +1,212 @@
+//! The kill switch with a store as the source: turning the flag off brings everyone back, whatever the store holds of
+//! what the flag refers to. The same lines as in `tests/it/kill_switch.rs`, where a store can have them.
+
+use crate::databases::config;
+use crate::edge::{self, IN_TIME};
+use flag_data::items::{Everything, Stored};
+use flag_data::stores::{DynamoDb, DynamoDbDataStore, RedisDataStore, Store};
+use serde_json::{Value, json};
+use standins::samples::segment;
+use standins::{DynamoDbFault, DynamoDbProxy, Edge, servers};
+use std::collections::HashMap;
+
+/// `rebrand`, the same for everyone.
+fn flag(version: u64, on: bool, value: bool) -> Value {
+    json!({
+        "key": "rebrand", "version": version, "on": on, "prerequisites": [], "targets": [], "rules": [],
+        "fallthrough": {"variation": i32::from(!value)}, "offVariation": 1, "variations": [true, false], "salt": "s",
+    })
+}
+
+fn naming(mut flag: Value) -> Value {
+    flag["rules"] = json!([{"id": "r", "variation": 0, "trackEvents": false, "clauses": [
+        {"attribute": "", "op": "segmentMatch", "values": ["testers"], "negate": false},
+    ]}]);
+    flag
+}
+
+fn needing(mut flag: Value, key: &str, needed: &str) -> Value {
+    flag["key"] = json!(key);
+    flag["prerequisites"] = json!([{"key": needed, "variation": 0}]);
+    flag
+}
+
+fn holding(flags: &[(&str, String)], segments: &[(&str, String)]) -> Everything {
+    let stored = |items: &[(&str, String)]| -> HashMap<String, Stored> {
+        items.iter().map(|(key, json)| ((*key).to_owned(), Stored::parse(json.clone()))).collect()
+    };
+    Everything { flags: stored(flags), segments: stored(segments) }
+}
+
+fn rebrand(flag: &Value) -> Everything {
+    holding(&[("rebrand", flag.to_string())], &[])
+}
+
+/// What the store holds before and after, and whether a member of the segment still sees the new site.
+fn lines() -> Vec<(&'static str, Everything, Everything, bool)> {
+    let on_for_all = || rebrand(&flag(1, true, true));
+    let testers = || ("testers", segment("testers", 1, &["192.0.2.200"]).to_string());
+    let known = || holding(&[("rebrand", naming(flag(1, true, true)).to_string())], &[testers()]);
+    let off = || ("rebrand", naming(flag(2, false, true)).to_string());
+    let at_0_percent = || ("rebrand", naming(flag(2, true, false)).to_string());
+    vec![
+        ("off", on_for_all(), rebrand(&flag(2, false, true)), false),
+        ("off, a segment is missing", on_for_all(), holding(&[off()], &[]), false),
+        ("off, a segment is malformed", on_for_all(), holding(&[off()], &[("testers", "7".to_owned())]), false),
+        (
+            "off, its prerequisites close a circle",
+            on_for_all(),
+            holding(
+                &[
+                    ("rebrand", needing(flag(2, false, true), "rebrand", "base").to_string()),
+                    ("base", needing(flag(2, true, true), "base", "rebrand").to_string()),
+                ],
+                &[],
+            ),
+            false,
+        ),
+        (
+            "on, its prerequisites close a circle",
+            on_for_all(),
+            holding(
+                &[
+                    ("rebrand", needing(flag(2, true, true), "rebrand", "base").to_string()),
+                    ("base", needing(flag(2, true, true), "base", "rebrand").to_string()),
+                ],
+                &[],
+            ),
+            false,
+        ),
+        (
+            "at 0 %, a known segment is malformed",
+            known(),
+            holding(&[at_0_percent()], &[("testers", r#"{"key":"testers","version":2}"#.to_owned())]),
+            true,
+        ),
+        ("at 0 %, a known segment is missing", known(), holding(&[at_0_percent()], &[]), false),
+        ("absent", on_for_all(), holding(&[], &[]), false),
+        (
+            "a tombstone of Rust's SDK",
+            on_for_all(),
+            holding(&[("rebrand", r#"{"version":2,"key":"$deleted","deleted":true}"#.to_owned())], &[]),
+            false,
+        ),
+        (
+            "a tombstone of Go's SDK",
+            on_for_all(),
+            holding(
+                &[(
+                    "rebrand",
+                    r#"{"key":"$deleted","on":false,"prerequisites":null,"targets":null,"rules":null,"fallthrough":{},"offVariation":null,"variations":null,"salt":"","version":2,"deleted":true}"#
+                        .to_owned(),
+                )],
+                &[],
+            ),
+            false,
+        ),
+        ("of another type", on_for_all(), rebrand(&text_flag()), false),
+    ]
+}
+
+fn text_flag() -> Value {
+    let mut text = flag(2, true, true);
+    text["variations"] = json!(["new", "old"]);
+    text
+}
+
+/// A page of neither site and one of the new one, for a viewer: whether they see the new site.
+async fn sees_beta(edge: &Edge, client_ip: &str) -> (bool, bool) {
+    let entry = edge.visit("/a", client_ip).await;
+    let page = edge.visit("/site/beta/a", client_ip).await;
+    (entry["headers"]["location"][0]["value"] == "/site/beta/a", page["uri"] == "/site/beta/a")
+}
+
+async fn check(store: &impl Store, edge: &Edge, what: &str, after: &Everything, member: bool) {
+    assert_eq!(sees_beta(edge, "192.0.2.1").await, (true, true), "{what}: before");
+    store.replace(after).await.unwrap();
+    // The refresh comes after the response of this visit.
+    edge.visit("/a", "192.0.2.1").await;
+    assert_eq!(sees_beta(edge, "192.0.2.1").await, (false, false), "{what}");
+    assert_eq!(sees_beta(edge, "192.0.2.200").await, (member, member), "{what}: a member");
+}
+
+const AT_ONCE: (&str, &str) = ("REDIRECT_REFRESH_AFTER_SECONDS", "0");
+
+#[tokio::test]
+async fn redis_holds_nothing_up() {
+    for (what, before, after, member) in lines() {
+        let prefix = servers::unique("kill-switch");
+        let store = RedisDataStore::builder(servers::redis_url()).prefix(&prefix).build_async().unwrap();
+        store.replace(&before).await.unwrap();
+        let url = servers::redis_url();
+        let settings = [
+            ("REDIRECT_SOURCE", "redis"),
+            ("REDIRECT_STORE_REDIS_URL", url.as_str()),
+            ("REDIRECT_STORE_PREFIX", prefix.as_str()),
+            AT_ONCE,
+            IN_TIME,
+        ];
+        check(&store, &edge::start(&settings).await, what, &after, member).await;
+    }
+}
+
+#[tokio::test]
+async fn dynamodb_holds_nothing_up() {
+    for (what, before, after, member) in lines() {
+        let (table, store) = new_store().await;
+        store.replace(&before).await.unwrap();
+        let edge = start(&table, &servers::dynamodb_uri(), "eu-central-1").await;
+        check(&store, &edge, what, &after, member).await;
+    }
+}
+
+async fn new_store() -> (String, DynamoDb) {
+    let table = servers::new_table().await;
+    let store = DynamoDbDataStore::builder(&table).config(config(&servers::dynamodb_uri()));
+    (table, store.build_async().unwrap())
+}
+
+async fn start(table: &str, uri: &str, regions: &str) -> Edge {
+    edge::start(&[
+        ("REDIRECT_SOURCE", "dynamodb"),
+        ("REDIRECT_STORE_TABLE", table),
+        ("REDIRECT_STORE_REGIONS", regions),
+        ("AWS_ENDPOINT_URL_DYNAMODB", uri),
+        AT_ONCE,
+        IN_TIME,
+    ])
+    .await
+}
+
+#[tokio::test]
+async fn a_table_that_gives_the_flag_and_then_fails_holds_nothing_up() {
+    for fault in [DynamoDbFault::Hang, DynamoDbFault::Refuse, DynamoDbFault::Cut] {
+        let (table, store) = new_store().await;
+        let testers = ("testers", segment("testers", 1, &["192.0.2.200"]).to_string());
+        let known = holding(&[("rebrand", naming(flag(1, true, true)).to_string())], std::slice::from_ref(&testers));
+        store.replace(&known).await.unwrap();
+        let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
+        let edge = start(&table, &proxy.uri(), "eu-central-1").await;
+        assert_eq!(sees_beta(&edge, "192.0.2.1").await, (true, true), "{fault:?}");
+        let at_0_percent = holding(&[("rebrand", naming(flag(2, true, false)).to_string())], &[testers]);
+        store.replace(&at_0_percent).await.unwrap();
+        // The flag is read in one request, its segment in the next.
+        proxy.fail("BatchGetItem", 1, usize::MAX, fault);
+        edge.visit("/a", "192.0.2.1").await;
+        assert_eq!(sees_beta(&edge, "192.0.2.1").await, (false, false), "{fault:?}");
+        assert_eq!(sees_beta(&edge, "192.0.2.200").await, (true, true), "{fault:?}: a member");
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_is_not_initialized_is_passed_over_for_the_next() {
+    let (table, store) = new_store().await;
+    store.replace(&rebrand(&flag(1, true, true))).await.unwrap();
+    let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
+    proxy.fail_region("eu-central-1", DynamoDbFault::Empty);
+    let edge = start(&table, &proxy.uri(), "eu-central-1,us-east-1").await;
+    assert_eq!(sees_beta(&edge, "192.0.2.1").await, (true, true));
+    store.replace(&rebrand(&flag(2, false, true))).await.unwrap();
+    edge.visit("/a", "192.0.2.1").await;
+    assert_eq!(sees_beta(&edge, "192.0.2.1").await, (false, false));
+}
