@@ -14,28 +14,38 @@ static := "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS=-Crelocation-model=st
 # Every optional part at once, so that nothing is compiled twice.
 all := "--workspace --all-features --all-targets"
 
+python_code := "tools tests benches src crates"
+
 _default:
     @just --list --unsorted
 
 # Send every event of events/, or the named ones, to the function in a local Lambda
+[no-exit-message]
+[positional-arguments]
 invoke *EVENTS: (_python "build")
-    @python src/tools/invoke.py {{EVENTS}}
+    @python tools/invoke.py "$@"
 
 # CloudFront on this machine: both sites and a page to play with the flag (--freeze, --live, --port N, --no-open)
 preview *OPTIONS:
-    cargo build --package redirect --package preview
+    cargo build --locked --package redirect --package preview
     @exec target/debug/preview {{OPTIONS}}
 
 # Run all tests, as CI does
-test: (_debian "redis-server:redis-server" "chromium:chromium" "npm:npm" "node:nodejs" "valgrind:valgrind") (_python "build") (_python "test") (_python "stores") (_npm "tests/stores/node") (_npm "crates/preview/tests") fmt-check lint doc
+test: (_debian "redis-server:redis-server" "chromium:chromium" "npm:npm" "node:nodejs" "valgrind:valgrind") (_python "build") (_python "test") (_npm "tests/stores/node") (_npm "crates/preview/tests") lint doc
     @.tools/bin/python tests/package/twice.py
     cargo test --workspace --all-features
     # As a deployment optimises: it met a limit of the compiler that no other build here does.
     cargo rustc --package flag-sync --bin flag-sync -- -Copt-level=2
     @just _count
     node --test crates/preview/tests/browser.test.mjs
-    @.tools/bin/python -m pytest -q -n 4 tests/deploy
+    @just test-tools
     @.tools/bin/python tests/fuzz/run.py --seconds 30
+
+# Run the tests of tools/: package, deployment and templates (arguments go to pytest)
+[no-exit-message]
+[positional-arguments]
+test-tools *OPTIONS: (_python "test")
+    @.tools/test/bin/python -m pytest -q -n auto --dist loadgroup "$@"
 
 # Run the tests with LaunchDarkly's own Relay Proxy, which Go builds; not part of `test`
 test-relay: (_debian "redis-server:redis-server" "npm:npm" "node:nodejs") (_npm "tests/stores/node")
@@ -48,7 +58,7 @@ test-relay: (_debian "redis-server:redis-server" "npm:npm" "node:nodejs") (_npm 
 guard: (_debian "valgrind:valgrind") build _count
 
 _noop: (_python "build")
-    {{static}} cargo lambda build --release --features floor --bin noop
+    {{static}} cargo lambda build --locked --release --features floor --bin noop
 
 _count: _noop
     cargo bench --profile dev --bench instructions
@@ -68,76 +78,110 @@ bench-steps:
 
 # 100,000 invocations with faults at random: no answer lost, memory flat (SEED repeats a run)
 soak SEED="1": (_python "build")
-    SOAK=100000 SOAK_SEED={{SEED}} cargo test --features regional --test it soak -- --nocapture
+    SOAK=100000 SOAK_SEED={{SEED}} cargo test --locked --features regional --test it soak -- --nocapture
 
 # A fleet of environments while the flag flips and LaunchDarkly fails: no decision too old (SEED repeats a run). Draws target/fleet/curve.svg
 fleet SEED="1" RATE="50" SECONDS="100" STALENESS="4":
-    @cargo bench --profile dev --bench fleet -- {{SEED}} {{RATE}} {{SECONDS}} {{STALENESS}}
+    @cargo bench --locked --profile dev --bench fleet -- {{SEED}} {{RATE}} {{SECONDS}} {{STALENESS}}
 
 # Build the function for Lambda: target/lambda/redirect/bootstrap
 build: (_python "build")
     # A store as the source of the flag data is a feature of its own.
-    {{static}} cargo lambda build --release \
+    {{static}} cargo lambda build --locked --release \
         $(sed -nE 's/^source = "(dynamodb|redis)".*/--features \1/p' redirect.toml)
 
 # Build and pack the function for Lambda@Edge: target/edge/redirect.zip (--flags FILE, --no-flags)
-package *OPTIONS: build
-    @python src/tools/package.py {{OPTIONS}}
+[no-exit-message]
+[positional-arguments]
+package *OPTIONS: (_python "build")
+    @python tools/package.py "$@"
 
 # Key, flag, credentials, Region and quotas: what is wrong, and what to do about it
-doctor ENV="production": (_python "deploy")
-    @python src/tools/command_line.py doctor {{ENV}}
+[no-exit-message]
+[positional-arguments]
+doctor *OPTIONS: (_python "deploy")
+    @python tools/command_line.py doctor "$@"
 
 # Put site and function on AWS (an environment's name, --dry-run, --without-function, --set PARAMETER=VALUE)
+[no-exit-message]
+[positional-arguments]
 deploy *OPTIONS: (_python "deploy")
-    @[[ " {{OPTIONS}} " =~ " --dry-run " || " {{OPTIONS}} " =~ " --without-function " ]] || just package
-    @python src/tools/command_line.py deploy {{OPTIONS}}
+    @python tools/command_line.py deploy "$@"
 
 # Take the function off the distribution at once: everyone gets the current site
-detach ENV="production": (_python "deploy")
-    @python src/tools/command_line.py detach {{ENV}}
+[no-exit-message]
+[positional-arguments]
+detach *OPTIONS: (_python "deploy")
+    @python tools/command_line.py detach "$@"
 
 # Delete everything that deploy made; may be interrupted and run again
-destroy ENV="production": (_python "deploy")
-    @python src/tools/command_line.py destroy {{ENV}}
+[no-exit-message]
+[positional-arguments]
+destroy *OPTIONS: (_python "deploy")
+    @python tools/command_line.py destroy "$@"
 
 # Print the site's address (url ENV store: that of the flag store's webhook)
-url ENV="production" PART="edge": (_python "deploy")
-    @python src/tools/command_line.py url {{ENV}} {{PART}}
+[no-exit-message]
+[positional-arguments]
+url *OPTIONS: (_python "deploy")
+    @python tools/command_line.py url "$@"
 
 # Follow the function's log in every Region where viewers were (logs ENV store: flag-sync's log)
-logs ENV="production" PART="edge": (_python "deploy")
-    @python src/tools/command_line.py logs {{ENV}} {{PART}}
+[no-exit-message]
+[positional-arguments]
+logs *OPTIONS: (_python "deploy")
+    @python tools/command_line.py logs "$@"
 
 # Put the flag store on AWS: table, flag-sync and its webhook (an environment's name, --dry-run, --set PARAMETER=VALUE)
+[no-exit-message]
+[positional-arguments]
 store-deploy *OPTIONS: (_python "deploy")
-    @[[ " {{OPTIONS}} " =~ " --dry-run " ]] || just _flag-sync
-    @python src/tools/command_line.py store-deploy {{OPTIONS}}
+    @python tools/command_line.py store-deploy "$@"
 
 _flag-sync: (_python "build")
     # It reads the SDK key where the stack says; none is compiled in.
-    env -u LAUNCHDARKLY_SDK_KEY cargo lambda build --release --package flag-sync --bin flag-sync --output-format zip
+    env -u LAUNCHDARKLY_SDK_KEY cargo lambda build --locked --release --package flag-sync --bin flag-sync --output-format zip
+
+_flag-sync-here:
+    env -u LAUNCHDARKLY_SDK_KEY cargo build --locked --release --package flag-sync
 
 # Make the deployed table equal to LaunchDarkly now (an environment's name, check to compare only, --json)
+[no-exit-message]
+[positional-arguments]
 sync *OPTIONS: (_python "deploy")
-    @env -u LAUNCHDARKLY_SDK_KEY cargo build --release --package flag-sync
-    @python src/tools/command_line.py sync {{OPTIONS}}
+    @python tools/command_line.py sync "$@"
 
 # Delete everything that store-deploy made; may be interrupted and run again
-store-destroy ENV="production": (_python "deploy")
-    @python src/tools/command_line.py store-destroy {{ENV}}
+[no-exit-message]
+[positional-arguments]
+store-destroy *OPTIONS: (_python "deploy")
+    @python tools/command_line.py store-destroy "$@"
 
 # Format the code
-fmt:
+fmt: (_python "lint")
     cargo fmt --all
+    @.tools/lint/bin/ruff format --quiet {{python_code}}
 
-# Clippy without a warning
-lint:
-    cargo clippy {{all}} -- -D warnings
+# Format, clippy, ruff and mypy without a warning
+lint: fmt-check lint-python
+    cargo clippy --locked {{all}} -- -D warnings
 
 [private]
 fmt-check:
     cargo fmt --all --check
+
+# Python alone: formatted, without a warning, with types that fit
+lint-python: (_python "lint")
+    @.tools/lint/bin/ruff format --check --quiet {{python_code}}
+    @.tools/lint/bin/ruff check --quiet {{python_code}}
+    @.tools/lint/bin/mypy
+
+# Write the lock files of the Python tools again (tools/requirements/*.txt, from the *.in beside them)
+lock: (_python "lint")
+    for list in tools/requirements/*.in; do \
+        .tools/lint/bin/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+            --python-version "$(sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)" "$list" -o "${list%.in}.txt"; \
+    done
 
 # The documentation of the crate, in target/doc
 doc:
@@ -152,6 +196,7 @@ _debian +PAIRS:
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
     done
     [ ${#missing[@]} -gt 0 ] || exit 0
+    unset ${!AWS_*} ${!LAUNCHDARKLY_*} ${!REDIRECT_*} ${!FLAG_SYNC_*}
     echo "Installing Debian's ${missing[*]} ..." >&2
     as_root=$([ "$(id -u)" = 0 ] || echo sudo)
     $as_root apt-get update -qq >/dev/null
@@ -161,6 +206,7 @@ _debian +PAIRS:
 _npm FOLDER SCRIPTS="--ignore-scripts":
     #!/usr/bin/env bash
     set -euo pipefail
+    unset ${!AWS_*} ${!LAUNCHDARKLY_*} ${!REDIRECT_*} ${!FLAG_SYNC_*}
     cd {{FOLDER}}
     if ! cmp -s package-lock.json node_modules/.installed; then
         echo "Installing the packages of {{FOLDER}}/package-lock.json ..." >&2
@@ -168,15 +214,19 @@ _npm FOLDER SCRIPTS="--ignore-scripts":
         cp package-lock.json node_modules/.installed
     fi
 
-# Installs a set of Python tools once, and again when its list changes.
+# Installs a set of Python tools once, and again when its lock file changes: what `just` and AWS need into .tools, what
+# checks the code into environments of its own, which never see credentials. Only what the lock file names by its hash,
+# only wheels, which run nothing when they are installed, and without the secrets of this shell.
 _python SET:
     #!/usr/bin/env bash
     set -euo pipefail
-    list=src/tools/requirements-{{SET}}.txt
-    mark=.tools/{{SET}}.installed
-    if ! cmp -s "$list" "$mark"; then
-        echo "Installing the tools of $list into .tools ..." >&2
-        [ -x .tools/bin/python ] || python3 -m venv .tools
-        .tools/bin/python -m pip install --quiet --disable-pip-version-check -r "$list"
-        cp "$list" "$mark"
+    unset ${!AWS_*} ${!LAUNCHDARKLY_*} ${!REDIRECT_*} ${!FLAG_SYNC_*}
+    lock=tools/requirements/{{SET}}.txt
+    case {{SET}} in test | lint) venv=.tools/{{SET}} ;; *) venv=.tools ;; esac
+    mark=$venv/{{SET}}.installed
+    if ! cmp -s "$lock" "$mark"; then
+        echo "Installing the tools of $lock into $venv ..." >&2
+        [ -x $venv/bin/python ] || python3 -m venv $venv
+        $venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r "$lock"
+        cp "$lock" "$mark"
     fi

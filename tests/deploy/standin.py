@@ -3,7 +3,7 @@
 It works the project's real templates out, makes what moto has in moto, and keeps distributions itself. Questions for
 SSM pass through it to moto.
 CloudFormation's work goes on with every question about the stack's events, so that a test needs no clock. It records
-every request, and breaks what a test tells it to.
+every request, and fails where a test wants it to.
 """
 
 import itertools
@@ -46,7 +46,7 @@ class Stack:
         self.outputs = {}
         self.resources = {}  # logical ID -> Resource
         self.events = []  # newest first
-        self.work = None  # the operation under way, one step per next()
+        self.work = None  # the operation in flight, one step per next()
 
 
 class Resource:
@@ -71,6 +71,8 @@ class Standin:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # Headers and body are two writes; the second would wait 40 ms for the client's delayed acknowledgement.
+            disable_nagle_algorithm = True
 
             def log_message(self, *_):
                 pass
@@ -92,15 +94,16 @@ class Standin:
         self._server.server_close()
 
     def reset(self):
-        self.requests = []  # what was asked, as text, but for the secrets that are put into SSM
+        self.requests = []  # as text, but for the secrets that are put into SSM
         self.put_parameters = []  # these
-        self.calls = Counter()  # how often each operation was asked for
+        self.regions = set()  # the Regions in whose name requests were signed
+        self.calls: Counter[str] = Counter()  # how often each operation was called
         self.stacks = {}
         self.deleted_stacks = {}
         self.change_sets = {}
         self.distributions = {}
         self.invalidations = []
-        self.replicas = Counter()  # function -> how many more questions its replicas survive
+        self.replicas: Counter[str] = Counter()  # function -> how many more questions its replicas survive
         self.replicas_live_for = 2
         self.steps = 100  # how far CloudFormation comes between two questions
         self.sluggish = False  # whether a stack shows its old state for a moment after an operation began
@@ -121,6 +124,7 @@ class Standin:
             shown = ""
         self.requests.append(f"{operation} {http.command} {http.path} {shown}")
         self.calls[operation] += 1
+        self.regions.update(re.findall(r"Credential=\w+/\d+/([\w-]+)/", http.headers["Authorization"]))
         fault = self.faults[operation].pop(0) if self.faults.get(operation) else None
         if fault == "reset":
             http.close_connection = True
@@ -573,14 +577,14 @@ class Standin:
         after = attached(config)
         for arn in after:
             if not re.fullmatch(rf"arn:aws:lambda:us-east-1:{ACCOUNT}:function:[\w-]+:\d+", arn):
-                raise AwsFault("InvalidLambdaFunctionAssociation", f"{arn} is no numbered version in us-east-1")
+                raise AwsFault("InvalidLambdaFunctionAssociation", f"{arn} is not a numbered version in us-east-1")
         for function in {arn.split(":")[6] for arn in before - after}:
             self.replicas[function] = self.replicas_live_for
         if config is None:
             self.distributions.pop(name, None)
             return
-        for behaviour in behaviours_of(config):
-            if behaviour["LambdaFunctionAssociations"]["Quantity"] and behaviour["FunctionAssociations"]["Quantity"]:
+        for behavior in behaviors_of(config):
+            if behavior["LambdaFunctionAssociations"]["Quantity"] and behavior["FunctionAssociations"]["Quantity"]:
                 raise AwsFault("InvalidLambdaFunctionAssociation", "both kinds of function on viewer-request")
         tag = f"ETAG{next(self._numbers)}"
         self.distributions[name] = {"config": config, "etag": tag, "busy": self.slow_distribution}
@@ -669,7 +673,7 @@ def members(entries):
     )
 
 
-def behaviours_of(config):
+def behaviors_of(config):
     return [config["DefaultCacheBehavior"], *config["CacheBehaviors"].get("Items", [])]
 
 
@@ -679,8 +683,8 @@ def attached(config):
         return set()
     return {
         entry["LambdaFunctionARN"]
-        for behaviour in behaviours_of(config)
-        for entry in behaviour["LambdaFunctionAssociations"].get("Items", [])
+        for behavior in behaviors_of(config)
+        for entry in behavior["LambdaFunctionAssociations"].get("Items", [])
     }
 
 
@@ -690,7 +694,7 @@ def api_form(config):
     def listed(items):
         return {"Quantity": len(items), "Items": items} if items else {"Quantity": 0}
 
-    def behaviour(part):
+    def behavior(part):
         lists = ("LambdaFunctionAssociations", "FunctionAssociations", "AllowedMethods")
         return {**part, **{name: listed(part.get(name, [])) for name in lists}}
 
@@ -701,8 +705,8 @@ def api_form(config):
         "HttpVersion": config["HttpVersion"],
         "IsIPV6Enabled": config["IPV6Enabled"],
         "Origins": listed(config["Origins"]),
-        "DefaultCacheBehavior": behaviour(config["DefaultCacheBehavior"]),
-        "CacheBehaviors": listed([behaviour(part) for part in config["CacheBehaviors"]]),
+        "DefaultCacheBehavior": behavior(config["DefaultCacheBehavior"]),
+        "CacheBehaviors": listed([behavior(part) for part in config["CacheBehaviors"]]),
     }
 
 

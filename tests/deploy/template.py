@@ -1,5 +1,6 @@
 """What CloudFormation does with a template before it touches anything: parameters, rules, conditions, functions."""
 
+import functools
 import re
 
 import yaml
@@ -24,6 +25,7 @@ def _function(loader, suffix, node):
 _Loader.add_multi_constructor("!", _function)
 
 
+@functools.cache
 def load(text):
     return yaml.load(text, _Loader)
 

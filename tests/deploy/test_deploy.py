@@ -1,27 +1,27 @@
-"""deploy, detach and destroy from end to end: the real AWS CLI against moto and the stand-in, with faults on the way."""
+"""deploy, detach and destroy from end to end: boto3 against moto and the stand-in, with faults on the way."""
 
 import base64
 import hashlib
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from standin import attached, behaviours_of
+from botocore.exceptions import ClientError
+
+import pages
+from harness import ROOT
+from standin import attached, behaviors_of
 
 FUNCTION = "arn:aws:lambda:us-east-1:123456789012:function:redirect-production"
 STAND_IN = "arn:aws:cloudfront::123456789012:function/redirect-production-current-site"
 PACKAGES = "redirect-production-packages-123456789012"
 
 
-def operations(cloud):
-    return [" ".join(command[:2]) for command in cloud.commands]
-
-
 def uploads(cloud):
-    """What `aws s3 cp` uploaded, by what was said."""
-    return [line.split()[1] for line in cloud.record[-2].splitlines() if line.startswith("  uploaded  site/")]
+    """The keys of the site that the last command uploaded, in order."""
+    puts = [params for operation, params in cloud.calls[cloud.begun :] if operation == "PutObject"]
+    return [params["Key"] for params in puts if params["Bucket"] != PACKAGES]
 
 
 # ---- deploy ----------------------------------------------------------------------------------------------------------
@@ -91,13 +91,13 @@ def test_progress_is_shown_while_the_stack_is_made(cloud):
 
 def test_a_second_deploy_changes_nothing(cloud):
     cloud.does("deploy")
-    cloud.commands.clear()
+    cloud.calls.clear()
     out = cloud.does("deploy")
     assert "  nothing to change" in out
     assert "  6 files unchanged" in out
     assert uploads(cloud) == []
     assert cloud.aws.calls["ExecuteChangeSet"] == 1
-    assert "s3api put-object" not in operations(cloud)
+    assert "PutObject" not in cloud.operations()
     assert cloud.aws.invalidations == []
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
 
@@ -108,7 +108,7 @@ def test_only_what_changed_is_uploaded_and_invalidated(cloud):
     (cloud.project / "site/style.css").unlink()
     (cloud.project / "site/né w.html").write_text("new")
     cloud.does("deploy")
-    assert uploads(cloud) == ["site/docs/index.html", "site/né"]
+    assert sorted(uploads(cloud)) == ["site/docs/index.html", "site/né w.html"]
     assert "site/style.css" not in cloud.keys(cloud.bucket("sitebucket"))
     assert cloud.aws.invalidations == [["/site/docs/index.html", "/site/docs/", "/site/style.css"]]
 
@@ -120,7 +120,31 @@ def test_many_changes_are_one_invalidation_path(cloud):
     for number in range(101):
         (cloud.project / f"site/{number}.txt").write_text("second")
     cloud.does("deploy")
-    assert cloud.aws.invalidations == [["/site/*"]]
+    assert cloud.aws.invalidations == [["/*"]]
+
+
+def test_up_to_fifteen_paths_are_named():
+    keys = [f"site/{number}.txt" for number in range(16)]
+    assert pages.paths_of(keys[:15]) == sorted(f"/{key}" for key in keys[:15])
+    assert pages.paths_of(keys) == ["/*"]
+    assert pages.paths_of(["site/index.html"]) == ["/site/index.html", "/site/"]
+
+
+def test_an_asset_that_cannot_be_uploaded_holds_the_pages_back(cloud):
+    cloud.does("deploy")
+    for name in ("style.css", "index.html"):
+        (cloud.project / "site" / name).write_text("second")
+
+    def denied(operation):
+        if operation == "PutObject" and cloud.calls[-1][1]["Bucket"] != PACKAGES:
+            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "Access Denied"}}, operation)
+
+    cloud.after_call = denied
+    assert "PutObject failed: Access Denied (AccessDenied)" in cloud.fails("deploy")
+    assert uploads(cloud) == ["site/style.css"]
+    cloud.after_call = lambda operation: None
+    cloud.does("deploy")
+    assert cloud.aws.invalidations == [["/site/index.html", "/site/", "/site/style.css"]]
 
 
 def test_another_package_becomes_another_version_and_the_old_one_stays(cloud):
@@ -139,9 +163,9 @@ def test_the_site_can_come_first_and_the_function_later(cloud):
     out = cloud.does("deploy", "--without-function")
     assert "Everyone gets the current site. just deploy production attaches the function." in out
     assert attached(cloud.config()) == set()
-    for behaviour in behaviours_of(cloud.config()):
-        functions = [entry["FunctionARN"] for entry in behaviour["FunctionAssociations"].get("Items", [])]
-        assert functions == ([] if behaviour.get("PathPattern") == "/site/beta/*.*" else [STAND_IN])
+    for behavior in behaviors_of(cloud.config()):
+        functions = [entry["FunctionARN"] for entry in behavior["FunctionAssociations"].get("Items", [])]
+        assert functions == ([] if behavior.get("PathPattern") == "/site/beta/*.*" else [STAND_IN])
     assert "Function" not in cloud.stack().resources
 
     cloud.package()
@@ -188,33 +212,36 @@ def test_an_existing_bucket_is_left_alone(cloud):
     assert origin["DomainName"] == "mine.s3.eu-west-1.amazonaws.com"
 
 
-def test_the_dry_run_asks_nobody(cloud, monkeypatch):
+def test_the_dry_run_calls_nobody(cloud, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("LAUNCHDARKLY_SDK_KEY")
     text = "\n".join(cloud.does("deploy", "staging", "--dry-run", "--set", "AccessLogs=yes"))
-    assert cloud.commands == []
-    for told in ("redirect-staging-packages-ACCOUNT", "AWS::CloudFront::Distribution", "parameter AccessLogs = yes"):
-        assert told in text
+    assert cloud.calls == []
+    for reported in (
+        "redirect-staging-packages-ACCOUNT",
+        "AWS::CloudFront::Distribution",
+        "parameter AccessLogs = yes",
+    ):
+        assert reported in text
     assert "site/index.html" in text and ".DS_Store" not in text
     (cloud.project / "target/edge/redirect.zip").unlink()
     assert "once it is built and packed" in "\n".join(cloud.does("deploy", "--dry-run"))
 
 
-def test_deploy_with_the_program_that_users_run(cloud):
-    """Every process here is `aws` itself, not forked from a server of the tests."""
-    forked, real, ran = cloud.run_cli, subprocess.Popen, set()
-
-    def run(command, env, **_):
-        ran.add(Path(command[0]).name)
-        process = real(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        out, err = process.communicate()
-        return subprocess.CompletedProcess(command, process.returncode, out, err)
-
-    cloud.run_cli = run
-    cloud.does("deploy")
-    assert ran == {"aws"}
+def test_deploy_in_a_process_of_its_own(cloud):
+    """As `just deploy` starts it, with the modules and the clock of users; the builds alone are left out."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import edge, recipe, command_line\n"
+        "edge.ROOT = Path(sys.argv[2]); edge.TEMPLATE = edge.ROOT / 'cloudformation/edge.yaml'\n"
+        "edge.PACKAGE = edge.ROOT / 'target/edge/redirect.zip'; edge.SITE = edge.ROOT / 'site'\n"
+        "recipe.run = lambda *_: None\n"
+        "sys.exit(command_line.main(['deploy']))"
+    )
+    command = [sys.executable, "-c", script, ROOT / "tools", cloud.project]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    cloud.record += [done.stdout, done.stderr]
+    assert (done.returncode, done.stderr) == (0, "")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
-    cloud.run_cli = forked
     assert "  nothing to change" in cloud.does("deploy"), "both ways of running it leave the same behind"
 
 
@@ -222,11 +249,11 @@ def test_deploy_with_the_program_that_users_run(cloud):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         (["deploy", "Production"], "lower-case"),
         (["deploy", "a" * 21], "up to 20"),
-        (["deploy", "production-flags"], "the flag store of production"),
+        (["deploy", "production-flags"], "The flag store of production"),
         (["url", "store"], "Give the environment first: production store"),
         (["deploy", "--set", "Colour=red"], "expected NAME=VALUE with NAME one of"),
         (["deploy", "--set", "PackageKey=x"], "expected NAME=VALUE"),
@@ -238,93 +265,103 @@ def test_deploy_with_the_program_that_users_run(cloud):
         (["logs"], "There is no stack redirect-production"),
     ],
 )
-def test_a_wrong_command_says_what_would_be_right(cloud, arguments, told):
-    assert told in cloud.fails(*arguments)
+def test_a_wrong_command_says_what_would_be_right(cloud, arguments, reported):
+    assert reported in cloud.fails(*arguments)
     assert cloud.aws.distributions == {}
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "reported"),
     [
-        (lambda project: (project / "target/edge/redirect.zip").unlink(), "just package"),
-        (lambda project: (project / "target/edge/redirect.zip").write_bytes(b"half"), "is no zip file"),
         (lambda project: (project / "site/404.html").unlink(), "lacks 404.html"),
         (lambda project: (project / "site").rename(project / "gone"), "is not there"),
     ],
 )
-def test_what_is_missing_is_told_before_anything_is_done(cloud, spoil, told):
+def test_what_is_missing_is_reported_before_anything_is_done(cloud, spoil, reported):
     spoil(cloud.project)
-    assert told in cloud.fails("deploy")
-    assert cloud.commands == []
+    assert reported in cloud.fails("deploy")
+    assert cloud.calls == [] and cloud.recipes == []
 
 
-def test_missing_credentials_are_told(cloud, monkeypatch):
+@pytest.mark.parametrize(
+    ("spoil", "reported"),
+    [
+        (lambda package: package.unlink(), "just package"),
+        (lambda package: package.write_bytes(b"half"), "not a zip file"),
+    ],
+)
+def test_a_package_that_cannot_be_read_changes_nothing(cloud, spoil, reported):
+    spoil(cloud.project / "target/edge/redirect.zip")
+    assert reported in cloud.fails("deploy")
+    assert set(cloud.operations()) <= {"GetCallerIdentity", "DescribeStacks"}
+
+
+def test_missing_credentials_are_reported(cloud, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     assert "Sign in" in cloud.fails("deploy")
     assert cloud.buckets() == []
 
 
-def test_an_unknown_profile_is_told(cloud, monkeypatch):
+def test_an_unknown_profile_is_reported(cloud, monkeypatch):
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     assert "nobody" in cloud.fails("deploy")
 
 
-def test_no_network_is_told(cloud, monkeypatch):
+def test_no_network_is_reported(cloud, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert "Check the network" in cloud.fails("deploy")
 
 
-def test_denied_permissions_are_told(cloud):
+def test_denied_permissions_are_reported(cloud):
     cloud.aws.faults["CreateChangeSet"] = [403]
     err = cloud.fails("deploy")
-    assert "aws cloudformation create-change-set failed" in err
+    assert "CreateChangeSet failed: " in err
     assert "docs/deploy.md" in err
 
 
 def test_a_configured_region_elsewhere_does_not_matter(cloud, monkeypatch):
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     cloud.does("deploy")
-    assert all(command[command.index("--region") + 1] == "us-east-1" for command in cloud.commands)
+    assert cloud.aws.regions == {"us-east-1"}
 
 
-def test_a_bucket_of_someone_else_gets_no_package(cloud, monkeypatch):
-    """Someone may own the bucket's name already; moto does not heed --expected-bucket-owner, so S3's answer is given."""
-    run = cloud.run_cli
+def test_a_bucket_of_someone_else_gets_no_package(cloud):
+    """Someone may own the bucket's name already; moto ignores ExpectedBucketOwner, so S3's answer is given."""
 
-    def denied(command, env, **options):
-        if command[1:3] == ["s3api", "head-bucket"] and "--expected-bucket-owner" in command:
-            error = "An error occurred (403) when calling the HeadBucket operation: Forbidden"
-            return subprocess.CompletedProcess(command, 255, "", error)
-        return run(command, env=env, **options)
+    def denied(operation):
+        if operation == "HeadBucket":
+            assert "ExpectedBucketOwner" in cloud.calls[-1][1]
+            raise ClientError({"Error": {"Code": "403", "Message": "Forbidden"}}, operation)
 
-    cloud.run_cli = denied
+    cloud.after_call = denied
     assert "is not yours" in cloud.fails("deploy")
-    assert "s3api put-object" not in operations(cloud)
+    assert "PutObject" not in cloud.operations()
 
 
 def test_every_use_of_the_package_bucket_names_its_owner(cloud):
     cloud.does("deploy")
-    to_bucket = [command for command in cloud.commands if command[0] == "s3api" and PACKAGES in command]
-    private = [command for command in to_bucket if command[1] not in ("create-bucket", "get-object")]
+    private = [
+        params for operation, params in cloud.calls if params.get("Bucket") == PACKAGES and operation != "CreateBucket"
+    ]
     assert len(private) >= 7
-    assert all("--expected-bucket-owner" in command for command in private)
+    assert all(params["ExpectedBucketOwner"] == "123456789012" for params in private)
 
 
 def test_a_lost_connection_does_not_end_a_wait(cloud):
     cloud.aws.faults["DescribeStackEvents"] = [None, "reset", 400, None]
     out = cloud.does("deploy")
-    assert sum("asking again" in line for line in out) == 2
+    assert sum("retrying" in line for line in out) == 2
 
 
 def test_a_service_that_stays_away_ends_a_wait(cloud):
-    cloud.aws.faults["DescribeStackEvents"] = [None] + [400] * 6
+    cloud.aws.faults["DescribeStackEvents"] = [None] + [400] * 8
     assert "Throttling" in cloud.fails("deploy")
     cloud.does("deploy")
 
 
 @pytest.mark.parametrize("when", range(1, 4))
-def test_an_interrupted_deploy_is_taken_up_again(cloud, when):
+def test_an_interrupted_deploy_resumes(cloud, when):
     def interrupt(number):
         if number == when:
             raise KeyboardInterrupt
@@ -333,11 +370,11 @@ def test_an_interrupted_deploy_is_taken_up_again(cloud, when):
     cloud.on_pause = interrupt
     status, _, err = cloud("deploy")
     assert status == 130
-    assert "just deploy production takes it up again" in err
+    assert "just deploy production resumes" in err
     out = cloud.does("deploy")
     assert out[-1].startswith("https://")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
-    assert cloud.aws.calls["ExecuteChangeSet"] == 1, "the operation that was under way was waited for, not repeated"
+    assert cloud.aws.calls["ExecuteChangeSet"] == 1, "the operation in flight was waited for, not repeated"
     assert len(cloud.keys(cloud.bucket("sitebucket"))) == 6
 
 
@@ -379,7 +416,7 @@ def test_an_update_that_fails_leaves_the_site_as_it_was(cloud):
     cloud.aws.resource_faults["Distribution"] = "Rate exceeded"
     err = cloud.fails("deploy")
     assert "UPDATE_ROLLBACK_COMPLETE" in err and "Rate exceeded" in err and "Everything runs as before" in err
-    assert behaviours_of(cloud.config())[1:] == behaviours_of(before)[1:]
+    assert behaviors_of(cloud.config())[1:] == behaviors_of(before)[1:]
     cloud.package(b"third")
     cloud.does("deploy")
 
@@ -395,36 +432,32 @@ def test_a_stack_that_needs_repair_says_how(cloud):
 
 def test_detach_sends_everyone_to_the_current_site(cloud):
     cloud.does("deploy")
-    with_function = [part.get("PathPattern") for part in behaviours_of(cloud.config()) if attached_to(part)]
+    with_function = [part.get("PathPattern") for part in behaviors_of(cloud.config()) if attached_to(part)]
     assert with_function == [None, "/site/", "/site/beta", "/site/beta/*.htm*", "/site/beta/*.*/*", "/site/beta/*"]
     cloud.aws.slow_distribution = 2
     out = cloud.does("detach")
     assert any("CloudFront is spreading the change" in line for line in out)
     assert attached(cloud.config()) == set()
-    for behaviour in behaviours_of(cloud.config()):
-        if behaviour.get("PathPattern") != "/site/beta/*.*":
-            assert [entry["FunctionARN"] for entry in behaviour["FunctionAssociations"]["Items"]] == [STAND_IN]
+    for behavior in behaviors_of(cloud.config()):
+        if behavior.get("PathPattern") != "/site/beta/*.*":
+            assert [entry["FunctionARN"] for entry in behavior["FunctionAssociations"]["Items"]] == [STAND_IN]
     assert cloud.stack().parameters["AttachFunction"] == "no", "the stack's next update would attach it otherwise"
-    assert "The function is not attached to any behaviour." in cloud.does("detach")
+    assert "The function is not attached to any behavior." in cloud.does("detach")
     cloud.does("deploy")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
 
 
-def attached_to(behaviour):
-    return behaviour["LambdaFunctionAssociations"]["Quantity"] > 0
+def attached_to(behavior):
+    return behavior["LambdaFunctionAssociations"]["Quantity"] > 0
 
 
 def test_detach_needs_one_call_before_it_takes_effect(cloud):
     """In an emergency nothing slow may stand before the update of the distribution."""
     cloud.does("deploy")
-    cloud.commands.clear()
+    cloud.calls.clear()
     cloud.does("detach")
-    before = operations(cloud)[: operations(cloud).index("cloudfront update-distribution")]
-    assert set(before) <= {
-        "cloudformation describe-stacks",
-        "cloudformation describe-stack-resources",
-        "cloudfront get-distribution-config",
-    }
+    before = cloud.operations()[: cloud.operations().index("UpdateDistribution")]
+    assert set(before) <= {"DescribeStacks", "DescribeStackResources", "GetDistributionConfig"}
 
 
 def test_detach_works_in_whatever_state_the_stack_is(cloud):
@@ -445,7 +478,7 @@ def test_detach_survives_a_change_of_the_distribution_by_someone_else(cloud):
     assert attached(cloud.config()) == set()
 
 
-def test_an_interrupted_detach_is_taken_up_again(cloud):
+def test_an_interrupted_detach_resumes(cloud):
     cloud.does("deploy")
     cloud.aws.slow_distribution = 2
     first = cloud.pauses + 1
@@ -470,7 +503,7 @@ def test_deploy_attaches_again_what_was_detached_behind_the_stack(cloud):
 def test_detach_from_an_existing_distribution_spares_other_functions(cloud):
     other = "arn:aws:lambda:us-east-1:123456789012:function:other:3"
 
-    def behaviour(*arns):
+    def behavior(*arns):
         items = [{"EventType": kind, "LambdaFunctionARN": arn, "IncludeBody": False} for kind, arn in arns]
         return {
             "TargetOriginId": "mine",
@@ -487,7 +520,7 @@ def test_detach_from_an_existing_distribution_spares_other_functions(cloud):
             "Comment": "",
             "Enabled": True,
             "Origins": {"Quantity": 1, "Items": [{"Id": "mine", "DomainName": "example.com"}]},
-            "DefaultCacheBehavior": behaviour(("viewer-request", f"{FUNCTION}:1"), ("origin-request", other)),
+            "DefaultCacheBehavior": behavior(("viewer-request", f"{FUNCTION}:1"), ("origin-request", other)),
             "CacheBehaviors": {"Quantity": 0},
         },
     )
@@ -514,7 +547,7 @@ def test_destroy_waits_for_the_replicas_and_leaves_nothing(cloud):
 
 
 @pytest.mark.parametrize("when", range(1, 7))
-def test_an_interrupted_destroy_is_taken_up_again(cloud, when):
+def test_an_interrupted_destroy_resumes(cloud, when):
     cloud.does("deploy")
     cloud.aws.slow_distribution = 2
     cloud.aws.steps = 3
@@ -527,7 +560,7 @@ def test_an_interrupted_destroy_is_taken_up_again(cloud, when):
     cloud.on_pause = interrupt
     status, _, err = cloud("destroy")
     assert status == 130
-    assert "just destroy production takes it up again" in err
+    assert "just destroy production resumes" in err
     cloud.does("destroy")
     assert cloud.buckets() == [] and cloud.aws.stacks == {} and cloud.aws.distributions == {}
     assert cloud.lambda_.list_functions()["Functions"] == []
@@ -601,8 +634,8 @@ def test_the_key_would_be_found_if_it_were_shown(cloud):
     cloud.does("deploy")
     recorded = "\n".join(cloud.record + cloud.aws.requests)
     for trace in (
-        "--change-set-name",  # command lines
-        '"AttachFunction"',  # the files that they name
+        '"ChangeSetName"',  # calls
+        '"AttachFunction"',  # with their parameters
         "uploaded packages/",  # output
         "TemplateBody=",  # what reaches CloudFormation, parameters included
     ):

@@ -47,7 +47,7 @@ def test_doctor_fails_when_something_is_wrong(ready):
 
 
 @pytest.mark.parametrize(
-    ("flag", "told"),
+    ("flag", "reported"),
     [
         (None, "does not exist"),
         ({**FLAG, "on": False}, "is off"),
@@ -56,20 +56,20 @@ def test_doctor_fails_when_something_is_wrong(ready):
         ({**FLAG, "deleted": True}, "archived or deleted"),
     ],
 )
-def test_doctor_sees_what_is_wrong_with_the_flag(ready, flag, told):
+def test_doctor_sees_what_is_wrong_with_the_flag(ready, flag, reported):
     ready.launchdarkly.answers["/sdk/flags/rebrand"] = (200, json.dumps(flag)) if flag else (404, "")
     right, text = findings(ready)["Flag"]
-    assert not right and told in text
+    assert not right and reported in text
 
 
 @pytest.mark.parametrize(
-    ("key", "told"),
+    ("key", "reported"),
     [("", "is not set"), ("sdk-short", "does not look like an SDK key"), ("mob-1", "a mobile key")],
 )
-def test_doctor_sees_what_is_wrong_with_the_key(ready, monkeypatch, key, told):
+def test_doctor_sees_what_is_wrong_with_the_key(ready, monkeypatch, key, reported):
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", key)
     right, text = findings(ready)["SDK key"]
-    assert not right and told in text
+    assert not right and reported in text
     assert not key or key not in text
 
 

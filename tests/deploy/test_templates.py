@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import template as templates
 from harness import ROOT
 
@@ -53,22 +54,42 @@ def properties(resolved, name):
 # ---- Linters ---------------------------------------------------------------------------------------------------------
 
 
-@each_template
-def test_cfn_lint_finds_nothing(path):
-    done = subprocess.run(
-        [Path(sys.executable).with_name("cfn-lint"), path], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+def lint(program, *arguments):
+    command = [Path(sys.executable).with_name(program), *arguments]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
 
 
+# Each linter reads all templates at once: starting it takes longer than reading them.
+
+
+@pytest.fixture(scope="module")
+def findings():
+    return lint("cfn-lint", "--format", "json", *TEMPLATES)
+
+
+@pytest.fixture(scope="module")
+def security():
+    files = [word for path in TEMPLATES for word in ("-f", path)]
+    return lint("checkov", *files, "--framework", "cloudformation", "-o", "json", "--skip-download")["results"]
+
+
+@pytest.mark.xdist_group("cfn-lint")
 @each_template
-def test_the_security_linter_finds_only_what_is_explained(path):
-    """Every accepted finding stands beside its resource, with the reason; one that is no finding any more must go."""
-    command = [Path(sys.executable).with_name("checkov"), "-f", path, "--framework", "cloudformation", "-o", "json"]
-    done = subprocess.run([*command, "--skip-download"], capture_output=True, text=True, check=False)
-    results = json.loads(done.stdout)["results"]
-    assert [(check["check_id"], check["resource"]) for check in results["failed_checks"]] == []
-    skipped = {(check["check_id"], check["resource"].split(".")[1]) for check in results["skipped_checks"]}
+def test_cfn_lint_finds_nothing(findings, path):
+    assert [finding for finding in findings if Path(finding["Filename"]) == path] == []
+
+
+@pytest.mark.xdist_group("checkov")
+@each_template
+def test_the_security_linter_finds_only_what_is_explained(security, path):
+    """Every accepted finding stands beside its resource, with the reason; one that is no longer found must go."""
+    assert path in {Path(check["file_abs_path"]) for check in security["passed_checks"]}
+    of_path = {
+        kind: [check for check in security[kind] if Path(check["file_abs_path"]) == path]
+        for kind in ("failed_checks", "skipped_checks")
+    }
+    assert [(check["check_id"], check["resource"]) for check in of_path["failed_checks"]] == []
+    skipped = {(check["check_id"], check["resource"].split(".")[1]) for check in of_path["skipped_checks"]}
     explained = set()
     for name, resource in templates.load(path.read_text())["Resources"].items():
         for entry in resource.get("Metadata", {}).get("checkov", {}).get("skip", []):
@@ -91,23 +112,23 @@ def test_a_template_fits_into_one_call(path):
     assert path.stat().st_size <= 51_200
 
 
-# ---- Which behaviour takes a path ------------------------------------------------------------------------------------
+# ---- Which behavior takes a path ------------------------------------------------------------------------------------
 
 
-def behaviour_of(config, path):
+def behavior_of(config, path):
     """The first pattern that matches, as CloudFront does: "*" is any characters, "?" is one."""
-    for behaviour in config["CacheBehaviors"]:
+    for behavior in config["CacheBehaviors"]:
         wild = {"*": ".*", "?": "."}
-        pattern = "".join(wild.get(character) or re.escape(character) for character in behaviour["PathPattern"])
+        pattern = "".join(wild.get(character) or re.escape(character) for character in behavior["PathPattern"])
         if re.fullmatch(pattern, path, re.DOTALL):
-            return behaviour
+            return behavior
     return config["DefaultCacheBehavior"]
 
 
 def who_answers(path, config):
-    behaviour = behaviour_of(config, path)
-    lambdas = [entry["LambdaFunctionARN"] for entry in behaviour.get("LambdaFunctionAssociations", [])]
-    functions = [entry["FunctionARN"] for entry in behaviour.get("FunctionAssociations", [])]
+    behavior = behavior_of(config, path)
+    lambdas = [entry["LambdaFunctionARN"] for entry in behavior.get("LambdaFunctionAssociations", [])]
+    functions = [entry["FunctionARN"] for entry in behavior.get("FunctionAssociations", [])]
     (answer,) = (lambdas + functions) or ["nobody"]
     return {FUNCTION: "function", CURRENT_SITE: "current site"}.get(answer, answer)
 
@@ -175,10 +196,10 @@ def test_without_the_function_the_current_site_answers_everywhere():
 
 
 def test_methods_reach_the_function_where_it_answers_itself():
-    """It answers POST with 307, which CloudFront would refuse if the behaviour did not allow it."""
+    """It answers POST with 307, which CloudFront would refuse if the behavior did not allow it."""
     config = properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
     for path in ("/", "/site", "/site/", "/site/beta", "/site/beta/"):
-        assert "POST" in behaviour_of(config, path)["AllowedMethods"]
+        assert "POST" in behavior_of(config, path)["AllowedMethods"]
 
 
 # ---- What the site is made of ----------------------------------------------------------------------------------------
@@ -186,13 +207,13 @@ def test_methods_reach_the_function_where_it_answers_itself():
 
 def test_every_behaviour_is_https_compressed_cached_and_has_security_headers():
     config = properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
-    for behaviour in [config["DefaultCacheBehavior"], *config["CacheBehaviors"]]:
-        assert behaviour["ViewerProtocolPolicy"] == "redirect-to-https"
-        assert behaviour["Compress"] is True
-        assert behaviour["CachePolicyId"] == "658327ea-f89d-4fab-a63d-7e88639e58f6"
-        assert behaviour["ResponseHeadersPolicyId"] == "67f7725c-6f97-4210-82d7-5512b31e9d03"
-        assert "ForwardedValues" not in behaviour
-        both = behaviour.get("LambdaFunctionAssociations", []) + behaviour.get("FunctionAssociations", [])
+    for behavior in [config["DefaultCacheBehavior"], *config["CacheBehaviors"]]:
+        assert behavior["ViewerProtocolPolicy"] == "redirect-to-https"
+        assert behavior["Compress"] is True
+        assert behavior["CachePolicyId"] == "658327ea-f89d-4fab-a63d-7e88639e58f6"
+        assert behavior["ResponseHeadersPolicyId"] == "67f7725c-6f97-4210-82d7-5512b31e9d03"
+        assert "ForwardedValues" not in behavior
+        both = behavior.get("LambdaFunctionAssociations", []) + behavior.get("FunctionAssociations", [])
         assert len(both) <= 1, "CloudFront takes one kind of function on viewer requests"
         assert all(entry["EventType"] == "viewer-request" for entry in both)
 
@@ -243,10 +264,8 @@ def test_buckets_are_private_and_encrypted(name):
 
 def test_the_function_is_what_lambda_at_edge_takes():
     function = properties(edge(**PACKAGE), "Function")
-    timeout = int(
-        re.search(r"^function_timeout_seconds = (\d+)", (ROOT / "redirect.toml").read_text(), re.MULTILINE)[1]
-    )
-    assert function["Timeout"] == timeout <= 5
+    (timeout,) = re.findall(r"^function_timeout_seconds = (\d+)", (ROOT / "redirect.toml").read_text(), re.MULTILINE)
+    assert function["Timeout"] == int(timeout) <= 5
     assert (function["Runtime"], function["Handler"]) == ("python3.13", "carrier.handler")
     assert (function["MemorySize"], function["Architectures"]) == (128, ["x86_64"])
     for refused in (
@@ -309,7 +328,7 @@ def test_what_is_made(values, expected):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "reported"),
     [
         ({"PackageKey": "x"}, "belong together"),
         ({"PackageBucket": "x", "PackageKey": "y"}, "belong together"),
@@ -319,8 +338,8 @@ def test_what_is_made(values, expected):
         ({"FlagStorePolicyArn": "flag-store"}, "ARN of a customer managed policy"),
     ],
 )
-def test_parameters_that_do_not_fit_are_refused(values, told):
-    with pytest.raises(templates.Refused, match=told):
+def test_parameters_that_do_not_fit_are_refused(values, reported):
+    with pytest.raises(templates.Refused, match=reported):
         edge(**values)
 
 
@@ -331,7 +350,7 @@ def test_it_is_refused_outside_us_east_1():
 
 def test_the_behaviours_for_an_existing_distribution_are_those_of_our_own():
     text = edge(ExistingDistributionId="E1").outputs()["Behaviours"]
-    told = [
+    reported = [
         (pattern.strip(), who.strip())
         for group in text.split(";")
         for who, _, patterns in [group.partition(":")]
@@ -340,10 +359,10 @@ def test_the_behaviours_for_an_existing_distribution_are_those_of_our_own():
     names = {"function": "redirect function", "current site": "CloudFront Function", "nobody": "no function"}
     config = properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
     ours = [
-        (behaviour["PathPattern"], names[who_answers(behaviour["PathPattern"].replace("*", "x"), config)])
-        for behaviour in config["CacheBehaviors"]
+        (behavior["PathPattern"], names[who_answers(behavior["PathPattern"].replace("*", "x"), config)])
+        for behavior in config["CacheBehaviors"]
     ]
-    assert told == [*ours, ("default (*)", "redirect function")]
+    assert reported == [*ours, ("default (*)", "redirect function")]
 
 
 # ---- The flag store --------------------------------------------------------------------------------------------------
@@ -419,7 +438,7 @@ def test_alarms_and_replicas_are_those_that_were_asked_for():
 
 def test_the_command_that_deploys_the_relay_proxy_gives_every_parameter_without_a_default():
     text = (ROOT / "docs/relay-proxy.md").read_text()
-    command = re.search(r"--template-file (\S+) .*?--parameter-overrides (.*?)```", text, re.DOTALL)
-    parameters = templates.load((ROOT / command[1]).read_text())["Parameters"]
-    given = re.findall(r"(\w+)=", command[2])
+    ((file, overrides),) = re.findall(r"--template-file (\S+) .*?--parameter-overrides (.*?)```", text, re.DOTALL)
+    parameters = templates.load((ROOT / file).read_text())["Parameters"]
+    given = re.findall(r"(\w+)=", overrides)
     assert sorted(given) == sorted(name for name, parameter in parameters.items() if "Default" not in parameter)

@@ -50,9 +50,17 @@ def main() -> int:
     for event in (ROOT / "events").glob("*.json"):
         shutil.copy(event, corpus / event.name)
     fuzz = [str(TARGET / target / "release" / "decision"), str(corpus), str(crashes)]
-    fuzz += [f"-max_total_time={seconds}", f"-artifact_prefix={crashes}/", "-max_len=16384", "-timeout=10", "-verbosity=0"]
+    fuzz += [
+        f"-max_total_time={seconds}",
+        f"-artifact_prefix={crashes}/",
+        "-max_len=16384",
+        "-timeout=10",
+        "-verbosity=0",
+    ]
     print(f"Fuzzing for {seconds} s ...", file=sys.stderr, flush=True)
-    done = subprocess.run([*fuzz, "-print_final_stats=1"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    done = subprocess.run(
+        [*fuzz, "-print_final_stats=1"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
     told = done.stdout.decode(errors="replace")
     if done.returncode == 0:
         print("\n".join(line for line in told.splitlines() if line.startswith("stat::")))

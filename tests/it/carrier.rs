@@ -1,6 +1,6 @@
 //! The package's two parts together, under AWS's own runtime client for Python, as on Lambda@Edge.
 //!
-//! Needs `.tools/bin/python` with `awslambdaric`, which `just test` installs.
+//! Needs `.tools/test/bin/python` with `awslambdaric`, which `just test` installs.
 
 use crate::setup::{KEY, World, event, events, flag, launchdarkly};
 use standins::{Function, RuntimeApi, lambda_environment};
@@ -23,7 +23,7 @@ fn task_root(name: &str) -> PathBuf {
 
 /// The managed Python runtime: its bootstrap starts the runtime client with the handler's name.
 fn managed_python(lambda: &RuntimeApi, root: &Path, settings: &[(&str, &str)]) -> Function {
-    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin/python");
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/test/bin/python");
     assert!(python.exists(), "{} is missing: run the tests with `just test`", python.display());
     let mut command = Command::new(python);
     command.args(["-B", "-m", "awslambdaric", "carrier.handler"]).current_dir(root).env_clear();

@@ -80,7 +80,7 @@ async fn dynamodb(program: &str, script: &str, prefix: &str) -> Shared<flag_data
 }
 
 async fn dynamodb_and_python(prefix: &str) -> Shared<flag_data::stores::DynamoDb> {
-    let python = servers::tools().join("bin/python").display().to_string();
+    let python = servers::tools().join("test/bin/python").display().to_string();
     dynamodb(&python, "dynamodb.py", prefix).await
 }
 

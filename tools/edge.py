@@ -1,27 +1,31 @@
-"""Brings the edge function and its site to AWS, and takes them away again.
+"""Deploys the edge function and its site to AWS, detaches the function, deletes both.
 
 One environment is one CloudFormation stack, redirect-ENV, and one private bucket for its packages; several live side by
-side in an account. None of the commands needs or sees the SDK key, except doctor, which asks LaunchDarkly with it.
+side in an account.
 """
 
-from __future__ import annotations
-
 import argparse
-import base64
+import time
 import zipfile
 from pathlib import Path
+
+from botocore.exceptions import ClientError
 
 import bucket
 import doctor
 import logs
 import pages
+import recipe
 import stack
-from aws import REGION, AwsError, DeployError, Wait, account_id, pause, say
+from aws import REGION, account_id, client, code_of
 from bucket import Package, PackageBucket
 from distribution import Distribution
 from environment import Environment
+from failure import Failure
+from launchdarkly import needed_key
+from terminal import say, waiting
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = ROOT / "cloudformation" / "edge.yaml"
 PACKAGE = ROOT / "target" / "edge" / "redirect.zip"
 SITE = ROOT / "site"
@@ -29,7 +33,7 @@ SITE = ROOT / "site"
 # Parameters of the template that deploy itself sets.
 MANAGED = {"PackageBucket", "PackageKey", "PackageSha256", "AttachFunction"}
 
-# How often destroy asks whether the replicas are gone; that takes hours.
+# How often destroy tries whether the replicas are gone, which is after hours.
 REPLICA_POLL_SECONDS = 60
 
 
@@ -38,21 +42,24 @@ REPLICA_POLL_SECONDS = 60
 
 def deploy(environment: Environment, options: argparse.Namespace) -> None:
     chosen = stack.chosen_parameters(TEMPLATE, MANAGED, options.set)
-    package = None if options.without_function else read_package(needed=not options.dry_run)
     local = pages.pages(SITE)
     if options.dry_run:
-        dry_run(environment, chosen, package, local, options.without_function)
+        dry_run(environment, chosen, local, options.without_function)
         return
 
+    # What can be checked is checked before the build, which lasts minutes.
+    key = "" if options.without_function else needed_key(ROOT)
     account = account_id()
     packages = PackageBucket(environment.stack, account)
     say(f"Environment {environment.name}: stack {environment.stack.name} in {REGION}, account {account}")
-    if options.without_function and "Function" in resources(environment):
-        raise DeployError(
+    exists = environment.stack.ready()
+    if options.without_function and exists and "Function" in environment.stack.resources():
+        raise Failure(
             f"The stack {environment.stack.name} has the function already; its replicas keep it from being removed "
             f"now. just detach {environment.name} takes it away from the viewers."
         )
 
+    package = None if options.without_function else build(key)
     packages.secure()
     if package:
         packages.upload(package)
@@ -64,41 +71,36 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
     outputs = environment.stack.outputs()
     if package and "DistributionId" in outputs and "Url" in outputs:
         reattach(environment, outputs["DistributionId"])
-
     if "SiteBucketName" in outputs:
-        publish(local, outputs["SiteBucketName"], Distribution(outputs["DistributionId"]), pages.Pending(packages.name))
+        publish(local, outputs["SiteBucketName"], Distribution(outputs["DistributionId"]), packages)
     closing_words(environment, outputs, bool(package))
 
 
-def read_package(needed: bool) -> Package | None:
-    shown = PACKAGE.relative_to(ROOT)
-    if not PACKAGE.exists():
-        if needed:
-            raise DeployError(f"{shown} is not there. Make it with: just package")
-        return None
+def build(key: str) -> Package:
+    recipe.run("package", key)
+    return read_package(PACKAGE)
+
+
+def read_package(path: Path) -> Package:
     try:
-        with zipfile.ZipFile(PACKAGE) as archive:
+        with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
-    except zipfile.BadZipFile:
-        raise DeployError(f"{shown} is no zip file. Make it anew with: just package") from None
+    except (OSError, zipfile.BadZipFile) as error:
+        raise Failure(f"{path.relative_to(ROOT)} cannot be read: {error}. Make it again with: just package") from None
     if not {"redirect", "carrier.py"} <= set(members):
-        raise DeployError(f"{shown} lacks the binary or its carrier. Make it anew with: just package")
-    return Package.of(PACKAGE)
+        raise Failure(f"{path.relative_to(ROOT)} lacks the binary or its carrier. Make it again with: just package")
+    return Package.of(path)
 
 
-def function_parameters(package: Package | None, bucket: str) -> dict[str, str]:
+def function_parameters(package: Package | None, packages: str) -> dict[str, str]:
     if not package:
         return {}
     return {
-        "PackageBucket": bucket,
+        "PackageBucket": packages,
         "PackageKey": package.key,
-        "PackageSha256": base64.b64encode(package.sha256).decode(),
+        "PackageSha256": package.checksum,
         "AttachFunction": "yes",
     }
-
-
-def resources(environment: Environment) -> dict[str, str]:
-    return environment.stack.resources() if environment.stack.describe() else {}
 
 
 def reattach(environment: Environment, distribution_id: str) -> None:
@@ -110,12 +112,12 @@ def reattach(environment: Environment, distribution_id: str) -> None:
     environment.stack.apply(None, {"AttachFunction": "yes"})
 
 
-def publish(local: list[pages.Page], site: str, distribution: Distribution, pending: pages.Pending) -> None:
+def publish(local: list[pages.Page], site: str, distribution: Distribution, packages: PackageBucket) -> None:
     say(f"Site bucket {site}")
     changes = pages.plan(local, site)
-    stale = sorted({*changes.stale, *pending.read()})
+    stale = sorted({*changes.stale, *packages.pending()})
     if stale:
-        pending.write(stale)
+        packages.set_pending(stale)
     pages.publish(changes, site)
     if changes.same:
         say(f"  {changes.same} files unchanged")
@@ -123,12 +125,12 @@ def publish(local: list[pages.Page], site: str, distribution: Distribution, pend
         paths = pages.paths_of(stale)
         say(f"Invalidating {' '.join(paths)}")
         distribution.invalidate(paths)
-        pending.clear()
+        packages.set_pending([])
 
 
 def closing_words(environment: Environment, outputs: dict[str, str], with_function: bool) -> None:
     if "Url" not in outputs:
-        say("The distribution is yours: give its behaviours, on viewer requests, these functions (first match first):")
+        say("The distribution is yours: give its behaviors, on viewer requests, these functions (first match first):")
         say(f"  {outputs['Behaviours']}")
         say(f"  redirect function    {outputs.get('FunctionVersionArn', '(not deployed)')}")
         say(f"  CloudFront Function  {outputs['CurrentSiteFunctionArn']}")
@@ -138,13 +140,12 @@ def closing_words(environment: Environment, outputs: dict[str, str], with_functi
         say(f"  {outputs['ExistingBucketStatement']}")
     if not with_function:
         say(f"Everyone gets the current site. just deploy {environment.name} attaches the function.")
-    say(f"{outputs['Url']}")
+    say(outputs["Url"])
 
 
-def dry_run(
-    environment: Environment, chosen: dict[str, str], package: Package | None, local: list[pages.Page], site_only: bool
-) -> None:
-    say(f"Dry run: nothing is asked of AWS, nothing is changed. just deploy {environment.name} would, in {REGION}:")
+def dry_run(environment: Environment, chosen: dict[str, str], local: list[pages.Page], site_only: bool) -> None:
+    package = read_package(PACKAGE) if PACKAGE.exists() and not site_only else None
+    say(f"Dry run: AWS is not called, nothing is changed. just deploy {environment.name} would, in {REGION}:")
     say(f"\n1. {bucket.plan(environment.stack, None if site_only else PACKAGE.relative_to(ROOT), package)}")
     values = {**chosen, **function_parameters(package, PackageBucket(environment.stack, "ACCOUNT").name)}
     say(f"\n2. {stack.plan(environment.stack, TEMPLATE, TEMPLATE.relative_to(ROOT), values)}")
@@ -152,7 +153,7 @@ def dry_run(
         say("\n3. Print what to add to the bucket or distribution that exists; its pages are left alone")
         return
     say("\n3. Upload what differs of site/, assets first, and delete what is gone from it:")
-    for page in (*(page for page in local if not page.is_page), *(page for page in local if page.is_page)):
+    for page in local:
         say(f"   {page.key:<28} {page.content_type:<26} {page.cache_control}")
     say("\n4. Invalidate the paths whose content changed, wait for it, and print the address")
 
@@ -163,9 +164,9 @@ def dry_run(
 def detach(environment: Environment, _: argparse.Namespace) -> None:
     described = environment.described()
     if not detach_now(environment):
-        say("The function is not attached to any behaviour.")
-    # Straight through CloudFront was the fastest way, and works in any state of the stack. Now the stack is told too,
-    # or its next update would attach the function again.
+        say("The function is not attached to any behavior.")
+    # Straight through CloudFront is the fastest way, and works in any state of the stack. Now the stack learns of it
+    # too, or its next update would attach the function again.
     values = environment.stack.parameters()
     if values.get("ExistingDistributionId") or values.get("AttachFunction") == "no" or not values.get("PackageBucket"):
         say("Everyone gets the current site.")
@@ -173,25 +174,20 @@ def detach(environment: Environment, _: argparse.Namespace) -> None:
     say(f"Stack {environment.stack.name}")
     try:
         environment.stack.apply(None, {"AttachFunction": "no"})
-    except DeployError as error:
-        raise DeployError(
-            f"The viewers are off the function, but the stack still says otherwise "
-            f"({described['StackStatus']}):\n{error}\nRun just detach {environment.name} again when the stack is at rest."
+    except Failure as error:
+        raise Failure(
+            f"The viewers are off the function, but the stack still attaches it ({described['StackStatus']}):\n{error}"
+            f"\nRun just detach {environment.name} again when the stack is at rest."
         ) from None
     say(f"Everyone gets the current site. just deploy {environment.name} attaches the function again.")
 
 
 def detach_now(environment: Environment) -> bool:
     """Removes the associations through CloudFront itself. True if there were any."""
-    distribution_id = environment.stack.resources().get("Distribution") or environment.stack.parameters().get(
-        "ExistingDistributionId"
-    )
-    if not distribution_id:
-        return False
-    distribution = Distribution(distribution_id)
-    changed = distribution.detach(environment.function)
-    if changed:
-        say(f"Distribution {distribution_id}: {changed} behaviours no longer run the function")
+    distribution = environment.distribution()
+    changed = distribution.detach(environment.function) if distribution else 0
+    if distribution and changed:
+        say(f"Distribution {distribution.id}: {changed} behaviors no longer run the function")
         distribution.wait_until_deployed()
     return bool(changed)
 
@@ -206,7 +202,6 @@ def destroy(environment: Environment, _: argparse.Namespace) -> None:
     )
     if environment.stack.settle():
         has = environment.stack.resources()
-        kept = has.get("LogBucket")
         detach_now(environment)
         if "Function" in has:
             delete_function(environment)
@@ -215,8 +210,8 @@ def destroy(environment: Environment, _: argparse.Namespace) -> None:
             bucket.empty(has["SiteBucket"])
         say(f"Deleting the stack {environment.stack.name}")
         environment.stack.delete()
-        if kept:
-            say(f"The bucket of the access logs stays: {kept}")
+        if "LogBucket" in has:
+            say(f"The bucket of the access logs stays: {has['LogBucket']}")
     else:
         say(f"There is no stack {environment.stack.name}.")
     PackageBucket(environment.stack, account).delete()
@@ -232,26 +227,31 @@ def delete_function(environment: Environment) -> None:
     https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/lambda-edge-delete-replicas.html
     """
     say(f"Deleting the function {environment.function}")
-    wait = Wait()
-    first = True
-    while True:
-        try:
-            wait.ask("lambda", "delete-function", "--function-name", environment.function)
-            say("  deleted")
-            return
-        except AwsError as error:
-            if error.code == "ResourceNotFoundException":
-                say("  it is gone already")
+    if has_gone(environment.function):
+        return
+    say("  CloudFront still has replicas of it near the viewers. It removes them some hours after the function was")
+    say("  detached; nothing makes it faster, and the wait costs nothing. Interrupting is safe: just destroy")
+    say(f"  {environment.name} resumes, also tomorrow.")
+    with waiting("waiting for the replicas to be removed") as still:
+        while True:
+            time.sleep(REPLICA_POLL_SECONDS)
+            if has_gone(environment.function):
                 return
-            if "replicated function" not in error.detail:
-                raise
-        if first:
-            say("  CloudFront still has replicas of it near the viewers. It removes them some hours after the function")
-            say("  was detached; nobody can hurry it, and nothing is paid for meanwhile. Interrupting is safe: just")
-            say(f"  destroy {environment.name} takes it up again, also tomorrow.")
-            first = False
-        say(f"  {wait.elapsed()} waiting for the replicas to be removed")
-        pause(REPLICA_POLL_SECONDS)
+            still()
+
+
+def has_gone(function: str) -> bool:
+    try:
+        client("lambda").delete_function(FunctionName=function)
+        say("  deleted")
+    except ClientError as error:
+        if code_of(error) == "ResourceNotFoundException":
+            say("  it is gone already")
+        elif "replicated function" in str(error):
+            return False
+        else:
+            raise
+    return True
 
 
 # ---- url, logs, doctor -----------------------------------------------------------------------------------------------
@@ -261,16 +261,16 @@ def url(environment: Environment, _: argparse.Namespace) -> None:
     environment.described()
     outputs = environment.stack.outputs()
     if "Url" not in outputs:
-        raise DeployError(
+        raise Failure(
             f"The stack {environment.stack.name} has no distribution of its own; the address is your own one's."
         )
     say(outputs["Url"])
 
 
-def logs_of(environment: Environment, _: argparse.Namespace) -> None:
+def follow_logs(environment: Environment, _: argparse.Namespace) -> None:
     environment.described()
     logs.follow(f"/aws/lambda/{REGION}.{environment.function}", logs.regions_of_account)
 
 
-def doctor_of(environment: Environment, _: argparse.Namespace) -> None:
-    doctor.examine(environment.stack, environment.function, ROOT, PACKAGE)
+def examine(environment: Environment, _: argparse.Namespace) -> None:
+    doctor.examine(environment, ROOT, PACKAGE)

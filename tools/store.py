@@ -1,11 +1,9 @@
-"""Brings the flag store and flag-sync to AWS, beside the edge function of the same environment.
+"""Deploys the flag store and flag-sync to AWS, beside the edge function of the same environment.
 
 One flag store is one stack, redirect-ENV-flags, whose name is the table's too, and one private bucket for its packages.
 The SDK key and the webhook's secret go from here to SSM Parameter Store and nowhere else: not to a command line, a
 template or the screen. Where they are kept elsewhere, they are not touched.
 """
-
-from __future__ import annotations
 
 import argparse
 import os
@@ -16,14 +14,17 @@ from pathlib import Path
 
 import bucket
 import logs
+import recipe
 import stack
-from aws import REGION, AwsError, DeployError, account_id, aws, json_file, say, without_key
+from aws import REGION, Tolerating, account_id, client
 from bucket import Package, PackageBucket
 from environment import Environment
-from launchdarkly import KEY_VARIABLE, sdk_key
+from failure import Failure
+from launchdarkly import KEY_VARIABLE, has_key, sdk_key
 from stack import Stack
+from terminal import say
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = ROOT / "cloudformation" / "flag-store.yaml"
 PACKAGE = ROOT / "target" / "lambda" / "flag-sync" / "bootstrap.zip"
 BINARY = ROOT / "target" / "release" / "flag-sync"
@@ -31,7 +32,7 @@ BINARY = ROOT / "target" / "release" / "flag-sync"
 # Parameters of the template that deploy itself sets.
 MANAGED = {"PackageBucket", "PackageKey"}
 
-# Where a secret may be. flag-sync asks for it in its own Region.
+# Where a secret may be. flag-sync reads it in its own Region.
 PLACE = re.compile(
     rf"/[A-Za-z0-9/._-]+|arn:[a-z-]+:secretsmanager:{REGION}:\d{{12}}:secret:[A-Za-z0-9/_+=.@-]+-[A-Za-z0-9]{{6}}"
 )
@@ -41,12 +42,12 @@ class FlagStore:
     def __init__(self, environment: Environment) -> None:
         self.name = environment.name
         self.stack = Stack(f"{environment.stack.name}-flags", f"just store-destroy {self.name}")
-        # Where this tool keeps the secrets, unless it is told where they are.
+        # Where this tool keeps the secrets, unless a setting names another place.
         self.sdk_key = f"/redirect/{self.name}/sdk-key"
         self.webhook_secret = f"/redirect/{self.name}/webhook-secret"
 
     def places(self, *settings: dict[str, str]) -> dict[str, str]:
-        """Where the secrets are: in parameters of this tool, unless settings, the last first, say otherwise."""
+        """Where the secrets are: in parameters of this tool, or where settings, the last first, place them."""
         own = {"SdkKeyParameter": self.sdk_key, "WebhookSecretParameter": self.webhook_secret}
         return own | {name: values[name] for values in settings for name in own if name in values}
 
@@ -56,7 +57,7 @@ class FlagStore:
         if "WebhookUrl" not in outputs:
             found = self.stack.describe()
             state = f"is in the state {found['StackStatus']}" if found else "is not there"
-            raise DeployError(
+            raise Failure(
                 f"There is no flag store {self.name}: the stack {self.stack.name} in {REGION} {state}. Make it with: "
                 f"just store-deploy {self.name}"
             )
@@ -71,30 +72,30 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
     chosen = stack.chosen_parameters(TEMPLATE, MANAGED, options.set)
     for name, place in store.places(chosen).items():
         if not PLACE.fullmatch(place):
-            raise DeployError(
-                f"--set {name}=...: expected the name of an SSM parameter, which begins with a slash, or the whole "
-                f"ARN of a secret in Secrets Manager in {REGION}. What was given is not shown, as it may be the secret itself."
+            raise Failure(
+                f"--set {name}=...: expected the name of an SSM parameter, which begins with a slash, or the whole ARN "
+                f"of a secret in Secrets Manager in {REGION}. The value is not shown, as it may be the secret itself."
             )
-    # Refuses what is no SDK key before anything is done.
-    key = sdk_key() if os.environ.get(KEY_VARIABLE) else ""
-    package = Package.of(PACKAGE) if PACKAGE.exists() else None
+    key = sdk_key() if has_key() else ""
     if options.dry_run:
-        dry_run(store, chosen, package, bool(key))
+        dry_run(store, chosen, bool(key))
         return
-    if not package:
-        raise DeployError(f"{PACKAGE.relative_to(ROOT)} is not there. just store-deploy {store.name} builds it.")
 
+    # What can be checked is checked before the build, which lasts minutes.
     account = account_id()
     say(f"Flag store {store.name}: stack {store.stack.name} in {REGION}, account {account}")
-    # Before that, its parameters may be those of a stack that goes, or of an update that is rolled back.
+    # Only a stack at rest has the parameters that the next one keeps.
     kept = store.stack.parameters() if store.stack.ready() else {}
     places = store.places(kept, chosen)
-    keep_secrets(store, places, key)
+    if places["SdkKeyParameter"] == store.sdk_key and not key and not has_parameter(store.sdk_key):
+        raise Failure(f"The SSM parameter {store.sdk_key} is not there. Export {KEY_VARIABLE} and run this again.")
+    recipe.run("_flag-sync")
+    package = Package.of(PACKAGE)
 
+    keep_secrets(store, places, key)
     packages = PackageBucket(store.stack, account)
     packages.secure()
     packages.upload(package)
-
     say(f"Stack {store.stack.name}")
     values = {**chosen, **places, "PackageBucket": packages.name, "PackageKey": package.key}
     if not store.stack.apply(TEMPLATE, values):
@@ -108,8 +109,6 @@ def keep_secrets(store: FlagStore, places: dict[str, str], key: str) -> None:
         say(f"The SDK key is kept in {places['SdkKeyParameter']}" + (f"; {KEY_VARIABLE} is not used" if key else ""))
     elif key:
         put_secret(store.sdk_key, key, overwrite=True)
-    elif not has_parameter(store.sdk_key):
-        raise DeployError(f"The SSM parameter {store.sdk_key} is not there. Export {KEY_VARIABLE} and run this again.")
     if places["WebhookSecretParameter"] != store.webhook_secret:
         say(f"The webhook's secret is kept in {places['WebhookSecretParameter']}")
     elif not has_parameter(store.webhook_secret):
@@ -117,25 +116,17 @@ def keep_secrets(store: FlagStore, places: dict[str, str], key: str) -> None:
 
 
 def has_parameter(name: str) -> bool:
-    try:
-        # Not decrypted, and of what comes only the name is printed.
-        aws("ssm", "get-parameter", "--name", name, "--query", "Parameter.Name")
-    except AwsError as error:
-        if error.code != "ParameterNotFound":
-            raise
-        return False
-    return True
+    """Without decryption."""
+    with Tolerating("ParameterNotFound"):
+        client("ssm").get_parameter(Name=name)
+        return True
+    return False
 
 
 def put_secret(name: str, value: str, overwrite: bool) -> None:
-    request = {"Name": name, "Value": value, "Type": "SecureString", "Overwrite": overwrite}
-    with json_file(request) as file:
-        try:
-            aws("ssm", "put-parameter", "--cli-input-json", file)
-        except AwsError as error:
-            # An interrupted run's, which was not to be seen yet.
-            if error.code != "ParameterAlreadyExists":
-                raise
+    # An interrupted run may have put it, and SSM not shown it yet.
+    with Tolerating("ParameterAlreadyExists"):
+        client("ssm").put_parameter(Name=name, Value=value, Type="SecureString", Overwrite=overwrite)
     say(f"Secret {name} is kept in SSM Parameter Store")
 
 
@@ -150,23 +141,22 @@ def closing_words(store: FlagStore) -> None:
     say(f"Policy   {outputs['ReadPolicyArn']}, for just deploy {store.name} --set FlagStorePolicyArn=...")
     say(f"Webhook  {outputs['WebhookUrl']}, signed with the secret that this prints:")
     say(f"  aws {reading} --output text")
-    say("docs/flag-store.md says what to enter in LaunchDarkly.")
+    say("docs/flag-store.md lists what to enter in LaunchDarkly.")
 
 
-def dry_run(store: FlagStore, chosen: dict[str, str], package: Package | None, has_key: bool) -> None:
+def dry_run(store: FlagStore, chosen: dict[str, str], has_key: bool) -> None:
+    package = Package.of(PACKAGE) if PACKAGE.exists() else None
     places = store.places(chosen)
-    say(f"Dry run: nothing is asked of AWS, nothing is changed. just store-deploy {store.name} would, in {REGION}:")
+    shell = "the one of this shell, as a SecureString in SSM Parameter Store"
+    own = {
+        "SdkKeyParameter": shell if has_key else f"must be there, as {KEY_VARIABLE} is not set",
+        "WebhookSecretParameter": "a new SecureString, unless it is there",
+    }
+    say(f"Dry run: AWS is not called, nothing is changed. just store-deploy {store.name} would, in {REGION}:")
     say("\n1. See to the secrets; a place that an earlier --set named is kept")
-    if places["SdkKeyParameter"] != store.sdk_key:
-        say(f"   SDK key           {places['SdkKeyParameter']}, left alone")
-    elif has_key:
-        say(f"   SDK key           {store.sdk_key}: the one of this shell, as a SecureString in SSM Parameter Store")
-    else:
-        say(f"   SDK key           {store.sdk_key}: must be there, as {KEY_VARIABLE} is not set")
-    if places["WebhookSecretParameter"] != store.webhook_secret:
-        say(f"   webhook's secret  {places['WebhookSecretParameter']}, left alone")
-    else:
-        say(f"   webhook's secret  {store.webhook_secret}: a new SecureString, unless it is there")
+    for name, label in (("SdkKeyParameter", "SDK key"), ("WebhookSecretParameter", "webhook's secret")):
+        is_own = places[name] == store.places()[name]
+        say(f"   {label:<17} {places[name]}{': ' + own[name] if is_own else ', left alone'}")
     say(f"\n2. {bucket.plan(store.stack, PACKAGE.relative_to(ROOT), package)}")
     values = {**chosen, **places, "PackageBucket": PackageBucket(store.stack, "ACCOUNT").name}
     if package:
@@ -180,8 +170,8 @@ def dry_run(store: FlagStore, chosen: dict[str, str], package: Package | None, h
 
 def sync(environment: Environment, options: argparse.Namespace) -> int:
     """The binary on this machine does the work that the deployed function does, so that a person sees it."""
-    store = FlagStore(environment)
-    outputs, parameters = store.described()
+    outputs, parameters = FlagStore(environment).described()
+    recipe.run("_flag-sync-here")
     command = [
         str(BINARY), options.action,
         "--table", outputs["TableName"],
@@ -191,17 +181,17 @@ def sync(environment: Environment, options: argparse.Namespace) -> int:
         *(["--json"] if options.json else []),
     ]  # fmt: skip
     # The deployed function's settings are in the arguments; none of this shell's may come between.
-    surroundings = {name: value for name, value in without_key().items() if not name.startswith("FLAG_SYNC_")}
+    surroundings = {name: value for name, value in os.environ.items() if not name.startswith("FLAG_SYNC_")}
     return subprocess.run(command, env={**surroundings, "AWS_REGION": REGION}, check=False).returncode
 
 
 def url(environment: Environment, _: argparse.Namespace) -> None:
-    outputs, _ = FlagStore(environment).described()
+    outputs, _parameters = FlagStore(environment).described()
     say(outputs["WebhookUrl"])
 
 
-def logs_of(environment: Environment, _: argparse.Namespace) -> None:
-    outputs, _ = FlagStore(environment).described()
+def follow_logs(environment: Environment, _: argparse.Namespace) -> None:
+    outputs, _parameters = FlagStore(environment).described()
     logs.follow(outputs["LogGroupName"], lambda: [REGION])
 
 
@@ -231,7 +221,7 @@ def refuse_while_relayed(store: FlagStore) -> None:
     """docs/relay-proxy.md gives the stack this name, and the store's table and key."""
     relay = f"redirect-{store.name}-relay"
     if Stack(relay, "").parameters().get("TableName") == store.stack.name:
-        raise DeployError(
+        raise Failure(
             f"The Relay Proxy of the stack {relay} writes the table and needs the key. Delete it first: "
             f"aws cloudformation delete-stack --region {REGION} --stack-name {relay}"
         )
@@ -240,19 +230,14 @@ def refuse_while_relayed(store: FlagStore) -> None:
 def refuse_while_read(store: FlagStore) -> None:
     """IAM deletes no policy that is attached, and CloudFormation would find that out when the table is gone."""
     policy = store.stack.resources().get("ReadPolicy")
-    if not policy:
-        return
-    try:
-        found = aws("iam", "list-entities-for-policy", "--policy-arn", policy)
-    except AwsError as error:
-        if error.code == "NoSuchEntity":  # an earlier deletion came as far as that
-            return
-        raise
-    readers = [entry["RoleName"] for entry in found["PolicyRoles"]]
-    readers += [entry["UserName"] for entry in found["PolicyUsers"]]
-    readers += [entry["GroupName"] for entry in found["PolicyGroups"]]
+    kinds = (("PolicyRoles", "RoleName"), ("PolicyUsers", "UserName"), ("PolicyGroups", "GroupName"))
+    readers: list[str] = []
+    if policy:
+        with Tolerating("NoSuchEntity"):  # an earlier deletion came as far as that
+            found = client("iam").list_entities_for_policy(PolicyArn=policy)
+            readers = [entry[name] for kind, name in kinds for entry in found[kind]]
     if readers:
-        raise DeployError(
+        raise Failure(
             f"The flag store {store.name} is still read by {', '.join(readers)}. Give those functions another source "
             f"first, then detach the policy {policy} from them; from the edge function by: just deploy {store.name} "
             "--set FlagStorePolicyArn="
@@ -260,9 +245,6 @@ def refuse_while_read(store: FlagStore) -> None:
 
 
 def delete_secret(name: str) -> None:
-    try:
-        aws("ssm", "delete-parameter", "--name", name)
+    with Tolerating("ParameterNotFound"):
+        client("ssm").delete_parameter(Name=name)
         say(f"Deleted the SSM parameter {name}")
-    except AwsError as error:
-        if error.code != "ParameterNotFound":
-            raise

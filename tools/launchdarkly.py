@@ -1,14 +1,15 @@
-"""LaunchDarkly's flag data, item by item, as the edge function asks for it."""
-
-from __future__ import annotations
+"""LaunchDarkly's flag data, item by item, as the edge function fetches it."""
 
 import json
 import os
 import re
+import tomllib
 import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
+
+from failure import Failure
 
 KEY_VARIABLE = "LAUNCHDARKLY_SDK_KEY"
 
@@ -17,46 +18,57 @@ KEY_VARIABLE = "LAUNCHDARKLY_SDK_KEY"
 KEY_SHAPE = re.compile(r"sdk-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 # Far above any flag; keeps a wrong address from filling the memory.
-MOST_BYTES = 16_000_000
+MAX_BYTES = 16_000_000
 TIMEOUT_SECONDS = 10
 
 
-class LaunchDarklyError(Exception):
-    """Something about LaunchDarkly or the SDK key, told without the key."""
+_hidden = ""
+
+
+def hide_key() -> None:
+    """Takes the key out of the environment, so that no process that this one starts sees it, a profile's
+    credential_process among them."""
+    global _hidden
+    _hidden = os.environ.pop(KEY_VARIABLE, "")
+
+
+def has_key() -> bool:
+    return bool(os.environ.get(KEY_VARIABLE) or _hidden)
 
 
 def sdk_key() -> str:
-    """The SDK key from the environment, its only source. Errors never show what was found there."""
-    key = os.environ.get(KEY_VARIABLE, "")
+    """The SDK key from the environment, its only source."""
+    key = os.environ.get(KEY_VARIABLE) or _hidden
     if not key:
-        raise LaunchDarklyError(
+        raise Failure(
             f"{KEY_VARIABLE} is not set. Export the SDK key of the environment whose flag is to decide "
             "(LaunchDarkly: Settings, Projects, Environments, SDK key)."
         )
-    if key.startswith("mob-"):
-        raise LaunchDarklyError(
-            f"{KEY_VARIABLE} holds a mobile key. Use the environment's SDK key; it starts with sdk-."
-        )
-    if key.startswith("api-"):
-        raise LaunchDarklyError(
-            f"{KEY_VARIABLE} holds an API access token. Use the environment's SDK key; it starts with sdk-."
-        )
+    for prefix, kind in (("mob-", "a mobile key"), ("api-", "an API access token")):
+        if key.startswith(prefix):
+            raise Failure(f"{KEY_VARIABLE} holds {kind}. Use the environment's SDK key; it starts with sdk-.")
     # Also keeps line breaks out of the header.
     if not re.fullmatch(r"[!-~]+", key):
-        raise LaunchDarklyError(
-            f"{KEY_VARIABLE} has characters that no key has (a space or a line break, perhaps). Copy the SDK key anew."
+        raise Failure(
+            f"{KEY_VARIABLE} has characters that no key has (a space or a line break, perhaps). Copy the SDK key again."
         )
     return key
 
 
+def needed_key(root: Path) -> str:
+    """The SDK key, "" where the settings need none: with a store, the key serves the events alone."""
+    has_store = setting(root, "source") != "launchdarkly"
+    return "" if has_store and setting(root, "events") == "off" else sdk_key()
+
+
 def setting(root: Path, name: str) -> str:
-    """A text field of redirect.toml, as it is compiled in; LaunchDarkly's addresses may come from the environment."""
+    """A text field of redirect.toml, as it is compiled in; the environment may have LaunchDarkly's addresses."""
     if name.startswith("launchdarkly_") and os.environ.get(name.upper()):
         return os.environ[name.upper()]
-    found = re.search(rf'^{name} *= *"([^"]*)"', (root / "redirect.toml").read_text(), re.MULTILINE)
-    if not found:
-        raise LaunchDarklyError(f'redirect.toml has no {name}. Give it: {name} = "...".')
-    return found.group(1)
+    try:
+        return str(tomllib.loads((root / "redirect.toml").read_text())[name])
+    except (KeyError, tomllib.TOMLDecodeError) as error:
+        raise Failure(f'redirect.toml: {name} cannot be read ({error}). Set it: {name} = "...".') from None
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -80,31 +92,31 @@ def item(base_uri: str, key: str, kind: str, name: str) -> str | None:
     request = urllib.request.Request(url, headers={"Authorization": key})
     try:
         with _OPENER.open(request, timeout=TIMEOUT_SECONDS) as response:
-            body = response.read(MOST_BYTES + 1)
+            body = response.read(MAX_BYTES + 1)
     except urllib.error.HTTPError as error:
         if error.code == 404:
             return None
         if error.code in (401, 403):
-            raise LaunchDarklyError(
-                f"LaunchDarkly refuses the SDK key ({error.code} from {base_uri}). It was rotated, or it belongs to "
+            raise Failure(
+                f"LaunchDarkly rejected the SDK key ({error.code} from {base_uri}). It was rotated, or it belongs to "
                 f"another instance: check {KEY_VARIABLE} and launchdarkly_base_uri in redirect.toml."
             ) from None
-        raise LaunchDarklyError(
+        raise Failure(
             f"LaunchDarkly answers {error.code} for the {what} ({base_uri}). Try again later, or see its status page."
         ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise LaunchDarklyError(
+        raise Failure(
             f"LaunchDarkly cannot be reached at {base_uri}: {reason}. Check the network and launchdarkly_base_uri."
         ) from None
-    if len(body) > MOST_BYTES:
-        raise LaunchDarklyError(f"The {what} at {base_uri} is larger than {MOST_BYTES:,} bytes. Is the address right?")
+    if len(body) > MAX_BYTES:
+        raise Failure(f"The {what} at {base_uri} is larger than {MAX_BYTES:,} bytes. Is the address right?")
     try:
         text = body.decode("utf-8")
         if not isinstance(json.loads(text), dict):
             raise ValueError("no JSON object")
     except ValueError as error:
-        raise LaunchDarklyError(
-            f"What {base_uri} gives as the {what} is no flag data: {error}. Is launchdarkly_base_uri right?"
+        raise Failure(
+            f"The answer of {base_uri} for the {what} is not flag data: {error}. Is launchdarkly_base_uri right?"
         ) from None
     return text

@@ -5,8 +5,7 @@ Beside each event stands its expected outcome, in a file of the same name that e
 alternatives. The exit status is 0 when every event had its expected outcome.
 """
 
-from __future__ import annotations
-
+import contextlib
 import json
 import os
 import queue
@@ -19,14 +18,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from failure import Failure
+
+ROOT = Path(__file__).resolve().parents[1]
 FUNCTION = "redirect"
 ANSWER_SECONDS = 60
 COLUMNS = ("event", "viewer", "variation", "reason", "status", "Location")
-
-
-class Failure(Exception):
-    """What went wrong, for a person."""
 
 
 @dataclass
@@ -49,7 +46,7 @@ class LocalLambda:
         self.lines: queue.Queue[str] = queue.Queue()
         self.output: list[str] = []
         self.process = subprocess.Popen(
-            ["cargo", "lambda", "watch", "--invoke-address", "127.0.0.1", "--invoke-port", str(self.port), "--ignore-changes"],
+            f"cargo lambda watch --invoke-address 127.0.0.1 --invoke-port {self.port} --ignore-changes".split(),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -64,7 +61,7 @@ class LocalLambda:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        for line in self.process.stdout:
+        for line in self.process.stdout or ():
             self.output.append(line)
             self.lines.put(line)
         self.lines.put("")
@@ -73,7 +70,9 @@ class LocalLambda:
         until = time.monotonic() + ANSWER_SECONDS
         while time.monotonic() < until:
             if self.process.poll() is not None:
-                raise Failure(f"cargo lambda watch ended with status {self.process.returncode}:\n{''.join(self.output)}")
+                raise Failure(
+                    f"cargo lambda watch ended with status {self.process.returncode}:\n{''.join(self.output)}"
+                )
             try:
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
                 return
@@ -82,7 +81,7 @@ class LocalLambda:
         raise Failure(f"cargo lambda watch did not listen on port {self.port} within {ANSWER_SECONDS} s")
 
     def decision(self) -> dict:
-        """The next line of the log that tells a decision."""
+        """The next line of the log with a decision."""
         while True:
             try:
                 text = self.lines.get(timeout=ANSWER_SECONDS)
@@ -114,16 +113,14 @@ class LocalLambda:
             except (ProcessLookupError, subprocess.TimeoutExpired):
                 continue
         # What the function left in the group, if anything.
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 def build() -> None:
     """Cargo shows its own progress; the local Lambda would build without a word."""
     print("Building the function (the first time takes a minute or two) ...", file=sys.stderr)
-    if subprocess.run(["cargo", "build", "--bin", FUNCTION], cwd=ROOT, check=False).returncode != 0:
+    if subprocess.run(["cargo", "build", "--locked", "--bin", FUNCTION], cwd=ROOT, check=False).returncode != 0:
         raise Failure("the function was not built; cargo says why above")
 
 
@@ -132,7 +129,13 @@ def invoke(local: LocalLambda, path: Path) -> Outcome:
     command += ["--invoke-address", "127.0.0.1", "--invoke-port", str(local.port)]
     try:
         done = subprocess.run(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=ANSWER_SECONDS
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=ANSWER_SECONDS,
         )
     except subprocess.TimeoutExpired:
         raise Failure(f"{path.name}: no answer within {ANSWER_SECONDS} s:\n{''.join(local.output)}") from None
@@ -171,12 +174,12 @@ def is_expected(path: Path, outcome: Outcome) -> bool | None:
 
 
 def row(cells: tuple[str, ...], widths: list[int]) -> str:
-    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths)).rstrip()
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 def report(local: LocalLambda, paths: list[Path]) -> int:
     widths = [max(len(path.stem) for path in paths), max(len(viewer(path)) for path in paths), 9, 19, 6, 0]
-    widths = [max(width, len(title)) for width, title in zip(widths, COLUMNS)]
+    widths = [max(width, len(title)) for width, title in zip(widths, COLUMNS, strict=True)]
     print(row(COLUMNS, widths))
     wrong = 0
     for path in paths:
@@ -198,7 +201,8 @@ def main() -> int:
     paths = [Path(argument) for argument in sys.argv[1:]] or sorted((ROOT / "events").glob("*.json"))
     for path in paths:
         if not path.is_file():
-            print(f"{path}: no such event; there are: {', '.join(p.name for p in sorted((ROOT / 'events').glob('*.json')))}", file=sys.stderr)
+            known = ", ".join(sorted(event.name for event in (ROOT / "events").glob("*.json")))
+            print(f"{path}: no such event; there are: {known}", file=sys.stderr)
             return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     local = None

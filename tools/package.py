@@ -4,8 +4,6 @@ The same inputs give the same bytes: members in a fixed order, with a fixed time
 of a fixed version.
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import datetime
@@ -22,9 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import zopfli
-from launchdarkly import KEY_VARIABLE, LaunchDarklyError, item, sdk_key, setting
 
-ROOT = Path(__file__).resolve().parents[2]
+import recipe
+from failure import Failure
+from launchdarkly import KEY_VARIABLE, item, needed_key, setting
+
+ROOT = Path(__file__).resolve().parents[1]
 BINARY = Path("target/lambda/redirect/bootstrap")
 CARRIER = Path("src/carrier/carrier.py")
 PACKAGE = Path("target/edge/redirect.zip")
@@ -33,42 +34,44 @@ PACKAGE = Path("target/edge/redirect.zip")
 # https://docs.aws.amazon.com/linux/al2023/release-notes/all-packages-AL2023.html
 NEWEST_GLIBC = (2, 34)
 # Ours, not Lambda's: a larger package starts more slowly. A store's client needs its share.
-MOST_BYTES = 2_200_000
-MOST_BYTES_WITH_STORE = 3_200_000
-
-
-class Refusal(Exception):
-    """Why there will be no package, and what to do about it."""
+MAX_BYTES = 2_200_000
+MAX_BYTES_WITH_STORE = 3_200_000
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="package.py", description="Packs the edge function for Lambda@Edge.")
+    parser = argparse.ArgumentParser(
+        prog="just package",
+        description=f"Builds the edge function and packs it for Lambda@Edge: {PACKAGE}.",
+        epilog="Arguments, SDK key and flag data are checked before anything is built.",
+    )
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--flags", metavar="FILE", type=Path, help="flag data to bundle, instead of fetching it")
     choice.add_argument("--no-flags", action="store_true", help="bundle no flag data")
     options = parser.parse_args(arguments)
     try:
-        has_store = setting(ROOT, "source") != "launchdarkly"
-        most = MOST_BYTES_WITH_STORE if has_store else MOST_BYTES
-        # With a store, the key serves the events alone.
-        key = None if has_store and setting(ROOT, "events") == "off" else sdk_key()
-        members = {"redirect": (checked_binary(key), 0o755), "carrier.py": (read(CARRIER), 0o644)}
+        key = needed_key(ROOT)
+        flags = None
         if options.flags:
-            members["flags.json"] = (flags_from(options.flags), 0o644)
+            flags = flags_from(options.flags)
         elif key and not options.no_flags:
-            members["flags.json"] = (fetched_flags(key), 0o644)
+            flags = fetched_flags(key)
+        recipe.run("build", key)
+        members = {"redirect": (checked_binary(key), 0o755), "carrier.py": (read(CARRIER), 0o644)}
+        if flags:
+            members["flags.json"] = (flags, 0o644)
         print("Packing (15 seconds or so) ...", flush=True)
         package = packed(members)
-        if len(package) > most:
-            raise Refusal(
-                f"the package has {len(package):,} bytes, more than {most:,}. Build with a smaller opt-level, or "
+        limit = MAX_BYTES if setting(ROOT, "source") == "launchdarkly" else MAX_BYTES_WITH_STORE
+        if len(package) > limit:
+            raise Failure(
+                f"the package has {len(package):,} bytes, more than {limit:,}. Build with a smaller opt-level, or "
                 "leave a dependency out."
             )
         write(package)
-    except (Refusal, LaunchDarklyError) as error:
+    except Failure as error:
         print(f"No package: {error}", file=sys.stderr)
         return 1
-    report(package, members, most)
+    report(package, members, limit)
     return 0
 
 
@@ -77,19 +80,19 @@ def read(path: Path) -> bytes:
         return (ROOT / path).read_bytes()
     except OSError as error:
         hint = "Build it first: just build." if path == BINARY else "It is part of the repository."
-        raise Refusal(f"{path} cannot be read ({error.strerror}). {hint}") from None
+        raise Failure(f"{path} cannot be read ({error.strerror}). {hint}") from None
 
 
 # ---- The binary ------------------------------------------------------------------------------------------------------
 
 
-def checked_binary(key: str | None) -> bytes:
+def checked_binary(key: str) -> bytes:
     binary = read(BINARY)
     for problem in elf_problems(binary):
-        raise Refusal(f"{BINARY} {problem}")
+        raise Failure(f"{BINARY} {problem}")
     # Lambda@Edge has no environment variables, so a binary without the key would decide by the sample flag for ever.
     if key and key.encode() not in binary:
-        raise Refusal(
+        raise Failure(
             f"{BINARY} was built without the SDK key that {KEY_VARIABLE} holds now: offline, or with another one. "
             "Build it with the key in the environment: just build."
         )
@@ -99,7 +102,7 @@ def checked_binary(key: str | None) -> bytes:
 def elf_problems(binary: bytes) -> Iterator[str]:
     """What keeps the binary from running on Lambda@Edge; see the ELF-64 object file format."""
     if binary[:4] != b"\x7fELF":
-        yield "is no ELF program. Build it with: cargo lambda build --release."
+        yield "is not an ELF program. Build it with: cargo lambda build --release."
         return
     # 64 bit, little-endian, and x86-64 (62); Lambda@Edge has no arm64.
     if binary[4:6] != b"\x02\x01" or binary[18:20] != b"\x3e\x00":
@@ -108,7 +111,7 @@ def elf_problems(binary: bytes) -> Iterator[str]:
     try:
         sections = elf_sections(binary)
     except (struct.error, ValueError, IndexError):
-        yield "is damaged: its section headers cannot be read. Build it anew."
+        yield "is damaged: its section headers cannot be read. Build it again."
         return
     if ".symtab" in sections or any(name.startswith(".debug_") for name in sections):
         yield "is not stripped. Build the release profile, which has strip = true."
@@ -157,7 +160,7 @@ def fetched_flags(key: str) -> bytes:
         for kind, name in wanted:
             text = item(base_uri, key, kind, name)
             if text is None and name == flag_key and kind == "flags":
-                raise Refusal(
+                raise Failure(
                     f"the environment of {KEY_VARIABLE} has no flag {flag_key}. Create it in LaunchDarkly, or correct "
                     "flag_key in redirect.toml; --no-flags packs without flag data."
                 )
@@ -168,7 +171,7 @@ def fetched_flags(key: str) -> bytes:
             named += names_in(json.loads(text), kind)
         wanted = [entry for entry in dict.fromkeys(named) if entry not in seen]
         seen.update(wanted)
-    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     # Put together as text, so that every item stays as LaunchDarkly wrote it, numbers included.
     parts = [
         f'"{kind}":{{' + ",".join(f"{json.dumps(name)}:{text.strip()}" for name, text in items.items()) + "}"
@@ -189,7 +192,7 @@ def names_in(data: dict, kind: str) -> Iterator[tuple[str, str]]:
                     for segment in clause.get("values") or []:
                         yield "segments", str(segment)
     except (AttributeError, KeyError, TypeError):
-        raise Refusal(
+        raise Failure(
             f"LaunchDarkly's {kind[:-1]} {data.get('key')} is malformed: {', '.join(sorted(map(str, data)))}. "
             "--no-flags packs without flag data."
         ) from None
@@ -208,11 +211,11 @@ def flags_from(path: Path) -> bytes:
         if not isinstance(data.get("segments"), dict) or not isinstance(data.get("flags"), dict):
             raise ValueError("flags or segments is not an object")
     except OSError as error:
-        raise Refusal(f"--flags {path} cannot be read: {error.strerror}.") from None
+        raise Failure(f"--flags {path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
-        raise Refusal(f"--flags {path} is not of the form {form}: {error}.") from None
+        raise Failure(f"--flags {path} is not of the form {form}: {error}.") from None
     if flag_key not in data["flags"]:
-        raise Refusal(f"--flags {path} does not hold the flag {flag_key}, which redirect.toml asks for.")
+        raise Failure(f"--flags {path} does not hold the flag {flag_key}, which redirect.toml names.")
     return text
 
 
@@ -245,9 +248,9 @@ def write(package: bytes) -> None:
     half.replace(path)
 
 
-def report(package: bytes, members: dict[str, tuple[bytes, int]], most: int) -> None:
+def report(package: bytes, members: dict[str, tuple[bytes, int]], limit: int) -> None:
     digest = hashlib.sha256(package).digest()
-    print(f"{PACKAGE}  {len(package):,} bytes (at most {most:,})")
+    print(f"{PACKAGE}  {len(package):,} bytes (at most {limit:,})")
     for name, (data, mode) in members.items():
         print(f"  {stat.filemode(stat.S_IFREG | mode)} {len(data):>11,} bytes  {name}")
     if "flags.json" in members:

@@ -1,0 +1,126 @@
+"""Examines what a deployment needs: key, flag, credentials, Region, quotas."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from aws import REGION, REPORTED, client, explained, session
+from environment import Environment
+from failure import Failure
+from launchdarkly import KEY_SHAPE, KEY_VARIABLE, item, sdk_key, setting
+from terminal import say
+
+# A new account may have as few as 10, and CloudFront answers 503 above it.
+# https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
+DEFAULT_CONCURRENCY = 1000
+
+
+def examine(environment: Environment, root: Path, package: Path) -> None:
+    """Prints one line for each thing that is examined; fails if one is wrong."""
+    checks: list[tuple[str, str, Callable[[], str]]] = [
+        # name, what it needs to be right, the check
+        ("SDK key", "", check_key),
+        ("Flag", "SDK key", lambda: check_flag(root)),
+        ("Credentials", "", check_credentials),
+        ("Region", "Credentials", check_region),
+        ("Concurrency", "Credentials", check_concurrency),
+        ("Zip quota", "", lambda: check_zip_quota(package)),
+        ("Stack", "Credentials", lambda: check_stack(environment)),
+    ]
+    wrong: set[str] = set()
+    for name, needed, check in checks:
+        if needed in wrong:
+            say(f"--     {name:<12} not examined, as it needs: {needed}", "dim")
+            continue
+        try:
+            say(f"ok     {name:<12} {indented(check())}", "green")
+        except REPORTED as error:
+            wrong.add(name)
+            say(f"WRONG  {name:<12} {indented(explained(error))}", "red")
+    if wrong:
+        raise Failure(f"Wrong: {', '.join(sorted(wrong))}. See above what to do about each.")
+
+
+def indented(text: str) -> str:
+    return text.replace("\n", "\n" + " " * 20)
+
+
+def check_key() -> str:
+    if not KEY_SHAPE.fullmatch(sdk_key()):
+        raise Failure(
+            f"{KEY_VARIABLE} does not look like an SDK key (sdk- and a UUID). Copy it again from LaunchDarkly; a Relay "
+            "Proxy accepts the same one."
+        )
+    return f"{KEY_VARIABLE} is set and has the shape of an SDK key"
+
+
+def check_flag(root: Path) -> str:
+    name, base_uri = setting(root, "flag_key"), setting(root, "launchdarkly_base_uri")
+    text = item(base_uri, sdk_key(), "flags", name)
+    if text is None:
+        raise Failure(
+            f"{name} does not exist in this environment. Create it in LaunchDarkly: a boolean flag with that key."
+        )
+    flag = json.loads(text)
+    if flag.get("archived") or flag.get("deleted"):
+        raise Failure(f"{name} is archived or deleted. Restore it in LaunchDarkly.")
+    variations = flag.get("variations", [])
+    # By their text, as Python has 1 equal true.
+    if sorted(map(json.dumps, variations)) != ["false", "true"]:
+        raise Failure(
+            f"{name} is not boolean; its variations are {json.dumps(variations)}. Create a boolean flag instead."
+        )
+    if flag.get("on") is not True:
+        raise Failure(
+            f"{name} is off: everyone gets its off variation. Switch it on in LaunchDarkly if that is not intended."
+        )
+    return f"{name} exists at {base_uri}, is boolean and on (version {flag.get('version')})"
+
+
+def check_credentials() -> str:
+    identity = client("sts").get_caller_identity()
+    found = session().get_credentials()
+    return f"account {identity['Account']}, {identity['Arn']} (by {found.method if found else 'unknown'})"
+
+
+def check_region() -> str:
+    configured = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    note = f"; your {configured} is not used" if configured and configured != REGION else ""
+    # Any call shows that no policy of the organization forbids the Region.
+    client("cloudformation").list_stacks()
+    return f"{REGION}, where Lambda@Edge functions must be, can be used{note}"
+
+
+def check_concurrency() -> str:
+    limit = client("lambda").get_account_settings()["AccountLimit"]["ConcurrentExecutions"]
+    if limit < DEFAULT_CONCURRENCY:
+        raise Failure(
+            f"only {limit} concurrent executions in {REGION} (default: {DEFAULT_CONCURRENCY}); viewers above that get "
+            "a 503. Request more: Service Quotas, AWS Lambda, Concurrent executions, in every Region with viewers."
+        )
+    return f"{limit} concurrent executions in {REGION}; each Region near viewers has its own quota"
+
+
+def check_zip_quota(package: Path) -> str:
+    """AWS has no call that returns it."""
+    size = f"the package has {package.stat().st_size:,} bytes" if package.exists() else "no package yet (just package)"
+    return (
+        f"{size}; published quota 50 MB. An account that still has 1 MB refuses the association\n"
+        "when it is deployed, with the quota in its message; the site then stays as it was."
+    )
+
+
+def check_stack(environment: Environment) -> str:
+    found = environment.stack.describe()
+    name = environment.stack.name
+    if not found:
+        return f"{name} does not exist yet"
+    state = found["StackStatus"]
+    if state.endswith("_FAILED") or state == "ROLLBACK_COMPLETE":
+        raise Failure(f"{name} is in the state {state}; see its events in the CloudFormation console.")
+    distribution = environment.distribution()
+    if not distribution:
+        return f"{name} is in the state {state}, without a distribution"
+    attached = "attached" if distribution.is_attached(environment.function) else "not attached"
+    return f"{name} is in the state {state}; the function is {attached}"
