@@ -33,7 +33,7 @@ test: (_debian "redis-server:redis-server" "chromium:chromium" "npm:npm" "node:n
     # As a deployment optimises: it met a limit of the compiler that no other build here does.
     cargo rustc --all-features --bin flag-sync -- -Copt-level=2
     @just _count
-    node --test tests/preview/browser.test.mjs tests/preview/pictures.test.mjs
+    node --test tests/preview/browser.test.mjs tests/preview/pictures.test.mjs tests/preview/pages.test.mjs
     @.tools/bin/python -m pytest -q -n 4 tests/deploy
     @.tools/bin/python tests/fuzz/run.py --seconds 30
 
