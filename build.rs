@@ -2,10 +2,13 @@
 
 #![allow(dead_code, unreachable_pub)] // The settings module is the crate's; the build needs a part of it.
 
+#[path = "crates/flag-data/src/sdk_key.rs"]
+mod sdk_key;
 #[path = "src/settings.rs"]
 mod settings;
 
-use settings::{FIELDS, SDK_KEY_VARIABLE, SdkKey, Settings};
+use sdk_key::{SDK_KEY_VARIABLE, SdkKey};
+use settings::{FIELDS, Settings};
 use std::collections::BTreeMap;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +19,7 @@ type Error = Box<dyn std::error::Error>;
 fn main() {
     println!("cargo::rerun-if-changed=redirect.toml");
     println!("cargo::rerun-if-changed=src/settings.rs");
+    println!("cargo::rerun-if-changed=crates/flag-data/src/sdk_key.rs");
     println!("cargo::rerun-if-env-changed={SDK_KEY_VARIABLE}");
     if let Err(error) = compile_in() {
         println!("cargo::error={error}");

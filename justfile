@@ -12,7 +12,7 @@ export RUST_TEST_THREADS := "8"
 static := "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS=-Crelocation-model=static"
 
 # Every optional part at once, so that nothing is compiled twice.
-all := "--all-features --all-targets"
+all := "--workspace --all-features --all-targets"
 
 _default:
     @just --list --unsorted
@@ -23,17 +23,17 @@ invoke *EVENTS: (_python "build")
 
 # CloudFront on this machine: both sites and a page to play with the flag (--freeze, --live, --port N, --no-open)
 preview *OPTIONS:
-    cargo build --features preview --bin preview --bin redirect
+    cargo build --package redirect --package preview
     @exec target/debug/preview {{OPTIONS}}
 
 # Run all tests, as CI does
-test: (_debian "redis-server:redis-server" "chromium:chromium" "npm:npm" "node:nodejs" "valgrind:valgrind") (_python "build") (_python "test") (_python "stores") (_npm "tests/stores/node") (_npm "tests/preview") fmt-check lint doc
+test: (_debian "redis-server:redis-server" "chromium:chromium" "npm:npm" "node:nodejs" "valgrind:valgrind") (_python "build") (_python "test") (_python "stores") (_npm "tests/stores/node") (_npm "crates/preview/tests") fmt-check lint doc
     @.tools/bin/python tests/package/twice.py
-    cargo test --all-features
+    cargo test --workspace --all-features
     # As a deployment optimises: it met a limit of the compiler that no other build here does.
-    cargo rustc --all-features --bin flag-sync -- -Copt-level=2
+    cargo rustc --package flag-sync --bin flag-sync -- -Copt-level=2
     @just _count
-    node --test tests/preview/browser.test.mjs tests/preview/pictures.test.mjs tests/preview/pages.test.mjs
+    node --test crates/preview/tests/*.test.mjs
     @.tools/bin/python -m pytest -q -n 4 tests/deploy
     @.tools/bin/python tests/fuzz/run.py --seconds 30
 
@@ -41,7 +41,8 @@ test: (_debian "redis-server:redis-server" "chromium:chromium" "npm:npm" "node:n
 test-relay: (_debian "redis-server:redis-server" "npm:npm" "node:nodejs") (_npm "tests/stores/node")
     @command -v go >/dev/null || { echo "go is missing: install Go 1.25 or newer, see https://go.dev/dl" >&2; exit 1; }
     CGO_ENABLED=0 GOBIN="$PWD/.tools/bin" go -C tests/relay install tool
-    cargo test --all-features --test stores relay:: -- --include-ignored
+    cargo build --features dynamodb,redis
+    cargo test --package flag-sync relay:: -- --include-ignored
 
 # Count the instructions of a cold start and of an invocation, beside those of a function that does nothing
 guard: (_debian "valgrind:valgrind") build _count
@@ -50,28 +51,28 @@ _noop: (_python "build")
     {{static}} cargo lambda build --release --features floor --bin noop
 
 _count: _noop
-    cargo bench --profile dev --all-features --bench instructions
+    cargo bench --profile dev --bench instructions
 
 # The function beside the floor and the guide's handler in Node, and the stores with 5,000 flags: tables, docs/bench.svg
 bench: (_debian "npm:npm" "node:nodejs" "cmake:cmake" "taskset:util-linux") build _noop (_python "test") (_npm "benches/guide" "") && bench-stores
     @python benches/packages.py
-    cargo bench --features standins --bench process
+    cargo bench --bench process
 
 # The flag stores with 5,000 flags: time and requests of each step
 bench-stores: (_debian "npm:npm" "node:nodejs" "redis-server:redis-server") (_npm "tests/stores/node")
-    cargo bench --features standins,sync --bench stores
+    cargo bench --package flag-sync --bench stores
 
 # The steps of a decision, in-process
 bench-steps:
-    cargo bench --features standins --bench steps
+    cargo bench --bench steps
 
 # 100,000 invocations with faults at random: no answer lost, memory flat (SEED repeats a run)
 soak SEED="1": (_python "build")
-    SOAK=100000 SOAK_SEED={{SEED}} cargo test --all-features --test it soak -- --nocapture
+    SOAK=100000 SOAK_SEED={{SEED}} cargo test --features regional --test it soak -- --nocapture
 
 # A fleet of environments while the flag flips and LaunchDarkly fails: no decision too old (SEED repeats a run). Draws target/fleet/curve.svg
 fleet SEED="1" RATE="50" SECONDS="100" STALENESS="4":
-    @cargo bench --profile dev --all-features --bench fleet -- {{SEED}} {{RATE}} {{SECONDS}} {{STALENESS}}
+    @cargo bench --profile dev --bench fleet -- {{SEED}} {{RATE}} {{SECONDS}} {{STALENESS}}
 
 # Build the function for Lambda: target/lambda/redirect/bootstrap
 build: (_python "build")
@@ -115,11 +116,11 @@ store-deploy *OPTIONS: (_python "deploy")
 
 _flag-sync: (_python "build")
     # It reads the SDK key where the stack says; none is compiled in.
-    env -u LAUNCHDARKLY_SDK_KEY cargo lambda build --release --features sync --bin flag-sync --output-format zip
+    env -u LAUNCHDARKLY_SDK_KEY cargo lambda build --release --package flag-sync --bin flag-sync --output-format zip
 
 # Make the deployed table equal to LaunchDarkly now (an environment's name, check to compare only, --json)
 sync *OPTIONS: (_python "deploy")
-    @env -u LAUNCHDARKLY_SDK_KEY cargo build --release --features sync --bin flag-sync
+    @env -u LAUNCHDARKLY_SDK_KEY cargo build --release --package flag-sync
     @python src/tools/command_line.py sync {{OPTIONS}}
 
 # Delete everything that store-deploy made; may be interrupted and run again
@@ -128,7 +129,7 @@ store-destroy ENV="production": (_python "deploy")
 
 # Format the code
 fmt:
-    cargo fmt
+    cargo fmt --all
 
 # Clippy without a warning
 lint:
@@ -136,11 +137,11 @@ lint:
 
 [private]
 fmt-check:
-    cargo fmt --check
+    cargo fmt --all --check
 
 # The documentation of the crate, in target/doc
 doc:
-    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
 
 # Installs Debian packages whose command is missing; each is given as command:package.
 _debian +PAIRS:

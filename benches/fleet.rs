@@ -34,12 +34,13 @@ const SLICES: u32 = 20;
 async fn main() -> ExitCode {
     // Cargo adds an option of its own.
     let given: Vec<_> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let number = |index: usize, name: &str, usual: u64| {
-        let text = given.get(index).map_or(Ok(usual), |text| text.parse());
+    let number = |index: usize, name: &str, default: u64| {
+        let text = given.get(index).map_or(Ok(default), |text| text.parse());
         text.ok().filter(|number| *number > 0 || index == 0).unwrap_or_else(|| {
             eprintln!(
-                "{name} is {:?}; expected a whole number. Run: just fleet [SEED] [RATE] [SECONDS] [STALENESS]",
-                given[index]
+                "{name} is {:?}; expected a whole number from {} up. Run: just fleet [SEED] [RATE] [SECONDS] [STALENESS]",
+                given[index],
+                u8::from(index > 0)
             );
             std::process::exit(2)
         })
@@ -63,7 +64,7 @@ async fn main() -> ExitCode {
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join("results.json"), format!("{results:#}\n")).unwrap();
     fs::write(folder.join("curve.svg"), picture(&plan, &promised, &failing)).unwrap();
-    println!("\ntarget/fleet/results.json and target/fleet/curve.svg have it all");
+    println!("\nWritten: target/fleet/results.json, target/fleet/curve.svg");
     for (what, list) in [("answers lost", &report.lost), ("decisions on older data than promised", &report.broken)] {
         println!("{}{what}: {}", if list.is_empty() { "" } else { "FAILED: " }, list.len());
         list.iter().take(5).for_each(|text| println!("  {text}"));
@@ -112,7 +113,8 @@ fn share(slice: &Slice) -> Option<f64> {
 fn print(results: &Value, promised: &[Slice], failing: &[Slice]) {
     let (plan, environments) = (&results["plan"], &results["environments"]);
     let requests = &results["launchdarkly_requests_per_second"];
-    println!("{}, {} CPUs, {}, commit {}", results["cpu"], results["cpus"], results["date"], results["commit"]);
+    let text = |field: &str| results[field].as_str().unwrap_or("unknown");
+    println!("{}, {} CPUs, {}, commit {}", text("cpu"), results["cpus"], text("date"), text("commit"));
     println!(
         "seed {}: {} visits a second for {} s, max_staleness_seconds {}; {} flips, {} faults",
         plan["seed"], plan["rate"], plan["seconds"], plan["max_staleness_seconds"], results["flips"], results["faults"]

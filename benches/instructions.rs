@@ -4,8 +4,8 @@
 //! Counted by valgrind, not timed: the same on a busy machine as on an idle one. As ratios to the floor, so that another
 //! loader or C library counts for both.
 
-use redirect::standins::{Data, Function, LaunchDarkly, RuntimeApi, lambda_environment};
 use serde_json::{Value, json};
+use standins::{Data, Function, LaunchDarkly, RuntimeApi, lambda_environment};
 use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;

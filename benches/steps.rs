@@ -3,13 +3,16 @@
 #![allow(missing_docs, clippy::expect_used)] // A bench fails by panicking; criterion's macro documents nothing.
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use redirect::cloudfront::{Answer, Event, Redirect};
-use redirect::flags::{Clock, Flags};
-use redirect::redirect::{Verdict, Visit};
-use redirect::settings::{SdkKey, Settings};
-use redirect::standins::{Data, LaunchDarkly};
+use flag_data::clock::Clock;
+use flag_data::sdk_key::SdkKey;
+use redirect::cloudfront::{Answer, Event};
+use redirect::flags::Flags;
+use redirect::redirect::{Redirect, Verdict, Visit};
+use redirect::settings::Settings;
+use redirect::start;
 use serde_json::json;
 use serde_json::value::RawValue;
+use standins::{Data, LaunchDarkly};
 use std::hint::black_box;
 use std::sync::Arc;
 use tokio::runtime::Runtime;
@@ -66,7 +69,7 @@ async fn flags(targets: usize) -> Flags {
     });
     let settings = Arc::new(settings.expect("redirect.toml is right"));
     let key = SdkKey::parse(KEY).expect("a key");
-    let flags = Flags::start(settings, key.as_ref(), Clock::default()).await.expect("the client starts");
+    let flags = start::flags(settings, key.as_ref(), Clock::default()).await.expect("the client starts");
     assert_eq!(flags.evaluate("203.0.113.24", true).data, "fresh");
     flags
 }

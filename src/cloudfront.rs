@@ -4,6 +4,7 @@
 //! [event structure](https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/lambda-event-structure.html),
 //! but any field may be missing or of another type: AWS's own samples leave out several.
 
+use crate::redirect::Redirect;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -242,15 +243,6 @@ pub enum Answer<'a> {
     PassThrough(&'a RawValue),
     /// A response made here.
     Redirect(Redirect),
-}
-
-/// A redirect to another path of the same host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Redirect {
-    /// The HTTP status, 302 or 307.
-    pub status: u16,
-    /// The path and query for the `Location` header: printable ASCII.
-    pub location: String,
 }
 
 impl Answer<'_> {

@@ -1,10 +1,12 @@
 //! The edge function: an event comes in, an answer goes out, and what can wait is done after that.
 
-use crate::cloudfront::{Answer, Event, NotCloudFront, Redirect, ViewerRequest};
-use crate::flags::{Clock, Evaluation, Flags};
-use crate::logs::{self, DecisionLine, RestsOn};
-use crate::redirect::{self, Verdict, Visit};
+use crate::cloudfront::{Answer, Event, NotCloudFront, ViewerRequest};
+use crate::decision_log::{DecisionLine, RestsOn};
+use crate::flags::{Evaluation, Flags};
+use crate::log;
+use crate::redirect::{self, Redirect, Verdict, Visit};
 use crate::settings::{Log, Settings};
+use flag_data::clock::Clock;
 use futures_util::FutureExt;
 use lambda_runtime::tower::{Layer, Service};
 use lambda_runtime::{BoxFuture, Diagnostic, Error, LambdaEvent, LambdaInvocation};
@@ -137,7 +139,7 @@ impl Edge {
         if let Some(line) = self.line.lock().take()
             && (self.settings.log == Log::All || line.level != "info")
         {
-            logs::line(&line);
+            log::line(&line);
         }
         self.flags.between_invocations().await;
     }

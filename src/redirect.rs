@@ -4,7 +4,6 @@
 //! put a header into the response, or send him in a circle: a path below [`CURRENT`] is never redirected, except to
 //! its own index page, and a path below [`BETA`] only to [`CURRENT`].
 
-use crate::cloudfront::Redirect;
 use std::fmt::Write as _;
 
 /// Where the current site is.
@@ -19,6 +18,15 @@ const INDEX: &str = "index.html";
 /// The longest address that CloudFront takes: 8,192 bytes for the whole URL.
 /// <https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/cloudfront-limits.html>
 const LONGEST_LOCATION: usize = 8_192 - "https://".len() - 253;
+
+/// A redirect to another path of the same host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirect {
+    /// The HTTP status, 302 or 307.
+    pub status: u16,
+    /// The path and query for the `Location` header: printable ASCII.
+    pub location: String,
+}
 
 /// Which site a viewer is to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,9 +10,6 @@ use std::time::Duration;
 /// What Lambda keeps for itself at the end of an invocation: nothing of ours runs in the last 500 ms.
 pub const DEADLINE_RESERVE: Duration = Duration::from_millis(500);
 
-/// The environment variable that holds the SDK key, when the function is built or started.
-pub const SDK_KEY_VARIABLE: &str = "LAUNCHDARKLY_SDK_KEY";
-
 /// The fields of `redirect.toml`, each of which must be there.
 pub const FIELDS: [&str; 22] = [
     "flag_key",
@@ -399,49 +396,5 @@ impl Settings {
              ({:?}) and a reserve of {DEADLINE_RESERVE:?}",
             self.viewer_budget, self.init_budget, self.between_budget
         )))
-    }
-}
-
-/// A LaunchDarkly SDK key. It has no `Display`, and its `Debug` does not show it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SdkKey(String);
-
-impl SdkKey {
-    /// Checks a key; nothing or white space alone is no key.
-    ///
-    /// # Errors
-    /// A text that cannot be an SDK key. The error never holds the text.
-    pub fn parse(text: &str) -> Result<Option<Self>, SettingError> {
-        let text = text.trim();
-        let refuse = |fault: &str| {
-            Err(SettingError {
-                name: SDK_KEY_VARIABLE.to_owned(),
-                place: Place::Environment,
-                fault: format!("{fault} (its value is not shown)"),
-                expected: "the SDK key of a LaunchDarkly environment, which starts with \"sdk-\"".to_owned(),
-            })
-        };
-        if text.is_empty() {
-            Ok(None)
-        } else if !text.chars().all(|c| c.is_ascii_graphic()) {
-            refuse("has characters that no key has")
-        } else if text.starts_with("mob-") {
-            refuse("is a mobile key")
-        } else if text.starts_with("api-") {
-            refuse("is an API access token")
-        } else {
-            Ok(Some(Self(text.to_owned())))
-        }
-    }
-
-    /// The key itself, for an `Authorization` header and nothing else.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for SdkKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SdkKey(not shown)")
     }
 }

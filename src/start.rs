@@ -1,9 +1,19 @@
 //! From a started process to a function that takes events; and what is said when that fails.
 
 use crate::edge::{BetweenInvocations, Edge};
-use crate::flags::{Clock, Flags};
-use crate::logs;
-use crate::settings::{SDK_KEY_VARIABLE, SdkKey, SettingError, Settings, Source};
+use crate::flags::{Flags, offline};
+use crate::log;
+use crate::settings::{Fetch, SettingError, Settings, Source};
+use flag_data::clock::Clock;
+use flag_data::sdk_key::{SDK_KEY_VARIABLE, SdkKey};
+#[cfg(any(feature = "dynamodb", feature = "redis"))]
+use flag_data::sources::StoreSource;
+use flag_data::sources::{FlagSource, LaunchDarkly};
+#[cfg(feature = "dynamodb")]
+use flag_data::stores::DynamoDb;
+#[cfg(feature = "redis")]
+use flag_data::stores::RedisDataStore;
+use flag_data::transport::Transport;
 use lambda_runtime::{Error, Runtime, service_fn};
 use lambda_runtime_api_client::Client;
 use lambda_runtime_api_client::body::Body;
@@ -17,7 +27,7 @@ const SDK_KEY: &str = include_str!(concat!(env!("OUT_DIR"), "/sdk-key.txt"));
 /// The function, ready for events. A start that fails is told to Lambda and the log, and ends the process.
 pub async fn edge_or_report() -> Arc<Edge> {
     block_on_standard_streams();
-    logs::init();
+    log::init();
     match edge().await {
         Ok(edge) => edge,
         Err(error) => {
@@ -45,14 +55,60 @@ async fn edge() -> Result<Arc<Edge>, Error> {
     let settings = Arc::new(settings(|variable| env::var(variable).ok())?);
     let key = SdkKey::parse(&env::var(SDK_KEY_VARIABLE).unwrap_or_else(|_| SDK_KEY.to_owned()))?;
     if key.is_none() && settings.source == Source::LaunchDarkly {
-        logs::message(
+        log::message(
             "info",
             "offline mode: no SDK key, so the flag data is that of the repository and no events are sent",
         );
     }
     let clock = Clock::of_function(settings.function_timeout);
-    let flags = Flags::start(settings.clone(), key.as_ref(), clock.clone()).await?;
+    let flags = flags(settings.clone(), key.as_ref(), clock.clone()).await?;
     Ok(Arc::new(Edge::new(settings, clock, flags)))
+}
+
+/// The flags, from the source that the settings name.
+///
+/// # Errors
+/// A store that cannot be used as it is set, or an SDK client that does not start.
+pub async fn flags(settings: Arc<Settings>, key: Option<&SdkKey>, clock: Clock) -> Result<Flags, Error> {
+    let transport = Transport::new(clock.clone(), settings.time_out());
+    let source = source(&settings, key, &clock, &transport)?;
+    Ok(Flags::start(settings, key, clock, transport, source).await?)
+}
+
+/// Where the flag data comes from. LaunchDarkly cannot be asked without a key; a store can.
+#[cfg_attr(not(any(feature = "dynamodb", feature = "redis")), expect(clippy::unnecessary_wraps))]
+fn source(
+    settings: &Settings,
+    key: Option<&SdkKey>,
+    #[cfg_attr(not(feature = "redis"), expect(unused_variables))] clock: &Clock,
+    transport: &Transport,
+) -> Result<Box<dyn FlagSource>, Error> {
+    match (settings.source, key) {
+        (Source::LaunchDarkly, Some(key)) => {
+            let uri = &settings.launchdarkly_base_uri;
+            let source = LaunchDarkly::new(transport.clone(), uri, key);
+            Ok(Box::new(if settings.fetch == Fetch::Environment { source.whole_environment() } else { source }))
+        }
+        (Source::LaunchDarkly, None) => Ok(Box::new(offline())),
+        #[cfg(feature = "dynamodb")]
+        (Source::DynamoDb, _) => {
+            let (table, prefix) = (&settings.store_table, &settings.store_prefix);
+            let here = std::env::var("AWS_REGION").unwrap_or_default();
+            let mut regions = settings.store_regions.clone();
+            // A stable sort: the others stay in their order.
+            regions.sort_by_key(|region| *region != here);
+            let replicas = regions.iter().map(|region| DynamoDb::replica(table, prefix, region, transport.clone()));
+            let replicas = replicas.collect::<Result<Vec<_>, _>>()?;
+            Ok(Box::new(StoreSource::new("dynamodb", replicas, settings.viewer_budget)))
+        }
+        #[cfg(feature = "redis")]
+        (Source::Redis, _) => {
+            let redis = RedisDataStore::builder(&settings.store_redis_url).clock(clock.clone());
+            let redis = if settings.store_prefix.is_empty() { redis } else { redis.prefix(&settings.store_prefix) };
+            let redis = redis.time_out(settings.time_out()).build_async()?;
+            Ok(Box::new(StoreSource::new("redis", vec![redis], settings.viewer_budget)))
+        }
+    }
 }
 
 /// The settings that were compiled in, and what `environment` has instead.
@@ -93,7 +149,7 @@ fn block_on_standard_streams() {
 /// Tells Lambda why the function did not start, so that its log says so.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html#runtimes-api-initerror>
 async fn report(error: &Error) {
-    logs::message("error", &format!("the function did not start: {error}"));
+    log::message("error", &format!("the function did not start: {error}"));
     if env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
         return;
     }
@@ -107,6 +163,6 @@ async fn report(error: &Error) {
         (_, Err(error)) => Err(Error::from(error)),
     };
     if let Err(error) = sent {
-        logs::message("error", &format!("nor could Lambda be told: {error}"));
+        log::message("error", &format!("nor could Lambda be told: {error}"));
     }
 }

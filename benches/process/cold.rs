@@ -4,8 +4,8 @@ use crate::Result;
 use crate::spread::Spread;
 use crate::subjects::{Subject, World, event};
 use crate::throttle::Throttle;
-use redirect::standins::{Function, RuntimeApi};
 use serde::Serialize;
+use standins::{Function, RuntimeApi};
 use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,8 @@
 //! What is compared, and the world it runs in.
 
 use crate::Result;
-use redirect::standins::{Data, Function, LaunchDarkly, RuntimeApi, lambda_environment};
 use serde_json::{Value, json};
+use standins::{Data, Function, LaunchDarkly, RuntimeApi, lambda_environment};
 use std::io;
 use std::path::{Path, PathBuf};
 use tokio::process::Command;

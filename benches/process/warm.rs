@@ -3,8 +3,8 @@
 use crate::Result;
 use crate::spread::{Spread, quantile};
 use crate::subjects::{Subject, World, event};
-use redirect::standins::{Function, RuntimeApi};
 use serde::Serialize;
+use standins::{Function, RuntimeApi};
 use std::fs;
 use tokio::process::Command;
 

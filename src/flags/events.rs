@@ -1,10 +1,10 @@
 //! The evaluation events that the SDK sends: which, when, and what becomes of them.
 
-use super::freshness::{Backoff, Clock, Moment};
 use crate::settings::{Events, Settings};
-use crate::sources::retry_after;
-use crate::transport::Transport;
 use bytes::Bytes;
+use flag_data::backoff::Backoff;
+use flag_data::clock::{Clock, Moment};
+use flag_data::transport::{Transport, retry_after};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Request, Response, StatusCode};
 use launchdarkly_sdk_transport::{ByteStream, HttpTransport, ResponseFuture};

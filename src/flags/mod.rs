@@ -1,53 +1,31 @@
 //! The life of the LaunchDarkly client: what it evaluates from, and when its events are sent.
 
+mod client;
 mod events;
-mod freshness;
+mod package;
 mod refresh;
 mod reporter;
 mod snapshot;
 
-#[cfg(feature = "dynamodb")]
-pub(crate) use freshness::random;
-pub use freshness::{Backoff, Clock, Moment};
-pub use snapshot::{Item, Items, Origin, Reference, Snapshot};
+pub use client::StartError;
+pub use package::offline;
 
 use crate::redirect::Verdict;
-use crate::settings::{DEADLINE_RESERVE, Events, SdkKey, Settings, Source, Updates};
-#[cfg(any(feature = "dynamodb", feature = "redis"))]
-use crate::sources::StoreSource;
-use crate::sources::{Bundled, FlagSource, LaunchDarkly, Package};
-#[cfg(feature = "dynamodb")]
-use crate::stores::DynamoDb;
-#[cfg(feature = "redis")]
-use crate::stores::RedisDataStore;
-use crate::transport::Transport;
-use events::{EventSender, Flushing, processor};
-use launchdarkly_sdk_transport::HyperTransport;
-use launchdarkly_server_sdk::{
-    Client, ConfigBuilder, Context, ContextBuilder, EvalError, FlagDetailConfig, NullEventProcessorBuilder,
-    PersistentDataStoreBuilder, PollingDataSourceBuilder, Reason, ServiceEndpointsBuilder, StreamingDataSourceBuilder,
-};
+use crate::settings::{DEADLINE_RESERVE, Events, Settings, Updates};
+use client::Decider;
+use events::{EventSender, Flushing};
+use flag_data::clock::Clock;
+use flag_data::sdk_key::SdkKey;
+use flag_data::sources::FlagSource;
+use flag_data::transport::Transport;
+use launchdarkly_server_sdk::{Client, Context, ContextBuilder, EvalError, FlagDetailConfig, Reason};
+use package::Package;
 use parking_lot::Mutex;
 use refresh::Refresher;
 use reporter::Reporter;
-use snapshot::Data;
+use snapshot::{Origin, Snapshot};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Why the client did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// LaunchDarkly's SDK did not take its configuration.
-    #[error("the LaunchDarkly client did not start: {0}")]
-    Client(String),
-    /// No HTTP transport could be made.
-    #[error("no HTTP transport: {0}")]
-    Transport(#[from] std::io::Error),
-    /// The store cannot be used as it is set.
-    #[cfg(any(feature = "dynamodb", feature = "redis"))]
-    #[error(transparent)]
-    Store(#[from] crate::stores::StoreError),
-}
 
 /// The flags of an environment, for one execution environment of the function.
 pub struct Flags {
@@ -86,21 +64,25 @@ pub struct Evaluation {
 }
 
 impl Flags {
-    /// Starts the client and fetches its first data, within `init_budget_ms`. Without a key it is in offline mode:
-    /// the data of the repository, no events.
+    /// Starts the client and fetches its first data from `source`, within `init_budget_ms`. Without a key no events are
+    /// sent.
     ///
     /// # Errors
-    /// [`StartError`]. LaunchDarkly being out of reach is no error.
-    pub async fn start(settings: Arc<Settings>, key: Option<&SdkKey>, clock: Clock) -> Result<Self, StartError> {
-        let transport = Transport::new(clock.clone(), settings.time_out());
-        let events = EventSender::new(transport.clone(), settings.events);
+    /// [`StartError`]. A source that is out of reach is not an error.
+    pub async fn start(
+        settings: Arc<Settings>,
+        key: Option<&SdkKey>,
+        clock: Clock,
+        transport: Transport,
+        source: Box<dyn FlagSource>,
+    ) -> Result<Self, StartError> {
+        let events = EventSender::new(transport, settings.events);
         let snapshot = Snapshot::default();
 
         let own_updates = key.is_some() && settings.updates != Updates::BetweenInvocations;
         let refresher = if own_updates {
             None
         } else {
-            let source = source(&settings, key, &clock, &transport)?;
             let package = Package::of_this_function();
             Some(Refresher::new(settings.clone(), clock.clone(), source, package, snapshot.clone()))
         };
@@ -347,99 +329,4 @@ fn context(client_ip: &str, events: Events) -> Result<Context, String> {
         builder.anonymous(true);
     }
     builder.build()
-}
-
-/// Where the flag data comes from. LaunchDarkly cannot be asked without a key; a store can.
-#[cfg_attr(not(any(feature = "dynamodb", feature = "redis")), expect(clippy::unnecessary_wraps))]
-fn source(
-    settings: &Settings,
-    key: Option<&SdkKey>,
-    #[cfg_attr(not(feature = "redis"), expect(unused_variables))] clock: &Clock,
-    transport: &Transport,
-) -> Result<Box<dyn FlagSource>, StartError> {
-    match (settings.source, key) {
-        (Source::LaunchDarkly, Some(key)) => {
-            let uri = &settings.launchdarkly_base_uri;
-            Ok(Box::new(LaunchDarkly::new(transport.clone(), uri, key, settings.fetch)))
-        }
-        (Source::LaunchDarkly, None) => Ok(Box::new(Bundled)),
-        #[cfg(feature = "dynamodb")]
-        (Source::DynamoDb, _) => {
-            let (table, prefix) = (&settings.store_table, &settings.store_prefix);
-            let here = std::env::var("AWS_REGION").unwrap_or_default();
-            let mut regions = settings.store_regions.clone();
-            // A stable sort: the others stay in their order.
-            regions.sort_by_key(|region| *region != here);
-            let replicas = regions.iter().map(|region| DynamoDb::replica(table, prefix, region, transport.clone()));
-            let replicas = replicas.collect::<Result<Vec<_>, _>>()?;
-            Ok(Box::new(StoreSource::new("dynamodb", replicas, settings.viewer_budget)))
-        }
-        #[cfg(feature = "redis")]
-        (Source::Redis, _) => {
-            let redis = RedisDataStore::builder(&settings.store_redis_url).clock(clock.clone());
-            let redis = if settings.store_prefix.is_empty() { redis } else { redis.prefix(&settings.store_prefix) };
-            let redis = redis.time_out(settings.time_out()).build_async()?;
-            Ok(Box::new(StoreSource::new("redis", vec![redis], settings.viewer_budget)))
-        }
-    }
-}
-
-/// The client that decides, and what it decides from: the SDK reads data that never changes only once. Where the SDK
-/// keeps the data fresh itself, the snapshot stays empty.
-struct Decider {
-    client: Client,
-    snapshot: Snapshot,
-}
-
-impl Decider {
-    fn new(
-        settings: &Settings,
-        key: Option<&SdkKey>,
-        data: Data,
-        events: Option<&EventSender>,
-    ) -> Result<Self, StartError> {
-        let snapshot = Snapshot::default();
-        snapshot.set(data);
-        let mut store = PersistentDataStoreBuilder::new(Arc::new(snapshot.clone()));
-        store.cache_forever();
-        Ok(Self { client: client(settings, key, &store, events)?, snapshot })
-    }
-}
-
-/// A started client; one that sends no events without an `events` sender. The store is that of daemon mode.
-fn client(
-    settings: &Settings,
-    key: Option<&SdkKey>,
-    store: &PersistentDataStoreBuilder,
-    events: Option<&EventSender>,
-) -> Result<Client, StartError> {
-    let mut endpoints = ServiceEndpointsBuilder::new();
-    endpoints
-        .polling_base_url(&settings.launchdarkly_base_uri)
-        .streaming_base_url(&settings.launchdarkly_stream_uri)
-        .events_base_url(&settings.launchdarkly_events_uri);
-    let config = ConfigBuilder::new(key.map_or("offline", SdkKey::reveal)).service_endpoints(&endpoints);
-    let config = match events.and_then(|events| processor(settings.events, events)) {
-        Some(processor) => config.event_processor(&processor),
-        None => config.event_processor(&NullEventProcessorBuilder::new()),
-    };
-    let connect = Duration::from_secs(3);
-    let config = match settings.updates {
-        Updates::Streaming if key.is_some() => {
-            // LaunchDarkly sends a heartbeat every 3 minutes; without a read time-out a dead stream is never noticed.
-            let read = Duration::from_secs(300);
-            let transport = HyperTransport::builder().connect_timeout(connect).read_timeout(read).build_https()?;
-            config.data_source(StreamingDataSourceBuilder::new().transport(transport))
-        }
-        Updates::Polling if key.is_some() => {
-            let read = Duration::from_secs(10);
-            let transport = HyperTransport::builder().connect_timeout(connect).read_timeout(read).build_https()?;
-            config.data_source(PollingDataSourceBuilder::new().transport(transport))
-        }
-        _ => config.daemon_mode(true).data_store(store),
-    };
-    let config = config.build().map_err(|error| StartError::Client(error.to_string()))?;
-    let client = Client::build(config).map_err(|error| StartError::Client(error.to_string()))?;
-    client.start_with_default_executor();
-    Ok(client)
 }

@@ -1,10 +1,13 @@
 //! Keeps the snapshot fresh in an environment that is frozen between invocations.
 
 use super::events::without_tracking;
-use super::freshness::{Backoff, Clock, Moment};
-use super::snapshot::{Data, Items, Origin, Snapshot};
+use super::package::Package;
+use super::snapshot::{Data, Origin, Snapshot};
 use crate::settings::{Events, Settings};
-use crate::sources::{Collection, FlagSource, ItemKind, Package, Resolved, SourceError, Wanted};
+use flag_data::backoff::Backoff;
+use flag_data::clock::{Clock, Moment};
+use flag_data::items::{ItemKey, ItemKind, Items};
+use flag_data::sources::{Collection, FlagSource, Resolved, SourceError};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -43,7 +46,7 @@ struct Shared {
     pending: Mutex<Option<Pending>>,
     backoff: Mutex<Backoff>,
     /// The references that could not be read last time.
-    failing: Mutex<BTreeMap<Wanted, Failing>>,
+    failing: Mutex<BTreeMap<ItemKey, Failing>>,
     logged: Mutex<Logged>,
 }
 
@@ -66,7 +69,7 @@ struct Logged {
     fetch: Option<SourceError>,
     package: Option<String>,
     time_to_live: Option<Duration>,
-    negated: Option<Wanted>,
+    negated: Option<ItemKey>,
 }
 
 /// Whose time a fetch takes.
@@ -395,10 +398,10 @@ impl Shared {
     }
 }
 
-fn named((kind, key): &Wanted) -> String {
+fn named((kind, key): &ItemKey) -> String {
     format!("{} {key:?}", kind.singular())
 }
 
-fn listed(items: &BTreeSet<Wanted>) -> String {
+fn listed(items: &BTreeSet<ItemKey>) -> String {
     items.iter().map(named).collect::<Vec<_>>().join(", ")
 }

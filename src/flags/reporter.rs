@@ -5,10 +5,11 @@
 //! evaluated once more between invocations, from the same data, by a client that sends events; that one is started when
 //! the first viewer has his answer.
 
+use super::client::{StartError, client};
 use super::events::EventSender;
 use super::snapshot::{Data, Snapshot};
-use super::{StartError, client};
-use crate::settings::{SdkKey, Settings};
+use crate::settings::Settings;
+use flag_data::sdk_key::SdkKey;
 use launchdarkly_server_sdk::{Client, Context, PersistentDataStoreBuilder};
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;

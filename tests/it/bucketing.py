@@ -12,7 +12,7 @@ import json
 import pathlib
 import random
 
-FLAGS = pathlib.Path(__file__).parents[2] / "src" / "sources" / "offline-flags.json"
+FLAGS = pathlib.Path(__file__).parents[2] / "src" / "flags" / "offline-flags.json"
 
 
 def variation(flag, key):

@@ -1,9 +1,10 @@
 //! Who gets which site, against LaunchDarkly's published formula, worked out by a script of its own.
 
 use crate::setup::field;
-use redirect::flags::{Clock, Flags};
+use flag_data::clock::Clock;
 use redirect::redirect::Verdict;
 use redirect::settings::Settings;
+use redirect::start;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ async fn two_thousand_addresses_get_what_the_formula_says() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let expected = String::from_utf8(output.stdout).unwrap();
 
-    let flags = Flags::start(Arc::new(Settings::read(field, |_| None).unwrap()), None, Clock::default()).await.unwrap();
+    let flags = start::flags(Arc::new(Settings::read(field, |_| None).unwrap()), None, Clock::default()).await.unwrap();
     let mut beta = 0;
     for line in expected.lines() {
         let (address, variation) = line.split_once(' ').unwrap();

@@ -3,7 +3,7 @@
 //! Needs `.tools/bin/python` with `awslambdaric`, which `just test` installs.
 
 use crate::setup::{KEY, World, event, events, flag, launchdarkly};
-use redirect::standins::{Function, RuntimeApi, lambda_environment};
+use standins::{Function, RuntimeApi, lambda_environment};
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;

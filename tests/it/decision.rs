@@ -2,10 +2,9 @@
 
 use crate::setup::{World, event, events, flag, launchdarkly, start};
 use proptest::prelude::*;
-use redirect::cloudfront::Redirect;
-use redirect::redirect::{Verdict, Visit};
-use redirect::standins::RuntimeApi;
+use redirect::redirect::{Redirect, Verdict, Visit};
 use serde_json::Value;
+use standins::RuntimeApi;
 use std::fs;
 
 /// An expectation may name alternatives; `{site}` is the one that the flag chose.

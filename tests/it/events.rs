@@ -1,8 +1,8 @@
 //! The events that LaunchDarkly gets of the evaluations.
 
 use crate::setup::{World, event, flag, launchdarkly, start_program};
-use redirect::standins::{Fault, RuntimeApi};
 use serde_json::{Value, json};
+use standins::{Fault, RuntimeApi};
 use std::time::{Duration, SystemTime};
 
 fn of_kind<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {

@@ -1,8 +1,8 @@
 //! What goes wrong, and what the viewer gets all the same.
 
 use crate::setup::{Answered, KEY, World, event, flag, launchdarkly, start};
-use redirect::standins::{Data, Fault, LaunchDarkly, RuntimeApi};
 use serde_json::{Value, json};
+use standins::{Data, Fault, LaunchDarkly, RuntimeApi};
 use std::fs;
 use std::time::{Duration, SystemTime};
 

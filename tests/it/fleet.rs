@@ -3,9 +3,9 @@
 
 use crate::setup::{event, flag, launchdarkly, start};
 use parking_lot::Mutex;
-use redirect::standins::{Fault, Following, Function, LaunchDarkly, RuntimeApi};
 use serde::Serialize;
 use serde_json::{Value, json};
+use standins::{Fault, Following, Function, LaunchDarkly, RuntimeApi};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -15,7 +15,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 const FUNCTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The largest burst of visits at the same moment, and how many arrivals in a hundred are bursts.
-const LARGEST_BURST: u64 = 40;
+const MAX_BURST: u64 = 40;
 const BURSTS_IN_100: u64 = 5;
 
 /// How many of the faults, from the first, say that LaunchDarkly is not to be asked again soon.
@@ -223,8 +223,8 @@ pub async fn run(plan: &Plan, progress: impl Fn(&str)) -> Report {
     });
     let mut visits = tokio::select! {
         visits = fleet.clone().traffic(progress) => visits,
-        () = fleet.flip() => unreachable!("flips for ever"),
-        () = fleet.fail() => unreachable!("fails for ever"),
+        () = fleet.flip() => unreachable!("the flips end with the visits"),
+        () = fleet.fail() => unreachable!("the faults end with the visits"),
     };
     while let Some(visit) = visits.join_next().await {
         visit.unwrap();
@@ -243,14 +243,14 @@ impl Fleet {
         let mut visits = JoinSet::new();
         let end = self.began + Duration::from_secs(self.plan.seconds);
         let bursts = u32::try_from(BURSTS_IN_100).unwrap();
-        let size_of_100 = 100 - bursts + bursts * (2 + u32::try_from(LARGEST_BURST).unwrap()) / 2;
+        let size_of_100 = 100 - bursts + bursts * (2 + u32::try_from(MAX_BURST).unwrap()) / 2;
         let gap = Duration::from_secs(1) * size_of_100 / 100 / u32::try_from(self.plan.rate).unwrap();
         let mut shown = self.began;
         let (mut at, mut number) = (self.began, 0);
         while at < end {
             sleep_until(at.into()).await;
             let is_burst = dice.below(100) < BURSTS_IN_100;
-            let size = if is_burst { 2 + dice.below(LARGEST_BURST - 1) } else { 1 };
+            let size = if is_burst { 2 + dice.below(MAX_BURST - 1) } else { 1 };
             for _ in 0..size {
                 number += 1;
                 visits.spawn(self.clone().visit(number));
@@ -276,7 +276,7 @@ impl Fleet {
     async fn flip(&self) {
         let (mut dice, scale) = (Dice::new(self.plan.seed, 2), self.plan.max_staleness());
         loop {
-            sleep(dice.between(scale / 2, scale * 3)).await;
+            sleep(dice.between(scale / 2, scale * 2)).await;
             let version = self.truth.lock().versions.len() + 1;
             let mut flag = flag(u64::try_from(version).unwrap(), true);
             flag["on"] = json!(is_on(version));

@@ -3,8 +3,8 @@
 //! Time is what Lambda's deadlines say: a visit "at second 61" arrives 61 s after the first one.
 
 use crate::setup::{Answered, World, event, flag, launchdarkly};
-use redirect::standins::{Fault, LaunchDarkly};
 use serde_json::{Value, json};
+use standins::{Fault, LaunchDarkly};
 use std::time::{Duration, SystemTime};
 
 /// `max_staleness_seconds` of redirect.toml.

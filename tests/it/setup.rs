@@ -1,7 +1,7 @@
 //! What the tests share: a function with its Lambda and its LaunchDarkly, flags, and events.
 
-use redirect::standins::{Data, Function, LaunchDarkly, RuntimeApi};
 use serde_json::{Value, json};
+use standins::{Data, Function, LaunchDarkly, RuntimeApi};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};

@@ -3,8 +3,8 @@
 //! `SOAK` is the number of invocations, `SOAK_SEED` the seed; `just soak` sets both.
 
 use crate::setup::{World, event, flag, launchdarkly};
-use redirect::standins::Fault;
 use serde_json::Value;
+use standins::Fault;
 use std::env;
 use std::fs;
 use std::time::{Duration, SystemTime};

@@ -1,8 +1,9 @@
 //! Settings and keys, right and wrong, and what a start says.
 
 use crate::setup::{KEY, World, flag, launchdarkly, start};
-use redirect::settings::{SdkKey, Settings};
-use redirect::standins::RuntimeApi;
+use flag_data::sdk_key::SdkKey;
+use redirect::settings::Settings;
+use standins::RuntimeApi;
 
 #[track_caller]
 fn check(field: &str, value: &str, expected: &str) {

@@ -2,10 +2,10 @@
 
 use crate::setup::{KEY, flag, launchdarkly};
 use bytes::Bytes;
+use flag_data::clock::Clock;
+use flag_data::transport::{RequestError, Transport};
 use http::Request;
-use redirect::flags::Clock;
-use redirect::standins::{Fault, LaunchDarkly};
-use redirect::transport::{RequestError, Transport};
+use standins::{Fault, LaunchDarkly};
 use std::time::Duration;
 
 fn request(service: &LaunchDarkly) -> Request<Option<Bytes>> {

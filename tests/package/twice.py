@@ -24,7 +24,7 @@ PACKAGE = Path("target/edge/redirect.zip")
 
 def flag_data() -> Path:
     """The repository's flag as packaged data, of today: older data would yield to the default."""
-    data = json.loads((ROOT / "src/sources/offline-flags.json").read_text())
+    data = json.loads((ROOT / "src/flags/offline-flags.json").read_text())
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     path = ROOT / "target" / "packaged-flags.json"
     path.parent.mkdir(exist_ok=True)

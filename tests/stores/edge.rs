@@ -1,68 +1,32 @@
 //! The function of this crate with a store as its source: the real binary, with no LaunchDarkly in reach.
 
-use crate::data::{flag, rebrand};
-use crate::servers::{self, source, sync};
-use redirect::standins::{DynamoDbFault, DynamoDbProxy, Function, LaunchDarkly, RuntimeApi, lambda_environment};
-use redirect::stores::{DynamoDb, DynamoDbDataStore, RedisDataStore, Store};
+use crate::databases::config;
+use flag_data::items::{Everything, Stored};
+use flag_data::stores::{DynamoDb, DynamoDbDataStore, RedisDataStore, Store};
 use serde_json::{Value, json};
+use standins::samples::{flag, rebrand};
+use standins::servers;
+use standins::{Data, DynamoDbFault, DynamoDbProxy, Edge};
 use std::time::Duration;
 
-pub(crate) struct Edge {
-    api: RuntimeApi,
-    pub(crate) function: Function,
+/// The function of this build with settings of its own.
+pub(crate) async fn start(settings: &[(&'static str, &str)]) -> Edge {
+    Edge::start(env!("CARGO_BIN_EXE_redirect"), settings).await
 }
 
-impl Edge {
-    /// Starts the function, which Lambda runs in eu-central-1, with settings of its own.
-    pub(crate) async fn start(settings: &[(&'static str, &str)]) -> Self {
-        let api = RuntimeApi::start().await.unwrap();
-        let mut environment = lambda_environment(&api);
-        environment.extend([
-            ("AWS_ACCESS_KEY_ID", "test".to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
-            // A store needs no key, and nothing may ask LaunchDarkly.
-            ("LAUNCHDARKLY_SDK_KEY", String::new()),
-            ("LAUNCHDARKLY_BASE_URI", "http://127.0.0.1:9".to_owned()),
-        ]);
-        environment.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        let function = Function::start(env!("CARGO_BIN_EXE_redirect"), &api, environment).unwrap();
-        Self { api, function }
-    }
-
-    /// The answer to a viewer's request.
-    pub(crate) async fn visit(&self, uri: &str, client_ip: &str) -> Value {
-        let event = json!({"Records": [{"cf": {
-            "config": {"eventType": "viewer-request"},
-            "request": {"clientIp": client_ip, "method": "GET", "uri": uri, "querystring": "", "headers": {}},
-        }}]});
-        let polls = self.api.polls();
-        let outcome = self.api.invoke(event.to_string()).await.unwrap();
-        self.api.polled(polls + 1).await;
-        serde_json::from_slice(&outcome.body).unwrap()
-    }
-
-    pub(crate) async fn decide(&self, client_ip: &str) -> Value {
-        let id = servers::unique("request");
-        let event = json!({"Records": [{"cf": {
-            "config": {"eventType": "viewer-request", "requestId": id},
-            "request": {"clientIp": client_ip, "method": "GET", "uri": "/", "querystring": "", "headers": {}},
-        }}]});
-        let polls = self.api.polls();
-        let outcome = self.api.invoke(event.to_string()).await.unwrap();
-        assert!(!outcome.is_error);
-        let answer: Value = serde_json::from_slice(&outcome.body).unwrap();
-        assert_eq!(answer["status"], "302", "{answer}");
-        let line = servers::line(&self.function, |line| line["request_id"] == id.as_str()).await;
-        self.api.polled(polls + 1).await;
-        line
-    }
+/// What flag-sync writes.
+async fn fill(store: &impl Store, data: Data) {
+    let stored = |items: serde_json::Map<String, Value>| {
+        items.into_iter().map(|(key, item)| (key, Stored::parse(item.to_string()))).collect()
+    };
+    store.replace(&Everything { flags: stored(data.flags), segments: stored(data.segments) }).await.unwrap();
+    store.mark_synced(std::time::SystemTime::now()).await.unwrap();
 }
 
 async fn filled(table: &str) -> DynamoDb {
-    let store = DynamoDbDataStore::builder(table).config(servers::config(&servers::dynamodb_uri()));
+    let store = DynamoDbDataStore::builder(table).config(config(&servers::dynamodb_uri()));
     let store = store.build_async().unwrap();
-    let launchdarkly = LaunchDarkly::start("sdk-test", rebrand()).await.unwrap();
-    sync(&store, &source(&launchdarkly)).await.unwrap();
+    fill(&store, rebrand()).await;
     store
 }
 
@@ -74,7 +38,7 @@ async fn a_table_in_the_region_of_the_function_is_asked_once_per_level() {
     filled(&table).await;
     let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
     let uri = proxy.uri();
-    let edge = Edge::start(&[
+    let edge = start(&[
         ("REDIRECT_SOURCE", "dynamodb"),
         ("REDIRECT_STORE_TABLE", &table),
         ("REDIRECT_STORE_REGIONS", "us-east-1,eu-central-1"),
@@ -102,7 +66,7 @@ async fn another_region_answers_when_the_nearest_does_not() {
         let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
         proxy.fail_region("eu-central-1", fault);
         let uri = proxy.uri();
-        let edge = Edge::start(&[
+        let edge = start(&[
             ("REDIRECT_SOURCE", "dynamodb"),
             ("REDIRECT_STORE_TABLE", &table),
             ("REDIRECT_STORE_REGIONS", "us-east-1,eu-central-1"),
@@ -121,7 +85,7 @@ async fn a_change_reaches_the_function_and_an_outage_does_not_hurt_it() {
     let store = filled(&table).await;
     let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
     let uri = proxy.uri();
-    let edge = Edge::start(&[
+    let edge = start(&[
         ("REDIRECT_SOURCE", "dynamodb"),
         ("REDIRECT_STORE_TABLE", &table),
         ("REDIRECT_STORE_REGIONS", "eu-central-1"),
@@ -133,8 +97,7 @@ async fn a_change_reaches_the_function_and_an_outage_does_not_hurt_it() {
     edge.decide("192.0.2.1").await;
     let mut changed = rebrand();
     changed.flags.insert("rebrand".to_owned(), flag("rebrand", 12));
-    let launchdarkly = LaunchDarkly::start("sdk-test", changed).await.unwrap();
-    sync(&store, &source(&launchdarkly)).await.unwrap();
+    fill(&store, changed).await;
     edge.decide("192.0.2.1").await;
     let line = edge.decide("192.0.2.1").await;
     assert_eq!((&line["reason"], &line["flag_version"]), (&json!("FALLTHROUGH"), &json!(12)));
@@ -153,7 +116,7 @@ async fn a_change_reaches_the_function_and_an_outage_does_not_hurt_it() {
 async fn a_store_that_is_not_initialised_is_not_trusted() {
     let table = servers::new_table().await;
     let uri = servers::dynamodb_uri();
-    let edge = Edge::start(&[
+    let edge = start(&[
         ("REDIRECT_SOURCE", "dynamodb"),
         ("REDIRECT_STORE_TABLE", &table),
         ("REDIRECT_STORE_REGIONS", "eu-central-1"),
@@ -169,15 +132,15 @@ async fn a_store_that_is_not_initialised_is_not_trusted() {
 #[tokio::test]
 async fn a_store_that_was_not_synchronised_for_long_is_told() {
     let table = servers::new_table().await;
-    let store = DynamoDbDataStore::builder(&table).config(servers::config(&servers::dynamodb_uri()));
+    let store = DynamoDbDataStore::builder(&table).config(config(&servers::dynamodb_uri()));
     let store = store.build_async().unwrap();
     let flags = rebrand().flags.into_iter();
-    let flags = flags.map(|(key, flag)| (key, redirect::stores::Stored::parse(flag.to_string()))).collect();
-    let everything = redirect::stores::Everything { flags, segments: std::collections::HashMap::new() };
+    let flags = flags.map(|(key, flag)| (key, Stored::parse(flag.to_string()))).collect();
+    let everything = Everything { flags, segments: std::collections::HashMap::new() };
     store.replace(&everything).await.unwrap();
     store.mark_synced(std::time::SystemTime::now() - Duration::from_secs(7_200)).await.unwrap();
     let uri = servers::dynamodb_uri();
-    let edge = Edge::start(&[
+    let edge = start(&[
         ("REDIRECT_SOURCE", "dynamodb"),
         ("REDIRECT_STORE_TABLE", &table),
         ("REDIRECT_STORE_REGIONS", "eu-central-1"),
@@ -195,10 +158,9 @@ async fn a_store_that_was_not_synchronised_for_long_is_told() {
 async fn redis_is_a_source_too() {
     let prefix = servers::unique("edge");
     let store = RedisDataStore::builder(servers::redis_url()).prefix(&prefix).build_async().unwrap();
-    let launchdarkly = LaunchDarkly::start("sdk-test", rebrand()).await.unwrap();
-    sync(&store, &source(&launchdarkly)).await.unwrap();
+    fill(&store, rebrand()).await;
     let url = servers::redis_url();
-    let edge = Edge::start(&[
+    let edge = start(&[
         ("REDIRECT_SOURCE", "redis"),
         ("REDIRECT_STORE_REDIS_URL", &url),
         ("REDIRECT_STORE_PREFIX", &prefix),
@@ -229,34 +191,10 @@ async fn a_wrong_setting_names_itself_and_hides_a_password() {
             "REDIRECT_UPDATES is \"polling\"; expected \"between-invocations\"",
         ),
     ] {
-        let edge = Edge::start(&settings).await;
+        let edge = start(&settings).await;
         let error = edge.api.init_error().await;
         let error: Value = serde_json::from_str(&error).unwrap();
         let message = error["errorMessage"].as_str().unwrap();
         assert!(message.contains(expected) && !message.contains("hunter2"), "{message}");
-    }
-}
-
-#[tokio::test]
-async fn the_example_evaluates_any_flag_from_the_table() {
-    let table = servers::new_table().await;
-    filled(&table).await;
-    let api = RuntimeApi::start().await.unwrap();
-    let mut environment = lambda_environment(&api);
-    environment.extend([
-        ("AWS_ACCESS_KEY_ID", "test".to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
-        ("AWS_ENDPOINT_URL_DYNAMODB", servers::dynamodb_uri()),
-        ("FLAG_STORE_TABLE", table),
-    ]);
-    let _function = Function::start(env!("CARGO_BIN_EXE_any-flag"), &api, environment).unwrap();
-    for (flag, kind, value) in [
-        ("rebrand", "RULE_MATCH", json!(false)),
-        ("site-is-up", "FALLTHROUGH", json!(true)),
-        ("nowhere", "ERROR", Value::Null),
-    ] {
-        let event = json!({"flag": flag, "context": "192.0.2.1"}).to_string();
-        let answer: Value = serde_json::from_slice(&api.invoke(event).await.unwrap().body).unwrap();
-        assert_eq!((&answer["reason"]["kind"], &answer["value"]), (&json!(kind), &value), "{answer}");
     }
 }

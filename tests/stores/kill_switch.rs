@@ -1,12 +1,13 @@
 //! The kill switch with a store as the source: turning the flag off brings everyone back, whatever the store holds of
-//! what the flag refers to. The same lines as tests/it/kill_switch.rs, where a store can have them.
+//! what the flag refers to. The same lines as in `tests/it/kill_switch.rs`, where a store can have them.
 
-use crate::data::segment;
-use crate::edge::{Edge, IN_TIME};
-use crate::servers;
-use redirect::standins::{DynamoDbFault, DynamoDbProxy};
-use redirect::stores::{DynamoDbDataStore, Everything, RedisDataStore, Store, Stored};
+use crate::databases::config;
+use crate::edge::{self, IN_TIME};
+use flag_data::items::{Everything, Stored};
+use flag_data::stores::{DynamoDb, DynamoDbDataStore, RedisDataStore, Store};
 use serde_json::{Value, json};
+use standins::samples::segment;
+use standins::{DynamoDbFault, DynamoDbProxy, Edge, servers};
 use std::collections::HashMap;
 
 /// `rebrand`, the same for everyone.
@@ -145,7 +146,7 @@ async fn redis_holds_nothing_up() {
             AT_ONCE,
             IN_TIME,
         ];
-        check(&store, &Edge::start(&settings).await, what, &after, member).await;
+        check(&store, &edge::start(&settings).await, what, &after, member).await;
     }
 }
 
@@ -159,14 +160,14 @@ async fn dynamodb_holds_nothing_up() {
     }
 }
 
-async fn new_store() -> (String, redirect::stores::DynamoDb) {
+async fn new_store() -> (String, DynamoDb) {
     let table = servers::new_table().await;
-    let store = DynamoDbDataStore::builder(&table).config(servers::config(&servers::dynamodb_uri()));
+    let store = DynamoDbDataStore::builder(&table).config(config(&servers::dynamodb_uri()));
     (table, store.build_async().unwrap())
 }
 
 async fn start(table: &str, uri: &str, regions: &str) -> Edge {
-    Edge::start(&[
+    edge::start(&[
         ("REDIRECT_SOURCE", "dynamodb"),
         ("REDIRECT_STORE_TABLE", table),
         ("REDIRECT_STORE_REGIONS", regions),

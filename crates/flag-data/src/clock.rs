@@ -1,0 +1,153 @@
+//! How old something is, in an environment that may have been frozen.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Tells how much time has passed, also across a freeze.
+///
+/// The clocks of a paused virtual machine may stand still, and its wall clock may be set late. The deadline of an
+/// invocation (`Lambda-Runtime-Deadline-Ms`) is an absolute time that comes from outside, so its growth from one
+/// invocation to the next tells the truth. An age is the largest that any of the three shows.
+#[derive(Clone, Debug, Default)]
+pub struct Clock(Arc<Deadlines>);
+
+#[derive(Debug, Default)]
+struct Deadlines {
+    /// Milliseconds since 1970; 0 before the first invocation.
+    first: AtomicU64,
+    /// That of the invocation under way.
+    latest: AtomicU64,
+    /// Whether it was still to come when the invocation arrived.
+    is_credible: AtomicBool,
+    /// The function's timeout, where it is known: a deadline less that is when its event came.
+    timeout_ms: Option<u64>,
+}
+
+/// A point in time on each of the clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    monotonic: Instant,
+    wall: SystemTime,
+    deadline_ms: u64,
+}
+
+impl Clock {
+    /// The clock of a function with this timeout. It knows how long an environment waited for its first event, which
+    /// Lambda may have initialized ahead of demand and frozen until then.
+    pub fn of_function(timeout: Duration) -> Self {
+        let timeout_ms = u64::try_from(timeout.as_millis()).ok();
+        Self(Arc::new(Deadlines { timeout_ms, ..Deadlines::default() }))
+    }
+
+    /// Takes note of an invocation's deadline, in milliseconds since 1970.
+    pub fn invocation(&self, deadline_ms: u64) {
+        if deadline_ms != 0 {
+            self.0.latest.store(deadline_ms, Ordering::Relaxed);
+            self.0.is_credible.store(self.until_deadline().is_some(), Ordering::Relaxed);
+            let _ = self.0.first.compare_exchange(0, deadline_ms, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// Now.
+    pub fn now(&self) -> Moment {
+        Moment {
+            monotonic: Instant::now(),
+            wall: SystemTime::now(),
+            deadline_ms: self.0.latest.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The time since `moment`: the most that any clock shows.
+    pub fn since(&self, moment: Moment) -> Duration {
+        let now = self.now();
+        let grown = if moment.deadline_ms == 0 {
+            // A moment of the cold start precedes every deadline.
+            let first = self.0.first.load(Ordering::Relaxed);
+            Duration::from_millis(now.deadline_ms.saturating_sub(first)) + self.until_first_event(moment)
+        } else {
+            Duration::from_millis(now.deadline_ms.saturating_sub(moment.deadline_ms))
+        };
+        now.monotonic
+            .saturating_duration_since(moment.monotonic)
+            .max(now.wall.duration_since(moment.wall).unwrap_or_default())
+            .max(grown)
+    }
+
+    /// From a moment of the cold start to the first event, as Lambda's clock has it.
+    fn until_first_event(&self, moment: Moment) -> Duration {
+        let first = self.0.first.load(Ordering::Relaxed);
+        let arrival = self.0.timeout_ms.and_then(|timeout| first.checked_sub(timeout)).unwrap_or_default();
+        let arrival = SystemTime::UNIX_EPOCH + Duration::from_millis(arrival);
+        arrival.duration_since(moment.wall).unwrap_or_default()
+    }
+
+    /// The time until the deadline of the invocation under way; `None` when it is unknown or was over before it
+    /// began, as in some test tools.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.0.is_credible.load(Ordering::Relaxed).then(|| self.until_deadline().unwrap_or_default())
+    }
+
+    fn until_deadline(&self) -> Option<Duration> {
+        let deadline = Duration::from_millis(self.0.latest.load(Ordering::Relaxed));
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        deadline.checked_sub(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_follows_the_deadline_when_the_clocks_stand_still() {
+        let clock = Clock::default();
+        let at_start = clock.now();
+        clock.invocation(1_000_000);
+        assert!(clock.since(at_start) < Duration::from_secs(100), "the first deadline is no growth");
+        let first = clock.now();
+        clock.invocation(1_600_000);
+        assert!(clock.since(first) >= Duration::from_secs(600));
+        assert!(clock.since(at_start) >= Duration::from_secs(600));
+        clock.invocation(0);
+        assert!(clock.since(first) >= Duration::from_secs(600), "a missing deadline changes nothing");
+    }
+
+    #[test]
+    fn an_age_follows_the_wall_clock_when_the_monotonic_one_stood_still() {
+        let clock = Clock::default();
+        let mut moment = clock.now();
+        moment.wall -= Duration::from_secs(50);
+        assert!(clock.since(moment) >= Duration::from_secs(50));
+        moment.wall += Duration::from_secs(5_000);
+        assert!(clock.since(moment) < Duration::from_secs(50), "a wall clock set back is not believed");
+    }
+
+    #[test]
+    fn a_deadline_that_passes_leaves_no_time_and_one_that_was_over_before_is_not_believed() {
+        let now = || u64::try_from(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+        let clock = Clock::default();
+        assert_eq!(clock.remaining(), None);
+        clock.invocation(now() + 60_000);
+        assert!(clock.remaining().unwrap() > Duration::from_secs(30));
+        clock.invocation(now() + 2);
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(clock.remaining().is_none_or(|remaining| remaining.is_zero()));
+        clock.invocation(now() - 60_000);
+        assert_eq!(clock.remaining(), None);
+    }
+
+    #[test]
+    fn a_cold_start_is_as_old_as_the_time_to_its_first_event() {
+        let wall_ms = u64::try_from(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
+        for (waited, expected) in [(0, 0..60), (600, 600..660)] {
+            let clock = Clock::of_function(Duration::from_secs(5));
+            let at_start = clock.now();
+            clock.invocation(wall_ms + (waited + 5) * 1_000);
+            let age = clock.since(at_start).as_secs();
+            // A second for the machine: the wall clock went on since it was read.
+            assert!((expected.start.max(1) - 1..expected.end).contains(&age), "{age} s after {waited} s");
+            assert!(clock.since(clock.now()) < Duration::from_secs(60), "only what precedes the event is older");
+        }
+    }
+}

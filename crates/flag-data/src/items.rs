@@ -1,0 +1,298 @@
+//! Flags and segments: what names one, its JSON and what that refers to, and how a store holds it.
+
+use launchdarkly_server_sdk::{Flag, Segment, SerializedItem};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// A flag or a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ItemKind {
+    /// A feature flag.
+    Flag,
+    /// A segment.
+    Segment,
+}
+
+impl ItemKind {
+    /// As LaunchDarkly's addresses and data name it.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Flag => "flags",
+            Self::Segment => "segments",
+        }
+    }
+
+    /// As a sentence names one.
+    pub fn singular(self) -> &'static str {
+        match self {
+            Self::Flag => "flag",
+            Self::Segment => "segment",
+        }
+    }
+}
+
+/// An item that a flag needs.
+pub type ItemKey = (ItemKind, String);
+
+/// Whether the SDK can read an item, so that a malformed one is told by name when it arrives and not at each decision.
+fn check(kind: ItemKind, json: &str) -> Result<(), serde_json::Error> {
+    match kind {
+        ItemKind::Flag => serde_json::from_str::<Flag>(json).map(drop),
+        ItemKind::Segment => serde_json::from_str::<Segment>(json).map(drop),
+    }
+}
+
+/// A flag or a segment, as JSON.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    json: Arc<str>,
+    version: u64,
+    deleted: bool,
+    etag: Option<String>,
+    references: Arc<[Reference]>,
+}
+
+/// What an item refers to: a flag to its prerequisites, and both flags and segments to the segments of their rules.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reference {
+    /// The flag or segment.
+    pub key: ItemKey,
+    /// Whether a negated clause names it.
+    pub negated: bool,
+}
+
+/// The parts of LaunchDarkly's model that matter for what an item refers to; anything else is left to the SDK. Any of
+/// them may be absent or null: Go's tombstones have null lists.
+#[derive(Deserialize)]
+struct Model {
+    version: Option<u64>,
+    deleted: Option<bool>,
+    on: Option<bool>,
+    prerequisites: Option<Vec<Prerequisite>>,
+    rules: Option<Vec<Rule>>,
+}
+
+#[derive(Deserialize)]
+struct Prerequisite {
+    key: String,
+}
+
+#[derive(Deserialize)]
+struct Rule {
+    clauses: Option<Vec<Clause>>,
+}
+
+#[derive(Deserialize)]
+struct Clause {
+    op: Option<String>,
+    values: Option<Vec<serde_json::Value>>,
+    negate: Option<bool>,
+}
+
+impl Model {
+    /// A flag that is off refers to nothing: its off variation is served whatever its rules say.
+    fn references(self) -> BTreeSet<Reference> {
+        if self.deleted == Some(true) || self.on == Some(false) {
+            return BTreeSet::new();
+        }
+        let prerequisites = self.prerequisites.into_iter().flatten();
+        let prerequisites = prerequisites.map(|flag| Reference { key: (ItemKind::Flag, flag.key), negated: false });
+        let clauses = self.rules.into_iter().flatten().filter_map(|rule| rule.clauses).flatten();
+        let segments = clauses.filter(|clause| clause.op.as_deref() == Some("segmentMatch")).flat_map(|clause| {
+            let negated = clause.negate == Some(true);
+            let keys = clause.values.into_iter().flatten().filter_map(|value| value.as_str().map(str::to_owned));
+            keys.map(move |key| Reference { key: (ItemKind::Segment, key), negated })
+        });
+        prerequisites.chain(segments).collect()
+    }
+}
+
+impl Item {
+    /// Accepts an item's JSON as it was served.
+    ///
+    /// # Errors
+    /// Why the SDK could not read it.
+    pub fn new(kind: ItemKind, json: String, etag: Option<String>) -> Result<Self, String> {
+        let model: Model = serde_json::from_str(&json).map_err(|error| error.to_string())?;
+        let (version, deleted) = (model.version.unwrap_or_default(), model.deleted == Some(true));
+        if !deleted {
+            check(kind, &json).map_err(|error| error.to_string())?;
+        }
+        Ok(Self { json: json.into(), version, deleted, etag, references: model.references().into_iter().collect() })
+    }
+
+    /// What it refers to, as far as an evaluation can depend on it.
+    pub fn references(&self) -> &[Reference] {
+        &self.references
+    }
+
+    /// The item's JSON.
+    pub fn json(&self) -> &str {
+        &self.json
+    }
+
+    /// Its version in LaunchDarkly.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The entity tag it was served with.
+    pub fn etag(&self) -> Option<&str> {
+        self.etag.as_deref()
+    }
+
+    /// The same item with other JSON.
+    #[must_use]
+    pub fn with_json(&self, json: String) -> Self {
+        Self { json: json.into(), ..self.clone() }
+    }
+
+    /// As a persistent data store of the SDK returns it.
+    pub fn serialized(&self) -> SerializedItem {
+        SerializedItem { version: self.version, deleted: self.deleted, serialized_item: self.json.to_string() }
+    }
+}
+
+/// A flag and what it names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Items {
+    flags: HashMap<String, Item>,
+    segments: HashMap<String, Item>,
+}
+
+impl Items {
+    /// The item of a key.
+    pub fn get(&self, kind: ItemKind, key: &str) -> Option<&Item> {
+        self.all(kind).get(key)
+    }
+
+    /// All items of a kind.
+    pub fn all(&self, kind: ItemKind) -> &HashMap<String, Item> {
+        match kind {
+            ItemKind::Flag => &self.flags,
+            ItemKind::Segment => &self.segments,
+        }
+    }
+
+    /// Adds an item.
+    pub fn insert(&mut self, kind: ItemKind, key: String, item: Item) {
+        match kind {
+            ItemKind::Flag => self.flags.insert(key, item),
+            ItemKind::Segment => self.segments.insert(key, item),
+        };
+    }
+
+    /// Adds the items of `other` whose keys are not here.
+    pub fn add_missing_from(&mut self, other: &Self) {
+        for (mine, others) in [(&mut self.flags, &other.flags), (&mut self.segments, &other.segments)] {
+            for (key, item) in others {
+                mine.entry(key.clone()).or_insert_with(|| item.clone());
+            }
+        }
+    }
+
+    /// The same items with each flag changed by `change`.
+    #[must_use]
+    pub fn map_flags(&self, change: impl Fn(&Item) -> Item) -> Self {
+        let flags = self.flags.iter().map(|(key, flag)| (key.clone(), change(flag))).collect();
+        Self { flags, segments: self.segments.clone() }
+    }
+}
+
+/// What a row of a store holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// A flag or a segment.
+    Live,
+    /// A tombstone: the item was deleted, and older versions of it must not come back.
+    Deleted,
+    /// Something that is no JSON of an item.
+    Malformed,
+}
+
+/// A flag or a segment, or its tombstone, as a store holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its version in LaunchDarkly.
+    pub version: u64,
+    /// What it is.
+    pub state: State,
+    /// The JSON, verbatim.
+    pub json: String,
+}
+
+impl Stored {
+    /// Reads an item or a tombstone of any SDK: Rust's and Go's have the key `$deleted`, Node's has none in Redis and
+    /// its own in DynamoDB; each has `deleted` and `version`.
+    pub fn parse(json: String) -> Self {
+        #[derive(Deserialize)]
+        struct Model {
+            version: u64,
+            #[serde(default)]
+            deleted: bool,
+        }
+        let (version, state) = match serde_json::from_str(&json) {
+            Ok(Model { version, deleted: false }) => (version, State::Live),
+            Ok(Model { version, deleted: true }) => (version, State::Deleted),
+            Err(_) => (0, State::Malformed),
+        };
+        Self { version, state, json }
+    }
+
+    /// A tombstone, as the Rust SDK writes it.
+    pub fn tombstone(version: u64) -> Self {
+        let json = format!(r#"{{"version":{version},"key":"$deleted","deleted":true}}"#);
+        Self { version, state: State::Deleted, json }
+    }
+}
+
+/// Everything that a store is to hold.
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs)]
+pub struct Everything {
+    pub flags: HashMap<String, Stored>,
+    pub segments: HashMap<String, Stored>,
+}
+
+impl Everything {
+    /// The items of a kind.
+    pub fn of(&self, kind: ItemKind) -> &HashMap<String, Stored> {
+        match kind {
+            ItemKind::Flag => &self.flags,
+            ItemKind::Segment => &self.segments,
+        }
+    }
+
+    /// The kinds in the order in which they are written: a flag comes after the segments that it names.
+    pub fn kinds(&self) -> [(ItemKind, &HashMap<String, Stored>); 2] {
+        [(ItemKind::Segment, &self.segments), (ItemKind::Flag, &self.flags)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(json: &str, version: u64, state: State) {
+        let stored = Stored::parse(json.to_owned());
+        assert_eq!((stored.version, stored.state), (version, state), "{json}");
+        assert_eq!(stored.json, json);
+    }
+
+    #[test]
+    fn items_and_every_dialect_of_tombstones_are_read() {
+        check(r#"{"key":"a","version":3,"on":true}"#, 3, State::Live);
+        check(r#"{"key":"a","version":3,"deleted":false}"#, 3, State::Live);
+        check(r#"{"version":4,"key":"$deleted","deleted":true}"#, 4, State::Deleted);
+        check(r#"{"key":"$deleted","on":false,"variations":[],"version":4,"deleted":true}"#, 4, State::Deleted);
+        check(r#"{"key":"a","version":4,"deleted":true}"#, 4, State::Deleted);
+        check(r#"{"version":4,"deleted":true}"#, 4, State::Deleted);
+        check("", 0, State::Malformed);
+        check(r#"{"key":"a"}"#, 0, State::Malformed);
+        check("[", 0, State::Malformed);
+        assert_eq!(Stored::parse(Stored::tombstone(7).json), Stored::tombstone(7));
+    }
+}

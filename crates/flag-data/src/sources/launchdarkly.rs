@@ -1,0 +1,225 @@
+//! LaunchDarkly's service, or a Relay Proxy in its place.
+//!
+//! By default one request per item, to the endpoints that LaunchDarkly's PHP SDK uses and the Relay Proxy serves too
+//! (<https://launchdarkly.com/docs/sdk/relay-proxy/endpoints>): about 600 bytes instead of the whole environment.
+
+use super::{Collection, FlagSource, Read, Reader, SourceError, Whole};
+use crate::items::{Everything, ItemKey};
+use crate::sdk_key::SdkKey;
+use crate::transport::{RequestError, Response, Transport, retry_after};
+use flate2::read::GzDecoder;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, StreamExt};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, ETAG, IF_NONE_MATCH, USER_AGENT};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
+use std::fmt::Write as _;
+use std::io::Read as _;
+use std::time::Duration;
+
+/// The largest environment that is read: more than 10,000 flags fit, in a function of 128 MB.
+const LARGEST: usize = 16 * 1024 * 1024;
+
+/// The largest single item that is read. How much of it is kept is for the collection to say.
+const MAX_ITEM_BYTES: usize = 4 * 1024 * 1024;
+
+/// What the requests name as their sender.
+const USER_AGENT_NAME: &str = concat!("flag-data/", env!("CARGO_PKG_VERSION"));
+
+/// How many items are requested at once.
+const CONCURRENCY: usize = 8;
+
+/// Flag data from LaunchDarkly.
+pub struct LaunchDarkly {
+    transport: Transport,
+    base_uri: String,
+    authorization: HeaderValue,
+    whole_environment: bool,
+}
+
+impl LaunchDarkly {
+    /// A source that calls `base_uri` with the SDK key of an environment, for each item by itself.
+    pub fn new(transport: Transport, base_uri: &str, key: &SdkKey) -> Self {
+        // A checked key is printable ASCII, which a header value may always hold.
+        let mut authorization = HeaderValue::from_str(key.reveal()).unwrap_or_else(|_| HeaderValue::from_static(""));
+        authorization.set_sensitive(true);
+        Self { transport, base_uri: base_uri.to_owned(), authorization, whole_environment: false }
+    }
+
+    /// The same with one request for everything in the environment.
+    #[must_use]
+    pub fn whole_environment(self) -> Self {
+        Self { whole_environment: true, ..self }
+    }
+
+    async fn get(
+        &self,
+        path: &str,
+        more: Option<(HeaderName, &str)>,
+        limit: usize,
+    ) -> Result<(String, Response), SourceError> {
+        let uri = format!("{}{path}", self.base_uri);
+        let unreachable = |why: String| SourceError::Unreachable { uri: uri.clone(), why };
+        let mut request =
+            Request::get(&uri).header(AUTHORIZATION, &self.authorization).header(USER_AGENT, USER_AGENT_NAME);
+        if let Some((name, value)) = more {
+            request = request.header(name, value);
+        }
+        let request = request.body(None).map_err(|error| unreachable(error.to_string()))?;
+        let response = self.transport.exchange(request, limit).await.map_err(|error| match error {
+            RequestError::TooLarge(limit) => SourceError::TooLarge { what: uri.clone(), limit },
+            error => unreachable(error.to_string()),
+        })?;
+        match response.head.status {
+            StatusCode::OK | StatusCode::NOT_MODIFIED | StatusCode::NOT_FOUND => Ok((uri, response)),
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                Err(SourceError::Refused { uri, status: status.as_u16() })
+            }
+            StatusCode::TOO_MANY_REQUESTS => {
+                Err(SourceError::Throttled { uri, wait: retry_after(&response.head.headers) })
+            }
+            status => Err(SourceError::Status { uri, status: status.as_u16() }),
+        }
+    }
+
+    /// The whole environment's JSON, and where it is from.
+    async fn latest_all(&self) -> Result<(String, String), SourceError> {
+        let (uri, response) = self.get("/sdk/latest-all", Some((ACCEPT_ENCODING, "gzip")), LARGEST).await?;
+        if response.head.status != StatusCode::OK {
+            return Err(SourceError::Status { uri, status: response.head.status.as_u16() });
+        }
+        let json = text(&uri, response)?;
+        Ok((uri, json))
+    }
+
+    /// Everything in the environment, each item verbatim.
+    ///
+    /// # Errors
+    /// Like a fetch.
+    pub async fn everything(&self) -> Result<Everything, SourceError> {
+        let (uri, json) = self.latest_all().await?;
+        Ok(Whole::parse(&json, &uri)?.to_stored())
+    }
+}
+
+impl FlagSource for LaunchDarkly {
+    fn name(&self) -> &'static str {
+        "launchdarkly"
+    }
+
+    fn fetch<'a>(&'a self, collection: &'a Collection) -> BoxFuture<'a, Result<(), SourceError>> {
+        Box::pin(async move {
+            if !self.whole_environment {
+                return collection.read_from(self).await;
+            }
+            let (uri, json) = self.latest_all().await?;
+            collection.read_from(&Whole::parse(&json, &uri)?).await
+        })
+    }
+}
+
+impl LaunchDarkly {
+    async fn read_one(&self, wanted: &ItemKey, collection: &Collection) -> Result<Read, SourceError> {
+        let (kind, key) = wanted;
+        let path = format!("/sdk/{}/{}", kind.plural(), path_segment(key));
+        let etag = collection.known(wanted).and_then(|item| item.etag());
+        let (uri, response) = self.get(&path, etag.map(|etag| (IF_NONE_MATCH, etag)), MAX_ITEM_BYTES).await?;
+        let headers = &response.head.headers;
+        collection.time_to_live(max_age(headers));
+        match (response.head.status, etag) {
+            (StatusCode::NOT_FOUND, _) => return Ok(Read::Missing),
+            (StatusCode::NOT_MODIFIED, Some(_)) => return Ok(Read::Unchanged),
+            (StatusCode::OK, _) => {}
+            (status, _) => return Err(SourceError::Status { uri, status: status.as_u16() }),
+        }
+        let etag = headers.get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
+        Ok(Read::Found { json: text(&uri, response)?, etag })
+    }
+}
+
+/// One request per item.
+impl Reader for LaunchDarkly {
+    async fn read(&self, wanted: &[ItemKey], collection: &Collection) -> Result<(), SourceError> {
+        let read = |wanted| async move {
+            let read = self.read_one(wanted, collection).await.unwrap_or_else(Read::Failed);
+            collection.answer(wanted, read);
+        };
+        stream::iter(wanted).for_each_concurrent(CONCURRENCY, read).await;
+        Ok(())
+    }
+}
+
+/// The body as text, unpacked if it is gzipped.
+fn text(uri: &str, response: Response) -> Result<String, SourceError> {
+    let malformed = |why: String| SourceError::Malformed { what: uri.to_owned(), why };
+    let body = if response.head.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding == "gzip") {
+        let mut unpacked = Vec::new();
+        let limit = LARGEST as u64 + 1;
+        GzDecoder::new(response.body.as_slice())
+            .take(limit)
+            .read_to_end(&mut unpacked)
+            .map_err(|error| malformed(format!("gzip: {error}")))?;
+        if unpacked.len() > LARGEST {
+            return Err(SourceError::TooLarge { what: uri.to_owned(), limit: LARGEST });
+        }
+        unpacked
+    } else {
+        response.body
+    };
+    String::from_utf8(body).map_err(|error| malformed(error.to_string()))
+}
+
+/// A key as one segment of a path. LaunchDarkly's keys need no encoding; others cannot change the address.
+fn path_segment(key: &str) -> String {
+    let mut segment = String::with_capacity(key.len());
+    for byte in key.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_~".contains(&byte) || (byte == b'.' && key.len() > 2) {
+            segment.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(segment, "%{byte:02X}");
+        }
+    }
+    segment
+}
+
+/// The environment's TTL setting comes back as `Cache-Control: max-age`.
+/// <https://launchdarkly.com/docs/home/account/environment/settings#ttl-settings>
+fn max_age(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(CACHE_CONTROL)?.to_str().ok()?;
+    let age = value.split(',').find_map(|directive| directive.trim().strip_prefix("max-age="))?;
+    age.parse().ok().map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_stays_one_segment() {
+        for (key, expected) in [
+            ("rebrand", "rebrand"),
+            ("a.b_c-d", "a.b_c-d"),
+            ("../x", "..%2Fx"),
+            ("..", "%2E%2E"),
+            (".", "%2E"),
+            ("a b?#", "a%20b%3F%23"),
+            ("ä", "%C3%A4"),
+        ] {
+            assert_eq!(path_segment(key), expected);
+        }
+    }
+
+    #[track_caller]
+    fn check_max_age(header: &'static str, expected: Option<u64>) {
+        let headers = HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static(header))]);
+        assert_eq!(max_age(&headers), expected.map(Duration::from_secs), "{header}");
+    }
+
+    #[test]
+    fn the_time_to_live_is_in_the_cache_control() {
+        check_max_age("public, max-age=300", Some(300));
+        check_max_age("max-age=0", Some(0));
+        check_max_age("no-store", None);
+        check_max_age("max-age=soon", None);
+    }
+}

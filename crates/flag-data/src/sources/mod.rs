@@ -1,0 +1,77 @@
+//! Where flag data comes from. Nothing else in the program knows.
+
+mod bundled;
+mod collect;
+mod launchdarkly;
+#[cfg(any(feature = "dynamodb", feature = "redis"))]
+mod store;
+mod whole;
+
+pub use bundled::Bundled;
+pub use collect::{Collection, Resolved};
+use collect::{Read, Reader};
+pub use launchdarkly::LaunchDarkly;
+#[cfg(any(feature = "dynamodb", feature = "redis"))]
+pub use store::StoreSource;
+use whole::Whole;
+
+use futures_util::future::BoxFuture;
+use std::time::Duration;
+
+/// A place that has flag data.
+pub trait FlagSource: Send + Sync {
+    /// Its name in the log.
+    fn name(&self) -> &'static str;
+
+    /// Whether its data can change while the function runs.
+    fn changes(&self) -> bool {
+        true
+    }
+
+    /// Fetches a flag and its references: its prerequisites, and the segments of its rules and of theirs. Fails only if
+    /// the flag itself cannot be read. What has arrived is in the collection at any time, also if the fetch is given up.
+    fn fetch<'a>(&'a self, collection: &'a Collection) -> BoxFuture<'a, Result<(), SourceError>>;
+}
+
+/// Why a source gave no data.
+#[derive(Clone, Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum SourceError {
+    #[error("{uri} was not reached: {why}")]
+    Unreachable { uri: String, why: String },
+    #[error(
+        "{uri} rejected the SDK key (HTTP {status}): check that LAUNCHDARKLY_SDK_KEY is the SDK key of the environment \
+         that has the flag"
+    )]
+    Refused { uri: String, status: u16 },
+    #[error("{uri} is rate limiting (HTTP 429); retry after {wait:?}")]
+    Throttled { uri: String, wait: Duration },
+    #[error("{uri} answered HTTP {status}")]
+    Status { uri: String, status: u16 },
+    #[error("{what} cannot be read: {why}")]
+    Malformed { what: String, why: String },
+    #[error("{what} has more than {limit} bytes")]
+    TooLarge { what: String, limit: usize },
+    #[cfg(any(feature = "dynamodb", feature = "redis"))]
+    #[error(transparent)]
+    Store(#[from] crate::stores::StoreError),
+}
+
+impl SourceError {
+    /// How long the source asks not to be called again, if it says so.
+    pub fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Throttled { wait, .. } => Some(*wait),
+            _ => None,
+        }
+    }
+
+    /// Whether both are the same problem, though a time in them may differ.
+    pub fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Status { status, .. }, Self::Status { status: other, .. })
+            | (Self::Refused { status, .. }, Self::Refused { status: other, .. }) => status == other,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The one HTTP transport for flag data and events: the SDK's own, with the time-outs that it lacks.
+
+use crate::clock::{Clock, Moment};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, Request};
+use launchdarkly_sdk_transport::{HttpTransport, HyperTransport, ResponseFuture, TransportError};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// A connection that was idle for longer may be dead without anyone having been told: the environment was frozen.
+pub(crate) const MAX_IDLE: Duration = Duration::from_secs(10);
+
+/// The longest wait that a server can ask for.
+const MAX_WAIT: Duration = Duration::from_secs(3_600);
+
+/// How long to wait when a 429 does not say.
+const DEFAULT_WAIT: Duration = Duration::from_secs(10);
+
+/// An HTTP client with connect and total time-outs. One that was idle for more than 10 seconds is not
+/// used again.
+///
+/// Used by the source of the flag data and, through [`HttpTransport`], by the SDK's event sender.
+#[derive(Clone)]
+pub struct Transport(Arc<Inner>);
+
+struct Inner {
+    clock: Clock,
+    time_out: Duration,
+    pool: Mutex<Option<Pool>>,
+    pools: AtomicU64,
+}
+
+struct Pool {
+    number: u64,
+    client: Https,
+    /// When each host was last asked.
+    last_used: HashMap<String, Moment>,
+}
+
+type Https = Box<dyn Fn(Request<Option<Bytes>>) -> ResponseFuture + Send + Sync>;
+
+/// A response that was read to its end.
+#[derive(Debug)]
+pub struct Response {
+    /// Status and headers.
+    pub head: http::response::Parts,
+    /// The body as it was sent.
+    pub body: Vec<u8>,
+}
+
+/// Why there is no response.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum RequestError {
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    #[error("the connection failed: {0}")]
+    Failed(String),
+    #[error("the answer has more than {0} bytes")]
+    TooLarge(usize),
+}
+
+impl Transport {
+    /// A transport whose requests take at most `time_out` from first to last byte.
+    pub fn new(clock: Clock, time_out: Duration) -> Self {
+        Self(Arc::new(Inner { clock, time_out, pool: Mutex::new(None), pools: AtomicU64::new(0) }))
+    }
+
+    /// Sends a request and reads the whole response, of which at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`RequestError`]; an HTTP error status is a response, not an error.
+    pub async fn exchange(&self, request: Request<Option<Bytes>>, limit: usize) -> Result<Response, RequestError> {
+        let time_out = self.0.time_out;
+        let (suspect, response) = self.send(request);
+        let exchange = async {
+            let (head, mut chunks) = response.await.map_err(|error| failed(&error))?.into_parts();
+            let mut body = Vec::new();
+            while let Some(chunk) = chunks.next().await {
+                let chunk = chunk.map_err(|error| failed(&error))?;
+                if body.len() + chunk.len() > limit {
+                    return Err(RequestError::TooLarge(limit));
+                }
+                body.extend_from_slice(&chunk);
+            }
+            Ok(Response { head, body })
+        };
+        let Ok(result) = tokio::time::timeout(time_out, exchange).await else {
+            return Err(RequestError::TimedOut(time_out));
+        };
+        suspect.clear();
+        result
+    }
+
+    /// The pool is a new one when the host was not asked for long, by the clock that sees a freeze: hyper's own idle
+    /// time-out goes by one that may stand still meanwhile.
+    fn send(&self, request: Request<Option<Bytes>>) -> (Suspect, ResponseFuture) {
+        let inner = &self.0;
+        let mut pool = inner.pool.lock();
+        let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+        let idle = pool.as_ref().and_then(|pool| pool.last_used.get(&host)).map(|asked| inner.clock.since(*asked));
+        if idle > Some(MAX_IDLE) {
+            *pool = None;
+        }
+        let pool = match &mut *pool {
+            Some(pool) => pool,
+            empty => match HyperTransport::builder().connect_timeout(inner.time_out).build_https() {
+                Ok(transport) => empty.insert(Pool {
+                    number: inner.pools.fetch_add(1, Ordering::Relaxed),
+                    client: Box::new(move |request| transport.request(request)),
+                    last_used: HashMap::new(),
+                }),
+                Err(error) => return (Suspect(None), Box::pin(async { Err(TransportError::new(error)) })),
+            },
+        };
+        pool.last_used.insert(host, inner.clock.now());
+        (Suspect(Some((self.0.clone(), pool.number))), (pool.client)(request))
+    }
+}
+
+/// A request without an answer, and its pool. When it is given up, by its timeout or because whoever waits for it does
+/// not wait any longer, the pool is not used again: an HTTP/2 connection survives a canceled request, also a dead one.
+struct Suspect(Option<(Arc<Inner>, u64)>);
+
+impl Suspect {
+    fn clear(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Suspect {
+    fn drop(&mut self) {
+        if let Some((inner, number)) = self.0.take() {
+            inner.pool.lock().take_if(|pool| pool.number == number);
+        }
+    }
+}
+
+/// The whole chain of causes: hyper's outermost error says only that something failed.
+fn failed(error: &TransportError) -> RequestError {
+    let mut text = error.inner().to_string();
+    let mut cause = error.inner().source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    RequestError::Failed(text)
+}
+
+/// For the SDK's event sender, which has no time-out of its own and ignores the bodies of responses.
+impl HttpTransport for Transport {
+    fn request(&self, request: Request<Option<Bytes>>) -> ResponseFuture {
+        let time_out = self.0.time_out;
+        let (suspect, response) = self.send(request);
+        Box::pin(async move {
+            let Ok(response) = tokio::time::timeout(time_out, response).await else {
+                return Err(TransportError::new(RequestError::TimedOut(time_out)));
+            };
+            suspect.clear();
+            response
+        })
+    }
+}
+
+/// `Retry-After` in seconds; LaunchDarkly does not send the date form. At most an hour; ten seconds when there is none.
+pub fn retry_after(headers: &HeaderMap) -> Duration {
+    let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    seconds.map_or(DEFAULT_WAIT, Duration::from_secs).min(MAX_WAIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[track_caller]
+    fn check_retry_after(header: &'static str, expected: u64) {
+        let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(header))]);
+        assert_eq!(retry_after(&headers), Duration::from_secs(expected), "{header}");
+    }
+
+    #[test]
+    fn a_wait_is_respected_within_reason() {
+        check_retry_after("7", 7);
+        check_retry_after("99999999", 3_600);
+        check_retry_after("tomorrow", 10);
+        assert_eq!(retry_after(&HeaderMap::new()), DEFAULT_WAIT);
+    }
+}

@@ -1,0 +1,232 @@
+//! Databases that fail: a clear error, and nothing half-written that is marked as complete.
+
+use crate::contract::items;
+use crate::databases::config;
+use crate::databases::one;
+use flag_data::items::ItemKind::Flag;
+use flag_data::items::{Everything, Stored};
+use flag_data::stores::{Condition, DynamoDb, DynamoDbDataStore, RedisDataStore, Store, StoreError};
+use standins::servers;
+use standins::{DynamoDbFault, DynamoDbProxy, Wire};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+
+async fn behind_a_proxy() -> (DynamoDbProxy, DynamoDb) {
+    let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
+    let store = DynamoDbDataStore::builder(servers::new_table().await)
+        .config(config(&proxy.uri()))
+        .time_out(Duration::from_millis(500));
+    let store = store.build_async().unwrap();
+    (proxy, store)
+}
+
+pub(crate) fn sixty() -> Everything {
+    let flags = (0..60).map(|n| (format!("flag-{n}"), crate::contract::item("x", 1))).collect();
+    Everything { flags, segments: items(&[("s", 1)]) }
+}
+
+fn count(proxy: &DynamoDbProxy, operation: &str) -> usize {
+    proxy.seen().iter().filter(|(seen, _)| seen == operation).count()
+}
+
+#[tokio::test]
+async fn what_a_batch_leaves_over_is_written_and_read_all_the_same() {
+    let (proxy, store) = behind_a_proxy().await;
+    proxy.fail("BatchWriteItem", 1, 3, DynamoDbFault::LeaveOver);
+    store.replace(&sixty()).await.unwrap();
+    assert_eq!(store.all(Flag).await.unwrap(), sixty().flags);
+    assert_eq!(count(&proxy, "BatchWriteItem"), 4 + 3, "one for the segment, three for the flags, and the rests");
+
+    proxy.fail("BatchGetItem", 0, 3, DynamoDbFault::LeaveOver);
+    let wanted: Vec<_> = (0..60).map(|n| (Flag, format!("flag-{n}"))).collect();
+    let contents = store.read(&wanted).await.unwrap();
+    assert!(contents.marks.initialized && contents.items.iter().all(Option::is_some));
+    assert_eq!(count(&proxy, "BatchGetItem"), 4);
+}
+
+#[tokio::test]
+async fn what_is_left_over_for_ever_is_an_error_and_nothing_is_marked() {
+    let (proxy, store) = behind_a_proxy().await;
+    for fault in [DynamoDbFault::LeaveAll, DynamoDbFault::Throttle] {
+        proxy.fail("BatchWriteItem", 1, usize::MAX, fault);
+        let error = store.replace(&sixty()).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Throttled { .. }), "{error}");
+    }
+    proxy.heal();
+    assert!(!store.read(&[]).await.unwrap().marks.initialized);
+    store.replace(&sixty()).await.unwrap();
+    assert!(store.read(&[]).await.unwrap().marks.initialized);
+}
+
+#[tokio::test]
+async fn a_moment_of_throttling_is_waited_out() {
+    let (proxy, store) = behind_a_proxy().await;
+    proxy.fail("", 0, 2, DynamoDbFault::Throttle);
+    assert!(store.put(Flag, "a", &Stored::tombstone(1), Condition::Newer).await.unwrap());
+    assert_eq!(count(&proxy, "PutItem"), 3);
+}
+
+#[track_caller]
+pub(crate) fn check(error: &StoreError, expected: &[&str]) {
+    let text = error.to_string();
+    for expected in expected {
+        assert!(text.contains(expected), "{expected:?} is not in: {text}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_says_what_and_where() {
+    let (proxy, store) = behind_a_proxy().await;
+    proxy.fail("", 0, usize::MAX, DynamoDbFault::Refuse);
+    let error = store.read(&[]).await.unwrap_err();
+    check(&error, &["the DynamoDB table \"flags-", "in eu-central-1 may not be used", "AccessDenied", "policy"]);
+    proxy.heal();
+    for fault in [DynamoDbFault::Cut, DynamoDbFault::Hang] {
+        proxy.fail("", 0, usize::MAX, fault);
+        let error = store.read(&[]).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unreachable { .. }), "{fault:?}: {error}");
+        proxy.heal();
+    }
+    let missing = DynamoDbDataStore::builder("nowhere").config(config(&proxy.uri())).build_async().unwrap();
+    check(&missing.read(&[]).await.unwrap_err(), &["\"nowhere\"", "does not exist", "flag-store.yaml"]);
+}
+
+#[tokio::test]
+async fn redis_errors_say_what_and_where_but_no_password() {
+    let port = servers::free_port();
+    let gone = RedisDataStore::builder(format!("redis://user:hunter2@127.0.0.1:{port}")).build_async().unwrap();
+    let error = gone.read(&[]).await.unwrap_err();
+    check(&error, &[&format!("Redis at 127.0.0.1:{port} was not reached")]);
+    assert!(!error.to_string().contains("hunter2"));
+    let wrong = RedisDataStore::builder(servers::redis_url().replace("//", "//:hunter2@")).build_async().unwrap();
+    let error = wrong.read(&[]).await.unwrap_err();
+    check(&error, &["may not be used"]);
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+    let error = RedisDataStore::builder("http://user:hunter2@x").build_async().err().unwrap();
+    check(&error, &["the address of Redis cannot be used"]);
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+}
+
+/// What docs/flag-store.md lists. A reader, such as the edge function, needs no permission for scripts.
+#[tokio::test]
+async fn redis_users_need_what_is_documented_and_no_more() {
+    let documented = include_str!("../../../docs/flag-store.md");
+    let server = servers::start_redis(None);
+    let admin = redis::Client::open(format!("redis://127.0.0.1:{}", server.port)).unwrap();
+    let mut admin = admin.get_connection().unwrap();
+    let mut user = |name: &str| {
+        let line = documented.lines().find(|line| line.starts_with(&format!("ACL SETUSER {name} ")));
+        let rules = line.unwrap_or_else(|| panic!("no ACL for {name} in docs/flag-store.md"));
+        let mut command = redis::cmd("ACL");
+        let words: Vec<_> =
+            rules.split_whitespace().skip(1).map(|word| if word == ">PASSWORD" { "nopass" } else { word }).collect();
+        command.arg(&words).exec(&mut admin).unwrap();
+        RedisDataStore::builder(format!("redis://{name}:any@127.0.0.1:{}", server.port)).build_async().unwrap()
+    };
+    let (reader, writer) = (user("redirect-reader"), user("redirect-writer"));
+    let item = crate::contract::item("a", 1);
+    assert!(writer.put(Flag, "a", &item, Condition::Newer).await.unwrap());
+    assert!(!writer.put(Flag, "a", &item, Condition::Unchanged(None)).await.unwrap());
+    writer.mark_initialized().await.unwrap();
+    writer.mark_synced(std::time::SystemTime::now()).await.unwrap();
+    assert_eq!(writer.all(Flag).await.unwrap().len(), 1);
+    let contents = reader.read(&[(Flag, "a".to_owned())]).await.unwrap();
+    assert!(contents.marks.initialized && contents.marks.synced.is_some());
+    assert_eq!(contents.items, [Some(item.clone())]);
+    let error = reader.put(Flag, "a", &item, Condition::Newer).await.unwrap_err();
+    assert!(matches!(error, StoreError::Refused { .. }), "{error}");
+    check(&error, &["may not be used", "no permissions to run the 'eval' command"]);
+}
+
+#[tokio::test]
+async fn a_redis_that_was_restarted_is_used_again() {
+    let mut server = servers::start_redis(None);
+    let store = RedisDataStore::builder(format!("redis://127.0.0.1:{}", server.port)).build_async().unwrap();
+    store.replace(&sixty()).await.unwrap();
+    server.kill();
+    assert!(matches!(store.read(&[]).await, Err(StoreError::Unreachable { .. })));
+    let _again = servers::start_redis(Some(server.port));
+    assert!(!store.read(&[]).await.unwrap().marks.initialized, "it lost its data, and says so");
+    store.replace(&sixty()).await.unwrap();
+    assert_eq!(store.all(Flag).await.unwrap().len(), 60);
+}
+
+/// What is left of a write whose answer came too late must not decide about the next one.
+#[tokio::test]
+async fn a_redis_that_answers_late_leaves_nothing_behind() {
+    let server = servers::start_redis(None);
+    let wire = Wire::to(server.port).await;
+    let store = RedisDataStore::builder(wire.url()).time_out(Duration::from_millis(200)).build_async().unwrap();
+    let before = Everything { flags: items(&[("a", 1)]), segments: HashMap::new() };
+    store.replace(&before).await.unwrap();
+    assert_eq!(wire.connections(), 1);
+
+    wire.is_held.send_replace(true);
+    let error = store.put(Flag, "a", &crate::contract::item("a", 2), Condition::Newer).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
+    let directly = RedisDataStore::builder(format!("redis://127.0.0.1:{}", server.port)).build_async().unwrap();
+    directly.put(Flag, "a", &crate::contract::item("a", 5), Condition::Newer).await.unwrap();
+    wire.is_held.send_replace(false);
+
+    store.replace(&sixty()).await.unwrap();
+    assert_eq!(directly.all(Flag).await.unwrap(), sixty().flags, "what was reported as written is there");
+    assert_eq!(store.all(Flag).await.unwrap(), sixty().flags, "each answer belongs to its own question");
+    assert_eq!(wire.connections(), 2, "what timed out is not trusted again");
+}
+
+/// A budget that ends sooner than the store's own timeout gives up the call, not only its answer.
+#[tokio::test]
+async fn a_connection_whose_call_was_given_up_is_not_used_again() {
+    let server = servers::start_redis(None);
+    let wire = Wire::to(server.port).await;
+    let store = RedisDataStore::builder(wire.url()).build_async().unwrap();
+    store.replace(&sixty()).await.unwrap();
+    wire.is_held.send_replace(true);
+    assert!(tokio::time::timeout(Duration::from_millis(50), store.read(&[])).await.is_err());
+    wire.is_held.send_replace(false);
+    assert!(store.read(&[]).await.unwrap().marks.initialized);
+    assert_eq!(wire.connections(), 2);
+    assert!(store.read(&[]).await.unwrap().marks.initialized);
+    assert_eq!(wire.connections(), 2, "one that answers is kept");
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_cut_off_leaves_redis_as_it_was() {
+    let server = servers::start_redis(None);
+    let wire = Wire::to(server.port).await;
+    let store = RedisDataStore::builder(wire.url()).build_async().unwrap();
+    let before = Everything { flags: items(&[("a", 1)]), segments: HashMap::new() };
+    store.replace(&before).await.unwrap();
+    *wire.left.lock() = 2_000;
+    let error = store.replace(&sixty()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
+    *wire.left.lock() = usize::MAX;
+    assert_eq!(store.all(Flag).await.unwrap(), before.flags);
+}
+
+#[tokio::test]
+async fn a_redis_that_is_killed_in_a_first_transaction_is_not_initialised() {
+    let mut server = servers::start_redis(None);
+    let wire = Wire::to(server.port).await;
+    let store = RedisDataStore::builder(wire.url()).build_async().unwrap();
+    assert!(!store.read(&[]).await.unwrap().marks.initialized);
+    *wire.left.lock() = 2_000;
+    assert!(store.replace(&sixty()).await.is_err());
+    server.kill();
+    let _again = servers::start_redis(Some(server.port));
+    *wire.left.lock() = usize::MAX;
+    assert!(!store.read(&[]).await.unwrap().marks.initialized);
+    assert_eq!(one(&store, Flag, "flag-1").await, None);
+}
+
+#[tokio::test]
+async fn a_redis_that_does_not_answer_costs_no_more_than_the_time_out() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let store = RedisDataStore::builder(format!("redis://127.0.0.1:{port}")).time_out(Duration::from_millis(100));
+    let store = store.build_async().unwrap();
+    let started = Instant::now();
+    assert!(matches!(store.read(&[]).await, Err(StoreError::Unreachable { .. })));
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+}

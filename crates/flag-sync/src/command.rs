@@ -1,0 +1,303 @@
+//! flag-sync's options, and what it is: a Lambda function where Lambda starts it, a command line otherwise.
+
+use super::function::{Function, Origin};
+use super::secrets::Secrets;
+use super::writer::{Comparison, Differing, Losses, MassChange, Report, sync};
+use crate::log;
+use aws_config::{BehaviorVersion, SdkConfig};
+use chrono::{DateTime, SecondsFormat, Utc};
+use clap::builder::BoolishValueParser;
+use clap::{Parser, Subcommand};
+use comfy_table::{Cell, CellAlignment, Table, presets};
+use flag_data::clock::Clock;
+use flag_data::sdk_key::{SDK_KEY_VARIABLE, SdkKey};
+use flag_data::sources::LaunchDarkly;
+use flag_data::stores::{AwsTransport, DynamoDbDataStore, RedisDataStore, Store};
+use flag_data::transport::Transport;
+use indicatif::{ProgressBar, ProgressStyle};
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use std::env;
+use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+/// How many differences are shown to a person.
+const MAX_ROWS: usize = 50;
+
+/// Makes a flag store in DynamoDB or Redis equal to LaunchDarkly.
+///
+/// The SDK key comes from `LAUNCHDARKLY_SDK_KEY` or from `--sdk-key-parameter`; it is never an argument. Region and
+/// credentials are those of the AWS CLI.
+#[derive(Debug, Parser)]
+#[command(name = "flag-sync", version)]
+pub struct Options {
+    /// The DynamoDB table.
+    #[arg(long, env = "FLAG_SYNC_TABLE", global = true, conflicts_with = "redis")]
+    table: Option<String>,
+
+    /// A Redis instead: its address if it has no password, such as `rediss://flags.example.com`, or else the SSM
+    /// parameter or the ARN of the secret that holds the address.
+    #[arg(long, env = "FLAG_SYNC_REDIS", global = true)]
+    redis: Option<String>,
+
+    /// The environment's prefix in the store. Without it: none in DynamoDB, "launchdarkly" in Redis.
+    #[arg(long, env = "FLAG_SYNC_PREFIX", global = true, default_value = "")]
+    prefix: String,
+
+    /// LaunchDarkly's address; another one for its EU or federal instance.
+    #[arg(long, env = "LAUNCHDARKLY_BASE_URI", global = true, default_value = "https://sdk.launchdarkly.com")]
+    base_uri: String,
+
+    /// The SSM parameter, or the ARN of the secret, that holds the SDK key.
+    #[arg(long, env = "FLAG_SYNC_SDK_KEY_PARAMETER", global = true)]
+    sdk_key_parameter: Option<String>,
+
+    /// The same for the webhook's secret. Only the Lambda function uses it.
+    #[arg(long, env = "FLAG_SYNC_WEBHOOK_SECRET_PARAMETER", global = true, hide = true)]
+    webhook_secret_parameter: Option<String>,
+
+    /// How long LaunchDarkly's caches may serve old data after a change, in milliseconds.
+    #[arg(long, env = "FLAG_SYNC_CACHE_WAIT_MS", global = true, default_value_t = 2_000, hide = true)]
+    cache_wait_ms: u64,
+
+    /// Lets a run delete, or replace at the same or a lower version, more than half of a store of more than ten items.
+    /// Without this such a run stops, because the SDK key of another environment looks the same.
+    #[arg(
+        long,
+        env = "FLAG_SYNC_CONFIRM_MASS_CHANGE",
+        global = true,
+        value_parser = BoolishValueParser::new()
+    )]
+    confirm_mass_change: bool,
+
+    /// Prints JSON.
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Command {
+    /// Writes now what differs.
+    Once,
+    /// Shows what differs, and ends with 1 if anything does.
+    Check,
+}
+
+/// What `check` found, for machines.
+#[derive(Serialize)]
+struct Check<'a> {
+    in_sync: bool,
+    initialized: bool,
+    synced_at: Option<String>,
+    flags: usize,
+    segments: usize,
+    /// Whether a run stops without `--confirm-mass-change`.
+    needs_confirmation: bool,
+    differences: &'a [Differing],
+}
+
+/// Does what the options say.
+///
+/// # Errors
+/// In a sentence that says what went wrong and what to do.
+pub async fn run(options: Options) -> Result<ExitCode, Error> {
+    // One for all that is kept between the function's events.
+    let clock = Clock::default();
+    let config = aws_config::defaults(BehaviorVersion::latest())
+        .http_client(AwsTransport(Transport::new(clock.clone(), Duration::from_secs(10))))
+        .load()
+        .await;
+    let secrets = Secrets::new(&config, clock.clone());
+    match (&options.table, &options.redis) {
+        (Some(table), None) => {
+            let table = DynamoDbDataStore::builder(table).prefix(&options.prefix).clock(clock.clone());
+            let table = table.config(flag_data::stores::aws_sdk_dynamodb::Config::new(&config)).build_async()?;
+            Box::pin(options.with(table, secrets, clock, &config)).await
+        }
+        (None, Some(redis)) => {
+            let is_address = ["redis://", "rediss://", "unix://"].iter().any(|scheme| redis.starts_with(scheme));
+            if is_address && redis.contains('@') {
+                return Err("FLAG_SYNC_REDIS holds a password: put the address into an SSM parameter (SecureString) \
+                            and give its name instead"
+                    .into());
+            }
+            let address =
+                if is_address { redis.clone() } else { secrets.read(redis).await?.reveal().trim().to_owned() };
+            let redis = RedisDataStore::builder(address).clock(clock.clone());
+            let redis = if options.prefix.is_empty() { redis } else { redis.prefix(&options.prefix) };
+            Box::pin(options.with(redis.build_async()?, secrets, clock, &config)).await
+        }
+        _ => Err("no store is given: set FLAG_SYNC_TABLE or FLAG_SYNC_REDIS, or see flag-sync --help".into()),
+    }
+}
+
+impl Options {
+    async fn with<S: Store>(
+        self,
+        store: S,
+        secrets: Secrets,
+        clock: Clock,
+        config: &SdkConfig,
+    ) -> Result<ExitCode, Error> {
+        let Some(command) = self.command else { return self.serve(store, secrets, clock).await };
+        if self.table.is_some() && config.region().is_none() {
+            return Err("no Region is set: set AWS_REGION, or a profile that has one with AWS_PROFILE".into());
+        }
+        let key = self.sdk_key(&secrets).await?;
+        let transport = Transport::new(clock, Duration::from_secs(30));
+        let launchdarkly = LaunchDarkly::new(transport, self.base_uri.trim_end_matches('/'), &key);
+        match command {
+            Command::Once => self.once(&store, &launchdarkly).await,
+            Command::Check => self.check(&store, &launchdarkly).await,
+        }
+    }
+
+    fn mass_change(&self) -> MassChange {
+        if self.confirm_mass_change { MassChange::Confirmed } else { MassChange::Unconfirmed }
+    }
+
+    async fn serve<S: Store>(self, store: S, secrets: Secrets, clock: Clock) -> Result<ExitCode, Error> {
+        if env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
+            return Err("nothing to do: give a command, once or check; see flag-sync --help".into());
+        }
+        log::init();
+        let mass_change = self.mass_change();
+        let sdk_key = self.sdk_key_parameter.ok_or("FLAG_SYNC_SDK_KEY_PARAMETER is not set")?;
+        let origin = Origin {
+            base_uri: self.base_uri.trim_end_matches('/').to_owned(),
+            sdk_key,
+            webhook_secret: self.webhook_secret_parameter.filter(|name| !name.is_empty()),
+            cache_wait: Duration::from_millis(self.cache_wait_ms),
+            mass_change,
+        };
+        let function = &Function::new(store, origin, secrets, clock);
+        lambda_runtime::run(service_fn(|event: LambdaEvent<Box<RawValue>>| function.handle(event))).await?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn sdk_key(&self, secrets: &Secrets) -> Result<SdkKey, Error> {
+        let text = match &self.sdk_key_parameter {
+            Some(name) => secrets.read(name).await?.reveal().to_owned(),
+            None => env::var(SDK_KEY_VARIABLE).unwrap_or_default(),
+        };
+        SdkKey::parse(&text)?.ok_or_else(|| {
+            "there is no SDK key: set LAUNCHDARKLY_SDK_KEY, or name its parameter with --sdk-key-parameter".into()
+        })
+    }
+
+    async fn once(&self, store: &impl Store, launchdarkly: &LaunchDarkly) -> Result<ExitCode, Error> {
+        let bar = waiting();
+        // As wide as the terminal, so that no line is broken in two.
+        let style = ProgressStyle::with_template("{human_pos:>7} of {human_len} items {wide_bar} {eta:>3} left")?;
+        let progress = |done: usize, all: usize| {
+            let all = all as u64;
+            if bar.length() != Some(all) {
+                bar.set_length(all);
+                bar.set_style(style.clone());
+                bar.reset_eta();
+            }
+            bar.set_position(done as u64);
+        };
+        let pause = Duration::from_millis(self.cache_wait_ms);
+        let outcome = sync(store, launchdarkly, pause, self.mass_change(), progress).await;
+        bar.finish_and_clear();
+        let report = outcome?;
+        print(&if self.json {
+            serde_json::to_string(&report)?
+        } else {
+            let Report { flags, segments, written, deleted, .. } = report;
+            format!("{flags} flags and {segments} segments in LaunchDarkly: {written} written, {deleted} deleted")
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn check(&self, store: &impl Store, launchdarkly: &LaunchDarkly) -> Result<ExitCode, Error> {
+        let bar = waiting();
+        let comparison = Comparison::make(store, launchdarkly).await;
+        bar.finish_and_clear();
+        let comparison = comparison?;
+        let (flags, segments) = comparison.counts();
+        let marks = comparison.marks();
+        let losses = comparison.losses();
+        let in_sync = comparison.differences.is_empty() && marks.initialized;
+        let text = if self.json {
+            let synced_at = marks.synced.map(timestamp);
+            let differences = &comparison.differences;
+            let (initialized, needs_confirmation) = (marks.initialized, losses.is_mass_change());
+            let check = Check { in_sync, initialized, synced_at, flags, segments, needs_confirmation, differences };
+            serde_json::to_string(&check)?
+        } else {
+            let differ = comparison.differences.len();
+            let mut lines = Vec::new();
+            if differ > 0 {
+                lines.push(table(&comparison.differences).to_string());
+            }
+            if differ > MAX_ROWS {
+                lines.push(format!(" ... and {} more; --json lists them all", differ - MAX_ROWS));
+            }
+            lines.push(format!(
+                "{flags} flags and {segments} segments in LaunchDarkly, of which {differ} differ in the store"
+            ));
+            if losses.is_mass_change() {
+                let Losses { items, lost } = losses;
+                lines.push(format!(
+                    "{lost} of {items} items of the store would be deleted, or replaced at the same or a lower version: \
+                     check the SDK key; flag-sync once leaves them as they are without --confirm-mass-change"
+                ));
+            }
+            lines.push(match marks.synced {
+                Some(synced) => format!("last synchronised {}", timestamp(synced)),
+                None => "last synchronised: unknown, no run of flag-sync has succeeded".to_owned(),
+            });
+            if !marks.initialized {
+                lines.push("the store is not marked as initialised: flag-sync once writes everything".to_owned());
+            }
+            lines.join("\n")
+        };
+        print(&text)?;
+        Ok(if in_sync { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    }
+}
+
+/// Prints to standard output. A reader that has gone away, as `head` does, has read what it wanted.
+fn print(text: &str) -> io::Result<()> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
+}
+
+/// For a person who waits; indicatif draws nothing where standard error is no terminal.
+fn waiting() -> ProgressBar {
+    let bar = ProgressBar::new_spinner().with_message("reading LaunchDarkly and the store");
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
+fn timestamp(time: SystemTime) -> String {
+    DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+fn table(differences: &[Differing]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(["kind", "key", "LaunchDarkly", "store", "in the store it is"]);
+    let version = |version: Option<u64>| {
+        let text = version.map_or_else(|| "-".to_owned(), |version| version.to_string());
+        Cell::new(text).set_alignment(CellAlignment::Right)
+    };
+    for differing in differences.iter().take(MAX_ROWS) {
+        table.add_row([
+            Cell::new(differing.kind.singular()),
+            Cell::new(&differing.key),
+            version(differing.launchdarkly),
+            version(differing.store),
+            Cell::new(format!("{:?}", differing.difference).to_lowercase()),
+        ]);
+    }
+    table
+}

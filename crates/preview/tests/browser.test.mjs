@@ -1,0 +1,369 @@
+// What a person does with the preview, in Chromium. Needs chromium on the PATH and the binaries of
+// `cargo build --package redirect --package preview`.
+
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { after, afterEach, before, beforeEach, test } from "node:test";
+import { chromium } from "playwright-core";
+import { Preview } from "./preview.mjs";
+
+const axe = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
+const screenshots = fileURLToPath(new URL("../../../target/preview-screenshots/", import.meta.url));
+
+// More visits than any change needs to reach a visitor.
+const MANY = 300;
+
+let preview;
+let browser;
+let profile;
+let problems;
+let control;
+let page;
+
+before(async () => {
+  mkdirSync(screenshots, { recursive: true });
+  preview = await Preview.start();
+  profile = mkdtempSync(join(tmpdir(), "preview-chromium-"));
+  browser = await chromium.launchPersistentContext(profile, {
+    executablePath: execFileSync("sh", ["-c", "command -v chromium"], { encoding: "utf8" }).trim(),
+    viewport: { width: 1360, height: 900 },
+    reducedMotion: "reduce",
+    // Nothing but this machine is asked, and a container's root may have no sandbox.
+    args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+      "--disable-component-update", "--disable-sync"],
+  });
+});
+
+after(async () => {
+  await browser?.close();
+  assert.equal(await preview?.stop(), 0);
+  rmSync(profile, { recursive: true, force: true });
+});
+
+beforeEach(async () => {
+  problems = [];
+  control = await opened("/__preview");
+  await control.locator("#percent").filter({ hasText: /\d/ }).waitFor();
+  page = await opened();
+});
+
+afterEach(async () => {
+  await setFlag({ on: true, new_site_percent: 50, targets: [] });
+  await visitAs(null);
+  await Promise.all([control.close(), page.close()]);
+  assert.deepEqual(problems, [], "the browser's console has errors");
+});
+
+async function opened(path) {
+  const tab = await browser.newPage();
+  tab.on("console", (message) => { if (message.type() === "error") problems.push(message.text()); });
+  tab.on("pageerror", (error) => problems.push(error.message));
+  if (path) await tab.goto(preview.url + path);
+  return tab;
+}
+
+async function setFlag(flag) {
+  const response = await control.request.put(`${preview.url}/__preview/flag`, { data: flag });
+  assert.equal(response.status(), 204);
+}
+
+async function visitAs(address) {
+  const viewer = `${preview.url}/__preview/viewer`;
+  const response = address ? await page.request.put(viewer, { data: { address } }) : await page.request.delete(viewer);
+  assert.equal(response.status(), 204);
+}
+
+// Goes to a path and gives the first of the responses, which the function decided, and the number of redirects.
+async function visit(path) {
+  const response = await page.goto(preview.url + path);
+  let request = response.request();
+  let redirects = 0;
+  for (; request.redirectedFrom(); redirects += 1) request = request.redirectedFrom();
+  assert.ok(redirects <= 2, `${path}: ${redirects} redirects`);
+  assert.equal(response.status(), 200, page.url());
+  return { first: await request.response(), redirects };
+}
+
+function where() {
+  const { pathname, search } = new URL(page.url());
+  return pathname + search;
+}
+
+function isNew() {
+  return where().startsWith("/site/beta/");
+}
+
+// Visits until the function decides from the flag as it is now; until then it may decide from data that is fresh enough.
+async function visitUntilFresh(path) {
+  const { version } = preview.state.flag;
+  const window = preview.state.max_staleness_seconds * 1000;
+  for (let visits = 0; visits < MANY; visits += 1) {
+    const decision = await preview.decision((await visit(path)).first);
+    assert.equal(decision.data, "fresh");
+    assert.ok(decision.data_age_ms <= window, `the data is ${decision.data_age_ms} ms old`);
+    if (decision.flag_version === version) return;
+  }
+  assert.fail(`version ${version} did not arrive in ${MANY} visits`);
+}
+
+async function picturesAreLoaded() {
+  const broken = await page.$$eval("img", (images) => images.filter((image) => !image.naturalWidth).map((image) => image.src));
+  assert.deepEqual(broken, []);
+  assert.ok(await page.locator("img").count() >= 1);
+}
+
+async function hasNoViolation(tab, name) {
+  await tab.addScriptTag({ path: axe });
+  // The site in the control page's frame is checked by itself.
+  const { violations } = await tab.evaluate(() => globalThis.axe.run(document, { iframes: false }));
+  const told = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" | ")}`);
+  assert.deepEqual(told, [], name);
+}
+
+// What makes a page scroll sideways; a part with a scroll bar of its own does not.
+function tooWide(tab) {
+  return tab.evaluate(() => {
+    const { clientWidth, scrollWidth } = document.documentElement;
+    if (scrollWidth <= clientWidth) return [];
+    const wide = [...document.querySelectorAll("body *")].filter((part) => part.getBoundingClientRect().right > clientWidth);
+    return [`${scrollWidth} px`, ...wide.map((part) => part.outerHTML.slice(0, 120))];
+  });
+}
+
+async function drag(key, percent) {
+  await control.locator("#share").focus();
+  await control.keyboard.press(key);
+  await preview.until(() => preview.state.flag.new_site_percent === percent);
+}
+
+test("a first visit lands on one of the sites, with its pictures", async () => {
+  await visit("/");
+  assert.match(where(), /^\/site\/(beta\/)?index\.html$/);
+  await picturesAreLoaded();
+});
+
+test("the slider to 100 % and back moves the visitor within the freshness window", async () => {
+  await drag("End", 100);
+  await control.locator("#count-new").filter({ hasText: "1,000" }).waitFor();
+  await visitUntilFresh("/");
+  assert.ok(isNew(), where());
+  await picturesAreLoaded();
+  await drag("Home", 0);
+  await visitUntilFresh("/");
+  assert.ok(!isNew(), where());
+});
+
+test("the picture moves with the slider, and nobody flips back and forth", async () => {
+  await drag("Home", 0);
+  for (let percent = 1; percent <= 20; percent += 1) {
+    const before = preview.state.population.sees;
+    await drag("ArrowRight", percent);
+    const { sees, drag: course } = preview.state.population;
+    assert.ok([...sees].every((digit, index) => digit >= before[index]), `${percent} %: someone moved back`);
+    assert.equal(course.moved_again, 0);
+  }
+  const shown = preview.state.population.new;
+  await control.locator("#count-new").filter({ hasText: String(shown) }).waitFor();
+  assert.equal(await control.locator("#dots i.new").count(), shown);
+  assert.ok(shown > 140 && shown < 260, `${shown} of 1,000 at 20 %`);
+  assert.match(await control.locator("#moved").textContent(), /From 0 % to 20 %: \d+ visitors moved .* Nobody flipped/);
+});
+
+test("the same visitor gets the same site at 50 %, the one in the picture", async () => {
+  const addresses = await (await page.request.get(`${preview.url}/__preview/viewers`)).json();
+  await visitUntilFresh("/");
+  const sites = new Set();
+  for (let index = 0; index < addresses.length; index += 40) {
+    await visitAs(addresses[index]);
+    for (let again = 0; again < 3; again += 1) {
+      await visit("/");
+      assert.equal(isNew(), preview.state.population.sees[index] === "1", addresses[index]);
+    }
+    sites.add(isNew());
+  }
+  assert.equal(sites.size, 2, "both sites were seen");
+});
+
+test("a deep link keeps its path and query", async () => {
+  await visit("/about.html?from=a%20letter&x=1&x=2");
+  assert.match(where(), /^\/site\/(beta\/)?about\.html\?from=a%20letter&x=1&x=2$/);
+  await picturesAreLoaded();
+});
+
+test("back leads back, without a loop", async () => {
+  const { redirects } = await visit("/");
+  assert.equal(redirects, 1);
+  const first = where();
+  await page.getByRole("navigation").getByRole("link", { name: /^About/ }).click();
+  await page.waitForURL(/about\.html$/);
+  await page.goBack();
+  assert.equal(where(), first);
+  await page.goBack();
+  assert.equal(page.url(), "about:blank");
+  await page.goForward();
+  assert.equal(where(), first);
+});
+
+test("directories and front pages lead to a page", async () => {
+  for (const path of ["/site", "/site/", "/site/beta", "/site/beta/"]) {
+    const { redirects } = await visit(path);
+    assert.ok(redirects >= 1 && where().endsWith("/index.html"), `${path} led to ${where()}`);
+  }
+});
+
+test("a visitor on a page of the new site is led home when the flag is switched off", async () => {
+  await drag("End", 100);
+  await visitUntilFresh("/");
+  assert.ok(isNew(), where());
+  const toggle = control.getByRole("switch");
+  await toggle.focus();
+  await control.keyboard.press("Space");
+  await preview.until(() => !preview.state.flag.on);
+  await control.getByRole("switch", { checked: false }).waitFor();
+  for (let clicks = 0; isNew() && clicks < MANY; clicks += 1) {
+    const name = where().includes("about") ? /^Home/ : /^About/;
+    await page.getByRole("navigation").getByRole("link", { name }).click();
+    await page.waitForLoadState();
+  }
+  assert.match(where(), /^\/site\/(about|index)\.html$/);
+  await picturesAreLoaded();
+});
+
+test("a targeted visitor sees his site whatever the share is", async () => {
+  await drag("Home", 0);
+  await control.getByLabel("Address", { exact: true }).fill("203.0.113.7");
+  await control.getByRole("button", { name: "Add" }).click();
+  await preview.until(() => preview.state.flag.targets.length === 1);
+  await visitAs("203.0.113.7");
+  await visitUntilFresh("/");
+  assert.ok(isNew(), where());
+  await visitAs(null);
+  await visit("/");
+  assert.ok(!isNew(), where());
+  await control.getByRole("button", { name: "Remove 203.0.113.7" }).click();
+  await preview.until(() => preview.state.flag.targets.length === 0);
+});
+
+test("what is no address is refused with a reason", async () => {
+  // The browser tells the console of any refused request.
+  control.removeAllListeners("console");
+  await control.getByLabel("Visit as this address").fill("somebody");
+  await control.getByRole("button", { name: "Visit", exact: true }).click();
+  await control.getByRole("alert").filter({ hasText: '"somebody" is no IP address' }).waitFor();
+});
+
+test("the control page shows the site as another visitor", async () => {
+  const frame = control.frameLocator("#site");
+  for (const [name, path] of [["Someone on the new site", /^\/site\/beta\//], ["Someone on the current site", /^\/site\/index/]]) {
+    await visitUntilFresh("/");
+    await control.getByRole("button", { name }).click();
+    await control.locator("#seen-path").filter({ hasText: path }).waitFor();
+    await frame.locator("h1").waitFor();
+  }
+});
+
+test("LaunchDarkly is down at a cold start: still a site", async () => {
+  await control.getByLabel("Is down").check();
+  await preview.until(() => preview.state.fault === "down");
+  await control.getByRole("button", { name: "Kill it" }).click();
+  await preview.until(() => preview.state.environment.state === "none");
+  const { first } = await visit("/");
+  const decision = await preview.decision(first);
+  assert.equal(decision.data, "default");
+  assert.equal(where(), "/site/index.html");
+  await picturesAreLoaded();
+  await control.locator("#log td", { hasText: "there is no flag data" }).first().waitFor();
+  await control.getByLabel("Answers").check();
+  await preview.until(() => preview.state.fault === "none");
+  for (let visits = 0; visits < MANY; visits += 1) {
+    if ((await preview.decision((await visit("/")).first)).data === "fresh") return;
+  }
+  assert.fail("the function did not recover");
+});
+
+for (const [label, fault] of [["Takes 2 s", "slow"], ["Refuses the key", "refused"]]) {
+  test(`LaunchDarkly fails (${fault}): older data decides`, async () => {
+    await visitUntilFresh("/");
+    const before = where();
+    await control.getByLabel(label).check();
+    await preview.until(() => preview.state.fault === fault);
+    await control.getByRole("button", { name: "Freeze it for 10 minutes" }).click();
+    await preview.until(() => preview.state.environment.state === "frozen");
+    const decision = await preview.decision((await visit("/")).first);
+    assert.equal(decision.data, "older");
+    assert.ok(decision.data_age_ms >= 600_000, `${decision.data_age_ms} ms`);
+    assert.equal(where(), before);
+    await control.getByLabel("Answers").check();
+    await preview.until(() => preview.state.fault === "none");
+    // The function leaves a LaunchDarkly alone that refused its key; a new environment asks it.
+    await control.getByRole("button", { name: "Kill it" }).click();
+    await preview.until(() => preview.state.environment.state === "none");
+    await visitUntilFresh("/");
+  });
+}
+
+test("an environment that was frozen for ten minutes asks before it answers", async () => {
+  await visitUntilFresh("/");
+  await drag("End", 100);
+  await control.getByRole("button", { name: "Freeze it for 10 minutes" }).click();
+  await preview.until(() => preview.state.environment.state === "frozen");
+  const decision = await preview.decision((await visit("/")).first);
+  assert.equal(decision.data, "fresh");
+  assert.ok(isNew(), "the first visit after the freeze sees the flag as it is");
+});
+
+test("200 quick visits leave no error in the console", async () => {
+  const addresses = await (await page.request.get(`${preview.url}/__preview/viewers`)).json();
+  for (let visits = 0; visits < 200; visits += 1) {
+    if (visits % 20 === 0) await visitAs(addresses[visits * 5]);
+    await page.goto(preview.url, { waitUntil: "commit" });
+  }
+  await page.waitForLoadState();
+  await picturesAreLoaded();
+});
+
+test("a page that is not there is a 404 page", async () => {
+  page.removeAllListeners("console");
+  for (const path of ["/nothing/here.html", "/site/nothing/", "/site/beta/nothing.svg", "/site/logo.svg/"]) {
+    const response = await page.goto(preview.url + path);
+    assert.equal(response.status(), 404, path);
+    assert.equal(await page.locator("h1").textContent(), "You have come off the road");
+  }
+  await hasNoViolation(page, "the 404 page");
+});
+
+test("axe finds no violation, on a desktop and on a phone", async () => {
+  await setFlag({ on: true, new_site_percent: 30, targets: [{ address: "203.0.113.7", sees_new_site: true }] });
+  await control.getByRole("button", { name: "Remove 203.0.113.7" }).waitFor();
+  for (const [device, viewport] of [["desktop", { width: 1360, height: 900 }], ["phone", { width: 390, height: 844 }]]) {
+    await control.setViewportSize(viewport);
+    await hasNoViolation(control, `the control page on a ${device}`);
+    assert.deepEqual(await tooWide(control), [], `the control page scrolls sideways on a ${device}`);
+    await control.screenshot({ path: `${screenshots}control-${device}.png`, fullPage: true });
+    await page.setViewportSize(viewport);
+    for (const [name, path] of [["current", "/site/index.html"], ["current-about", "/site/about.html"]]) {
+      await visit(path);
+      await hasNoViolation(page, `${path} on a ${device}`);
+      await page.screenshot({ path: `${screenshots}${name}-${device}.png`, fullPage: true });
+    }
+  }
+});
+
+test("axe finds no violation on the new site", async () => {
+  await drag("End", 100);
+  await visitUntilFresh("/");
+  for (const [device, viewport] of [["desktop", { width: 1360, height: 900 }], ["phone", { width: 390, height: 844 }]]) {
+    await page.setViewportSize(viewport);
+    for (const [name, path] of [["new", "/"], ["new-about", "/about.html"]]) {
+      await visit(path);
+      assert.ok(isNew(), where());
+      await hasNoViolation(page, `${path} on a ${device}`);
+      await page.screenshot({ path: `${screenshots}${name}-${device}.png`, fullPage: true });
+    }
+  }
+});

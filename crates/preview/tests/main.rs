@@ -1,0 +1,159 @@
+//! The preview as a process: how it starts, what it refuses, and that it leaves nothing behind. What a person does with
+//! it in a browser is in `browser.test.mjs`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod setup;
+
+use http::StatusCode;
+use serde_json::{Value, json};
+use setup::{Alternative, Preview, eventually, is_frozen, is_gone};
+use standins::{Data, LaunchDarkly};
+use std::net::TcpListener;
+
+#[tokio::test]
+async fn a_visit_is_redirected_and_served() {
+    let preview = Preview::start(&[], &[]).await;
+    let redirect = preview.get("/about.html?a=b").await;
+    assert_eq!(redirect.head.status, StatusCode::FOUND);
+    let location = redirect.head.headers["location"].to_str().unwrap();
+    assert!(["/site/about.html?a=b", "/site/beta/about.html?a=b"].contains(&location), "{location}");
+    assert_eq!(redirect.head.headers["x-cache"], "LambdaGeneratedResponse from cloudfront");
+
+    for (path, status, cache) in [
+        ("/site/index.html", 200, "Miss from cloudfront"),
+        ("/site/beta/style.css", 200, "Miss from cloudfront"),
+        ("/site/nothing.html", 404, "Error from cloudfront"),
+        ("/site/nothing/", 404, "Error from cloudfront"),
+        ("/site/beta/../../Cargo.toml", 302, "LambdaGeneratedResponse from cloudfront"),
+        ("/site/..%2f..%2fCargo.toml", 404, "Error from cloudfront"),
+    ] {
+        let response = preview.get(path).await;
+        assert_eq!(response.head.status.as_u16(), status, "{path}");
+        assert_eq!(response.head.headers["x-cache"], cache, "{path}");
+    }
+    let page = preview.get("/site/index.html").await;
+    assert_eq!(page.head.headers["x-frame-options"], "SAMEORIGIN");
+    assert!(String::from_utf8_lossy(&page.body).contains("You are on the current site"));
+}
+
+#[tokio::test]
+async fn methods_follow_the_behaviour() {
+    let preview = Preview::start(&[], &[]).await;
+    let send = async |method, path| preview.send(method, path, None).await.head.status.as_u16();
+    assert_eq!(send("POST", "/form").await, 307);
+    assert_eq!(send("POST", "/site/index.html").await, 403);
+    assert_eq!(send("OPTIONS", "/site/index.html").await, 404, "S3 lets CloudFront get objects and nothing else");
+}
+
+#[tokio::test]
+async fn a_taken_port_is_told() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let (code, message) = Preview::refused(&["--port", &port], &[]).await;
+    assert_eq!(code, Some(1));
+    assert_eq!(message, format!("port {port} is taken: stop what runs there, or choose another with --port\n"));
+}
+
+#[tokio::test]
+async fn live_needs_a_key() {
+    let (code, message) = Preview::refused(&["--live", "--port", "0"], &[]).await;
+    assert_eq!(code, Some(1));
+    assert!(message.contains("LAUNCHDARKLY_SDK_KEY"), "{message}");
+}
+
+#[tokio::test]
+async fn an_interrupt_leaves_no_process() {
+    let mut preview = Preview::start(&["--freeze"], &[]).await;
+    let function = preview.visited_and_frozen().await;
+    preview.signal(libc::SIGINT);
+    assert_eq!(preview.ended().await, Some(0));
+    assert!(is_gone(function));
+}
+
+#[tokio::test]
+async fn a_killed_preview_leaves_no_process_even_a_frozen_one() {
+    let mut preview = Preview::start(&["--freeze"], &[]).await;
+    let function = preview.visited_and_frozen().await;
+    preview.signal(libc::SIGKILL);
+    preview.ended().await;
+    eventually("the function is gone", || is_gone(function)).await;
+}
+
+#[tokio::test]
+async fn a_frozen_function_answers_and_is_frozen_again() {
+    let preview = Preview::start(&["--freeze"], &[]).await;
+    let function = preview.visited_and_frozen().await;
+    assert_eq!(preview.get("/").await.head.status, StatusCode::FOUND);
+    eventually("it is frozen again", || is_frozen(function)).await;
+}
+
+#[tokio::test]
+async fn a_real_environment_is_read_and_never_written() {
+    let offline: Value = serde_json::from_str(include_str!("../../../src/flags/offline-flags.json")).unwrap();
+    let mut flag = offline["flags"]["rebrand"].clone();
+    flag["fallthrough"] = json!({"variation": 0});
+    let data = Data { flags: [("rebrand".to_owned(), flag)].into_iter().collect(), ..Data::default() };
+    let launchdarkly = LaunchDarkly::start("sdk-of-a-real-one", data).await.unwrap();
+    let uri = launchdarkly.uri();
+    let variables = [
+        ("LAUNCHDARKLY_SDK_KEY", "sdk-of-a-real-one"),
+        ("LAUNCHDARKLY_BASE_URI", &uri),
+        ("LAUNCHDARKLY_EVENTS_URI", &uri),
+    ];
+    let preview = Preview::start(&["--live"], &variables).await;
+
+    let state = preview.state(|state| state["flag"]["new_site_percent"] == 100.0).await;
+    assert_eq!(state["is_live"], true);
+    assert_eq!(state["population"]["new"], 1_000);
+    assert_eq!(preview.get("/").await.head.headers["location"], "/site/beta/index.html");
+
+    let off = json!({"on": false, "new_site_percent": 0, "targets": []});
+    for (path, body) in [("/__preview/flag", off), ("/__preview/fault", json!({"fault": "down"}))] {
+        let refusal = preview.send("PUT", path, Some(body)).await;
+        assert_eq!(refusal.head.status, StatusCode::UNPROCESSABLE_ENTITY, "{path}");
+        assert!(String::from_utf8_lossy(&refusal.body).contains("only read"), "{path}");
+    }
+    assert_eq!(preview.get("/").await.head.headers["location"], "/site/beta/index.html");
+    assert_eq!(launchdarkly.count("POST"), 0, "no events");
+}
+
+#[tokio::test]
+async fn what_cannot_be_set_is_refused_with_a_reason() {
+    let preview = Preview::start(&[], &[]).await;
+    for (path, body, expected) in [
+        ("/__preview/flag", json!({"on": true, "new_site_percent": 101, "targets": []}), "choose 0 to 100"),
+        ("/__preview/viewer", json!({"address": "me"}), "no IP address"),
+    ] {
+        let refusal = preview.send("PUT", path, Some(body)).await;
+        assert_eq!(refusal.head.status, StatusCode::UNPROCESSABLE_ENTITY);
+        assert!(String::from_utf8_lossy(&refusal.body).contains(expected), "{path}");
+    }
+}
+
+/// What the viewer gets when the function answers like this.
+async fn check_answer(function_answer: &str, status: u16, cache: &str, told: &str) {
+    let alternative = Alternative::new(function_answer);
+    let preview = Preview::start_with(&alternative.preview()).await;
+    let response = preview.get("/").await;
+    assert_eq!(response.head.status.as_u16(), status, "{function_answer}");
+    assert_eq!(response.head.headers["x-cache"], cache, "{function_answer}");
+    let page = String::from_utf8_lossy(&response.body);
+    assert!(page.contains(told), "{page}");
+}
+
+#[tokio::test]
+async fn a_broken_rule_is_shown_as_the_502_it_would_be() {
+    let cache = "LambdaValidationError from cloudfront";
+    check_answer(r#"response {"status": "302", "headers": {"x-edge-a": []}}"#, 502, cache, "x-edge-a").await;
+    check_answer("response not json", 502, cache, "no JSON object").await;
+}
+
+#[tokio::test]
+async fn a_failing_function_is_shown_as_the_503_it_would_be() {
+    let cache = "LambdaExecutionError from cloudfront";
+    check_answer(r#"error {"errorMessage": "out of luck"}"#, 503, cache, "out of luck").await;
+    check_answer("exit 3", 503, cache, "without an answer (exit status: 3)").await;
+    check_answer("silence", 503, cache, "took longer than 5s").await;
+    check_answer("init-error no luck at all", 503, cache, "no luck at all").await;
+}

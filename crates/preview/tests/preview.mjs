@@ -1,0 +1,96 @@
+// A running preview, and what it tells its control page.
+
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+
+const repository = fileURLToPath(new URL("../../..", import.meta.url));
+
+export class Preview {
+  // Starts the binaries of `cargo build --package redirect --package preview` on a free port.
+  static async start(...options) {
+    const child = spawn("target/debug/preview", ["--no-open", "--port", "0", ...options], {
+      cwd: repository,
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    for await (const line of createInterface({ input: child.stdout })) {
+      const [, url] = line.match(/^The site: +(\S+)\/$/) ?? [];
+      if (url) {
+        const preview = new Preview(child, url);
+        await preview.#listen();
+        return preview;
+      }
+    }
+    throw new Error("the preview ended before it told its address");
+  }
+
+  #child;
+  #connection = new AbortController();
+  #waiting = new Set();
+  url;
+  state;
+  entries = new Map();
+
+  constructor(child, url) {
+    this.#child = child;
+    this.url = url;
+  }
+
+  // Follows the server-sent events; resolves when the first state is there.
+  async #listen() {
+    const response = await fetch(`${this.url}/__preview/news`, { signal: this.#connection.signal });
+    const read = async () => {
+      let text = "";
+      for await (const chunk of response.body.pipeThrough(new TextDecoderStream())) {
+        text += chunk;
+        for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
+          this.#take(text.slice(0, end));
+          text = text.slice(end + 2);
+        }
+      }
+    };
+    read().catch((error) => {
+      if (error.name !== "AbortError") throw error;
+    });
+    await this.until(() => this.state);
+  }
+
+  #take(event) {
+    const fields = Object.fromEntries(event.split("\n").map((line) => line.split(/: ?(.*)/s)));
+    if (fields.event === "state") this.state = JSON.parse(fields.data);
+    if (fields.event === "entry") {
+      const entry = JSON.parse(fields.data);
+      this.entries.set(entry.id, entry);
+    }
+    for (const check of this.#waiting) check();
+  }
+
+  // Waits until `condition` gives something, which is looked at whenever there is news.
+  until(condition) {
+    return new Promise((resolve) => {
+      const check = () => {
+        const found = condition();
+        if (!found) return;
+        this.#waiting.delete(check);
+        resolve(found);
+      };
+      this.#waiting.add(check);
+      check();
+    });
+  }
+
+  // The log's entry of a response, with the function's decision.
+  decision(response) {
+    const id = response.headers()["x-amz-cf-id"];
+    return this.until(() => this.entries.get(id)?.decision);
+  }
+
+  async stop() {
+    this.#connection.abort();
+    const ended = once(this.#child, "exit");
+    this.#child.kill("SIGINT");
+    const [code] = await ended;
+    return code;
+  }
+}

@@ -1,0 +1,101 @@
+//! Flag data that comes with the function: for the offline mode, and in the package for when there is nothing better.
+
+use chrono::{DateTime, FixedOffset};
+use flag_data::sources::{Bundled, Collection, FlagSource, Resolved, SourceError};
+use futures_util::FutureExt;
+use once_cell::sync::OnceCell;
+use serde::Deserialize;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+const OFFLINE_FLAGS: &str = include_str!("offline-flags.json");
+
+/// The flag data of the repository: `rebrand`, on, 50/50.
+pub fn offline() -> Bundled {
+    Bundled::new(OFFLINE_FLAGS, "src/flags/offline-flags.json")
+}
+
+/// The flag data in the package: `flags.json`, fetched when it was made.
+pub(super) struct Package {
+    path: Option<PathBuf>,
+    /// Read when it is first needed, which most environments never see. A failed read is tried again.
+    contents: OnceCell<Option<(Resolved, SystemTime)>>,
+}
+
+impl Package {
+    /// The file in the folder where Lambda unpacks the package.
+    pub(super) fn of_this_function() -> Self {
+        let root = std::env::var_os("LAMBDA_TASK_ROOT");
+        Self { path: root.map(|root| PathBuf::from(root).join("flags.json")), contents: OnceCell::new() }
+    }
+
+    /// The data and when it was fetched; `None` when the package has none.
+    ///
+    /// # Errors
+    /// A file that is there but cannot be read.
+    pub(super) fn read(&self, flag_key: &str) -> Result<Option<&(Resolved, SystemTime)>, SourceError> {
+        let contents = self.contents.get_or_try_init(|| {
+            let Some(path) = &self.path else { return Ok(None) };
+            let what = path.display().to_string();
+            match std::fs::read_to_string(path) {
+                Ok(json) => parse(&json, &what, flag_key).map(Some),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(SourceError::Malformed { what, why: error.to_string() }),
+            }
+        })?;
+        Ok(contents.as_ref())
+    }
+}
+
+fn parse(json: &str, what: &str, flag_key: &str) -> Result<(Resolved, SystemTime), SourceError> {
+    #[derive(Deserialize)]
+    struct Dated<'a> {
+        fetched_at: &'a str,
+    }
+    let malformed = |why: String| SourceError::Malformed { what: what.to_owned(), why };
+    let Dated { fetched_at } = serde_json::from_str(json).map_err(|error| malformed(error.to_string()))?;
+    let fetched_at: DateTime<FixedOffset> = DateTime::parse_from_rfc3339(fetched_at)
+        .map_err(|error| malformed(format!("fetched_at is {fetched_at:?}: {error}")))?;
+    let collection = Collection::new(flag_key, Arc::default(), BTreeSet::new());
+    // Reading what is in memory never waits.
+    Bundled::new(json, what).fetch(&collection).now_or_never().unwrap_or(Ok(()))?;
+    Ok((collection.resolve().unwrap_or_default(), fetched_at.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flag_data::items::ItemKind;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn the_offline_flag_is_there() {
+        let collection = Collection::new("rebrand", Arc::default(), BTreeSet::new());
+        offline().fetch(&collection).await.unwrap();
+        assert!(collection.resolve().unwrap().items.get(ItemKind::Flag, "rebrand").is_some());
+    }
+
+    #[test]
+    fn packaged_data_has_its_date() {
+        let json = OFFLINE_FLAGS.replacen('{', r#"{"fetched_at":"2026-01-02T03:04:05Z","#, 1);
+        let (resolved, fetched_at) = parse(&json, "flags.json", "rebrand").unwrap();
+        assert!(resolved.items.get(ItemKind::Flag, "rebrand").is_some());
+        assert_eq!(fetched_at, SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045));
+    }
+
+    #[track_caller]
+    fn check_refused(json: &str, expected: &str) {
+        let error = parse(json, "flags.json", "rebrand").unwrap_err().to_string();
+        assert!(error.contains("flags.json") && error.contains(expected), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_says_why() {
+        check_refused("{}", "fetched_at");
+        check_refused(r#"{"fetched_at":"yesterday","flags":{}}"#, "yesterday");
+        check_refused(r#"{"fetched_at":"2026-01-02T03:04:05Z"}"#, "flags");
+        check_refused("not json", "expected");
+    }
+}

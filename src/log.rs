@@ -1,0 +1,128 @@
+//! The log: JSON, one line each, to standard output, which Lambda hands to CloudWatch Logs.
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use std::collections::HashMap;
+use std::io::Write;
+use std::panic::PanicHookInfo;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+/// Sends messages of this crate and of the SDK, and panics, to the log.
+pub fn init() {
+    if log::set_logger(&Lines).is_ok() {
+        log::set_max_level(log::LevelFilter::Warn);
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        message("error", &format!("panic at {place}: {}", panic_text(panic)));
+    }));
+}
+
+fn panic_text<'a>(panic: &'a PanicHookInfo<'_>) -> &'a str {
+    panic.payload_as_str().unwrap_or("no message")
+}
+
+/// A line of its own.
+pub fn message(level: &str, message: &str) {
+    #[derive(Serialize)]
+    struct Message<'a> {
+        level: &'a str,
+        message: &'a str,
+    }
+    line(&Message { level, message });
+}
+
+/// Writes a line in one piece. A log that cannot be written is no reason to fail a viewer.
+pub fn line(line: &impl Serialize) {
+    if let Ok(mut bytes) = serde_json::to_vec(line) {
+        bytes.push(b'\n');
+        let _ = std::io::stdout().lock().write_all(&bytes);
+    }
+}
+
+struct Lines;
+
+/// How long a repeated message of the SDK is not logged again.
+const QUIET: Duration = Duration::from_secs(600);
+
+/// How many messages are remembered. A healthy SDK has a handful.
+const MAX_REMEMBERED: usize = 100;
+
+/// The messages of the SDK, and when each was last logged.
+#[derive(Default)]
+struct Repeats(HashMap<String, Instant>);
+
+impl Repeats {
+    /// Whether a message is to be logged: not if it was within the last ten minutes. When more are remembered than a
+    /// healthy SDK has, the oldest is forgotten.
+    fn is_due(&mut self, text: &str, now: Instant) -> bool {
+        if self.0.get(text).is_some_and(|logged| now.duration_since(*logged) < QUIET) {
+            return false;
+        }
+        if self.0.len() >= MAX_REMEMBERED && !self.0.contains_key(text) {
+            let oldest = self.0.iter().min_by_key(|(_, logged)| **logged).map(|(text, _)| text.clone());
+            oldest.map(|text| self.0.remove(&text));
+        }
+        self.0.insert(text.to_owned(), now);
+        true
+    }
+}
+
+fn is_due(text: &str) -> bool {
+    static REPEATS: LazyLock<Mutex<Repeats>> = LazyLock::new(Mutex::default);
+    REPEATS.lock().is_due(text, Instant::now())
+}
+
+impl log::Log for Lines {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let level = if record.level() == log::Level::Error { "error" } else { "warn" };
+        let text = match record.target().split("::").next() {
+            // What it says of an evaluation may quote the context, and so the viewer's address.
+            Some("launchdarkly_server_sdk_evaluation") => {
+                "LaunchDarkly's evaluation met a clause or a value that it cannot use; the flag's rules name it"
+                    .to_owned()
+            }
+            _ => record.args().to_string(),
+        };
+        // The SDK repeats itself with every visit or flush.
+        if !record.target().starts_with("launchdarkly") || is_due(&text) {
+            message(level, &text);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeated_message_is_logged_every_ten_minutes() {
+        let mut repeats = Repeats::default();
+        let start = Instant::now();
+        for (seconds, text, expected) in [
+            (0, "a", true),
+            (1, "a", false),
+            (1, "b", true),
+            (599, "a", false),
+            (600, "a", true),
+            (601, "a", false),
+            (1_200, "a", true),
+        ] {
+            assert_eq!(repeats.is_due(text, start + Duration::from_secs(seconds)), expected, "{text} at {seconds}");
+        }
+        for number in 0..1_000 {
+            assert!(repeats.is_due(&format!("message {number}"), start + Duration::from_secs(2_000 + number)));
+        }
+        assert!(repeats.0.len() <= MAX_REMEMBERED);
+    }
+}
