@@ -37,7 +37,7 @@ test: (_debian "redis-server:redis-server" "chromium:chromium" "npm:npm" "node:n
     # As a deployment optimises: it met a limit of the compiler that no other build here does.
     cargo rustc --package flag-sync --bin flag-sync -- -Copt-level=2
     @just _count
-    node --test crates/preview/tests/browser.test.mjs
+    node --test crates/preview/tests/*.test.mjs
     @just test-tools
     @.tools/bin/python tests/fuzz/run.py --seconds 30
 
