@@ -1,9 +1,9 @@
 //! Decides, for every viewer request that reaches CloudFront, which version of a site the viewer gets.
 //!
-//! The way of a request, and the modules it passes:
+//! How a request flows, and the modules it passes:
 //!
-//! 1. [`edge`] takes the event from Lambda and reads it with [`cloudfront`];
-//! 2. [`redirect`] sorts the request: does its answer depend on the viewer?
+//! 1. [`edge`] receives the event from Lambda and reads it with [`cloudfront`];
+//! 2. [`redirect`] classifies the request: does its answer depend on the viewer?
 //! 3. [`flags`] makes sure that its snapshot is fresh enough and lets LaunchDarkly's SDK evaluate the flag from it;
 //! 4. [`redirect`] makes the answer, and [`edge`] gives it to Lambda;
 //! 5. when it is out, [`edge`] writes the log line ([`decision_log`], [`log`]) and lets [`flags`] fetch new

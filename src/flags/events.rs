@@ -99,7 +99,7 @@ impl Flush {
 }
 
 impl EventSender {
-    /// What may be sent of a batch: in `summary` the counts alone, wherever the events came from. The SDK's streaming
+    /// What may be sent of a batch: in `summary` the counts alone, whichever client made them. The SDK's streaming
     /// and polling evaluate the flag as LaunchDarkly gives it, tracking included.
     fn allowed(&self, request: Request<Option<Bytes>>) -> Option<Request<Option<Bytes>>> {
         if self.setting != Events::Summary {

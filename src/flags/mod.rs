@@ -3,6 +3,7 @@
 mod client;
 mod evaluation;
 mod events;
+mod failing;
 mod package;
 mod refresh;
 mod reporter;

@@ -2,7 +2,7 @@
 //!
 //! The client that decides sends no events: the SDK starts six threads and a runtime for them, a third of a cold start's CPU time, and each event costs its viewer a context's copy and a thread's wake-up. So what was decided is
 //! evaluated once more between invocations, from the same data, by a client that sends events; that one is started when
-//! the first viewer has his answer.
+//! the first viewer has their answer.
 
 use super::client::{StartError, client};
 use super::events::EventSender;

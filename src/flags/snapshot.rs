@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// Where the data in memory came from, and how old it is.
+/// The origin of the data in memory, and how old it is.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Origin {
     /// The source, at that moment.
@@ -66,7 +66,7 @@ impl Snapshot {
         self.set(Data::default());
     }
 
-    /// Where the data came from; `None` when there is none.
+    /// The origin of the data; `None` if there is none.
     pub(super) fn origin(&self) -> Option<Origin> {
         self.0.read().origin
     }

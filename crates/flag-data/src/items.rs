@@ -33,10 +33,10 @@ impl ItemKind {
     }
 }
 
-/// An item that a flag needs.
+/// What names an item.
 pub type ItemKey = (ItemKind, String);
 
-/// Whether the SDK can read an item, so that a malformed one is told by name when it arrives and not at each decision.
+/// Whether the SDK can read an item, so that a malformed one is reported by name when it arrives and not at each decision.
 fn check(kind: ItemKind, json: &str) -> Result<(), serde_json::Error> {
     match kind {
         ItemKind::Flag => serde_json::from_str::<Flag>(json).map(drop),
@@ -208,7 +208,7 @@ pub enum State {
     Live,
     /// A tombstone: the item was deleted, and older versions of it must not come back.
     Deleted,
-    /// Something that is no JSON of an item.
+    /// Something that is not the JSON of an item.
     Malformed,
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A connection that was idle for longer may be dead without anyone having been told: the environment was frozen.
+/// A connection that was idle for longer may be dead without anyone noticing: the environment was frozen.
 pub(crate) const MAX_IDLE: Duration = Duration::from_secs(10);
 
 /// The longest wait that a server can ask for.
@@ -98,7 +98,7 @@ impl Transport {
     }
 
     /// The pool is a new one when the host was not asked for long, by the clock that sees a freeze: hyper's own idle
-    /// timeout goes by one that may stand still meanwhile.
+    /// timeout uses one that may stand still meanwhile.
     fn send(&self, request: Request<Option<Bytes>>) -> (Suspect, ResponseFuture) {
         let inner = &self.0;
         let mut pool = inner.pool.lock();
