@@ -57,6 +57,10 @@ def parser() -> argparse.ArgumentParser:
     deploying.add_argument(
         "--without-function", action="store_true", help="bucket and CloudFront only; everyone gets the current site"
     )
+    deploying.add_argument(
+        "--attach", action="store_true",
+        help="with ExistingDistributionId: run the new version in the behaviors that the distribution has",
+    )  # fmt: skip
     storing = command(
         "store-deploy", store.deploy, "build and upload flag-sync, deploy its table, function and webhook",
         "The SDK key of this shell is put into SSM Parameter Store.",

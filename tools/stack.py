@@ -1,6 +1,5 @@
 """A CloudFormation stack: changed by a change set, followed event by event."""
 
-import re
 import time
 import uuid
 from pathlib import Path
@@ -10,6 +9,7 @@ from botocore.exceptions import ClientError, WaiterError
 
 from aws import POLL_SECONDS, REGION, client, code_of
 from failure import Failure
+from template import Resolved, load
 from terminal import say, waiting
 
 # States in which an update can start.
@@ -42,9 +42,12 @@ class Stack:
         found = self.describe() or {}
         return {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
 
-    def parameters(self) -> dict[str, str]:
-        found = self.describe() or {}
-        return {entry["ParameterKey"]: entry.get("ParameterValue", "") for entry in found.get("Parameters", [])}
+    def parameters(self, template: Path | None = None) -> dict[str, str]:
+        """Those that the stack has; with a template, of those the ones that it has too."""
+        found = (self.describe() or {}).get("Parameters", [])
+        values = {entry["ParameterKey"]: entry.get("ParameterValue", "") for entry in found}
+        known = load(template.read_text())["Parameters"] if template else values
+        return {name: value for name, value in values.items() if name in known}
 
     def resources(self) -> dict[str, str]:
         """Physical IDs of what the stack has, by logical ID. Unlike the outputs, also of a stack that failed."""
@@ -110,10 +113,8 @@ class Stack:
         Parameters that `values` leaves out keep their value. Without a template the stack keeps its own.
         """
         new = not self.ready()
-        before = {} if new else self.parameters()
-        kept = [
-            name for name in before if name not in values and (not template or name in names(template, "Parameters"))
-        ]
+        before = {} if new else self.parameters(template)
+        kept = [name for name in before if name not in values]
         token = f"redirect-{uuid.uuid4()}"
         made = client("cloudformation").create_change_set(
             StackName=self.name,
@@ -220,22 +221,12 @@ def line(event: dict[str, Any]) -> str:
     return f"{text}: {reason}" if reason else text
 
 
-# ---- Templates, as far as they can be read without an account --------------------------------------------------------
-
-
-def part_of(template: Path, part: str) -> str:
-    """The standard library reads no YAML; our templates indent by two."""
-    found = re.search(rf"^{part}:\n(.*?)(?=^\S|\Z)", template.read_text(), re.MULTILINE | re.DOTALL)
-    return found.group(1) if found else ""
-
-
-def names(template: Path, part: str) -> list[str]:
-    return re.findall(r"^  (\w+):", part_of(template, part), re.MULTILINE)
+# ---- Templates -------------------------------------------------------------------------------------------------------
 
 
 def chosen_parameters(template: Path, managed: set[str], settings: list[str]) -> dict[str, str]:
     """The template's parameters that --set gives; the managed ones are not for users to set."""
-    known = [name for name in names(template, "Parameters") if name not in managed]
+    known = [name for name in load(template.read_text())["Parameters"] if name not in managed]
     chosen = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -247,12 +238,9 @@ def chosen_parameters(template: Path, managed: set[str], settings: list[str]) ->
     return chosen
 
 
-def plan(stack: Stack, template: Path, shown: Path, values: dict[str, str]) -> str:
-    """What `apply` would do, as far as the template shows it."""
-    resource = r"^  (?P<name>\w+):\n    Type: (?P<kind>\S+)\n(?:    Condition: (?P<condition>\w+)\n)?"
-    lines = [f"Create or update the stack {stack.name} from {shown}"]
+def plan(resolved: Resolved, shown: Path, values: dict[str, str]) -> str:
+    """What `apply` would make with these values, where there is nothing yet."""
+    lines = [f"Create or update the stack {resolved.stack_name} from {shown}"]
     lines += [f"   parameter {name} = {value}" for name, value in values.items()]
-    for one in re.finditer(resource, part_of(template, "Resources"), re.MULTILINE):
-        condition = f"  (if {one['condition']})" if one["condition"] else ""
-        lines.append(f"   {one['name']:<20} {one['kind']}{condition}")
+    lines += [f"   {name:<20} {part['Type']}" for name, part in resolved.resources().items()]
     return "\n".join(lines)

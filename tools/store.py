@@ -22,6 +22,7 @@ from environment import Environment
 from failure import Failure
 from launchdarkly import KEY_VARIABLE, has_key, sdk_key
 from stack import Stack
+from template import Resolved, load
 from terminal import say
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -159,9 +160,9 @@ def dry_run(store: FlagStore, chosen: dict[str, str], has_key: bool) -> None:
         say(f"   {label:<17} {places[name]}{': ' + own[name] if is_own else ', left alone'}")
     say(f"\n2. {bucket.plan(store.stack, PACKAGE.relative_to(ROOT), package)}")
     values = {**chosen, **places, "PackageBucket": PackageBucket(store.stack, "ACCOUNT").name}
-    if package:
-        values["PackageKey"] = package.key
-    say(f"\n3. {stack.plan(store.stack, TEMPLATE, TEMPLATE.relative_to(ROOT), values)}")
+    values["PackageKey"] = package.key if package else "packages/HASH.zip"
+    resolved = Resolved(load(TEMPLATE.read_text()), values, store.stack.name)
+    say(f"\n3. {stack.plan(resolved, TEMPLATE.relative_to(ROOT), values)}")
     say("\n4. Print the table, the policy for functions that read it, and the webhook's address")
 
 

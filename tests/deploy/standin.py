@@ -261,9 +261,9 @@ class Standin:
         change_set = f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:changeSet/{form['ChangeSetName']}"
         status, reason = "CREATE_COMPLETE", ""
         try:
-            templates.Resolved(templates.load(body), values, name)
+            resolve(body, values, name)
         except templates.Refused as error:
-            raise AwsFault("ValidationError", str(error)) from None
+            raise AwsFault("ValidationError", f"Template error: {error}") from None
         self.stacks[name] = stack
         if not new and body == stack.body and values == stack.parameters:
             status = "FAILED"
@@ -277,7 +277,7 @@ class Standin:
         stack, body, values, status, reason = self.change_sets[form["ChangeSetName"]]
         changes = ""
         if status == "CREATE_COMPLETE":
-            names = templates.Resolved(templates.load(body), values, stack.name).resources()
+            names = resolve(body, values, stack.name).resources()
             changes = "".join(
                 "<member><Type>Resource</Type><ResourceChange>"
                 f"<Action>{'Modify' if name in stack.resources else 'Add'}</Action>"
@@ -348,7 +348,7 @@ class Standin:
         self.event(stack, token, stack.name, own, stack.state)
 
     def bring_to(self, stack, body, values, verb, token):
-        resolved = templates.Resolved(templates.load(body), values, stack.name)
+        resolved = resolve(body, values, stack.name)
         wanted = resolved.resources()
         for name, part in wanted.items():
             old = stack.resources.get(name)
@@ -479,6 +479,11 @@ class Standin:
         self.cloudwatch.put_metric_alarm(AlarmName=physical, **properties)
         return physical, {}
 
+    def make_cloudwatch_dashboard(self, _, properties, __):
+        name = properties["DashboardName"]
+        self.cloudwatch.put_dashboard(DashboardName=name, DashboardBody=properties["DashboardBody"])
+        return name, {}
+
     def make_apigatewayv2_api(self, _, properties, old):
         name = old.physical if old else self.gateway.create_api(**properties)["ApiId"]
         return name, {"ApiEndpoint": f"https://{name}.execute-api.{REGION}.amazonaws.com"}
@@ -504,10 +509,13 @@ class Standin:
 
     def make_lambda_function(self, _, properties, old):
         name = properties["FunctionName"]
+        # A parameter's value is text.
+        properties = {**properties, "MemorySize": int(properties["MemorySize"])}
         if old:
             self.lambda_.update_function_code(FunctionName=name, **properties["Code"])
-            if "Environment" in properties:
-                self.lambda_.update_function_configuration(FunctionName=name, Environment=properties["Environment"])
+            same = ("Environment", "MemorySize", "LoggingConfig")
+            changed = {key: properties[key] for key in same if key in properties}
+            self.lambda_.update_function_configuration(FunctionName=name, **changed)
         else:
             self.lambda_.create_function(**properties)
         return name, {"Arn": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}"}
@@ -568,6 +576,8 @@ class Standin:
             self.events.delete_rule(Name=resource.physical)
         elif resource.kind == "AWS::CloudWatch::Alarm":
             self.cloudwatch.delete_alarms(AlarmNames=[resource.physical])
+        elif resource.kind == "AWS::CloudWatch::Dashboard":
+            self.cloudwatch.delete_dashboards(DashboardNames=[resource.physical])
 
     # ---- CloudFront --------------------------------------------------------------------------------------------------
 
@@ -651,6 +661,10 @@ class Standin:
         except self.lambda_.exceptions.ResourceNotFoundException:
             raise AwsFault("ResourceNotFoundException", f"Function not found: {name}", 404) from None
         return 204, {}, ""
+
+
+def resolve(body, values, name):
+    return templates.Resolved(templates.load(body), values, name, ACCOUNT)
 
 
 def replicated(arn):
