@@ -21,44 +21,48 @@ UNTIL_DONE = {"Delay": POLL_SECONDS, "MaxAttempts": 10_000}
 
 
 class Attachment(NamedTuple):
-    """Which behaviors of a distribution that exists run which function."""
+    """Where in a distribution that exists the functions belong."""
 
     function: str
-    version: str  # its numbered version, by ARN
-    stand_in: str  # the CloudFront Function of the current site, by ARN
     # Path patterns of the template: those that the function answers ("*" is the default behavior), and those whose
     # index page the CloudFront Function names.
     redirected: list[str]
     indexed: list[str]
 
-    def apply_to(self, config: dict[str, Any]) -> int:
-        """Returns the number of behaviors that changed. Changes none if one runs something else."""
-        conflicts, changes = [], []
-        found = {pattern_of(behavior): behavior for behavior in behaviors(config)}
-        for pattern, behavior in found.items():
-            before = on_viewer_request(behavior)
-            if pattern in self.redirected or of_function(behavior, self.function):
-                wanted = self.version
-                conflicts += [f"  {pattern}  {arn}" for arn in self._others(behavior)]
-            elif pattern in self.indexed and not before:
-                wanted = self.stand_in
-            else:
-                continue
-            if before != [wanted]:
-                changes.append((pattern, behavior, before, wanted))
+    def refuse_others(self, config: dict[str, Any]) -> None:
+        conflicts = [
+            f"  {pattern_of(behavior)}  {arn}"
+            for behavior in behaviors(config)
+            if self._belongs(behavior)
+            for arn in self._others(behavior)
+        ]
         if conflicts:
             raise Failure(
                 f"Nothing was attached: where {self.function} belongs, the distribution runs other functions for "
                 "viewers. Take them out of these behaviors, or attach by hand (docs/deploy.md):\n"
                 + "\n".join(conflicts)
             )
-        for pattern, behavior, before, wanted in changes:
+
+    def apply_to(self, config: dict[str, Any], version: str, stand_in: str) -> int:
+        """Returns the number of behaviors that changed. `stand_in` is the CloudFront Function of the current site."""
+        self.refuse_others(config)
+        changed = 0
+        missing = [*self.redirected, *self.indexed]
+        for behavior in behaviors(config):
+            pattern, before = pattern_of(behavior), on_viewer_request(behavior)
+            missing = [name for name in missing if name != pattern]
+            wanted = version if self._belongs(behavior) else stand_in
+            if before == [wanted] or (wanted == stand_in and (pattern not in self.indexed or before)):
+                continue
             run_on_viewer_request(behavior, wanted)
             say(f"  {pattern:<20} {', '.join(map(name_of, before)) or 'no function'} -> {name_of(wanted)}")
-        for pattern in self.redirected + self.indexed:
-            if pattern not in found:
-                say(f"  {pattern:<20} is not one of its behaviors; docs/deploy.md says what it is for", "yellow")
-        return len(changes)
+            changed += 1
+        for pattern in missing:
+            say(f"  {pattern:<20} is not one of its behaviors; docs/deploy.md says what it is for", "yellow")
+        return changed
+
+    def _belongs(self, behavior: dict[str, Any]) -> bool:
+        return pattern_of(behavior) in self.redirected or bool(of_function(behavior, self.function))
 
     def _others(self, behavior: dict[str, Any]) -> list[str]:
         """What keeps the function out: CloudFront takes one kind of function for viewer events, and one of it.
@@ -84,15 +88,15 @@ class Distribution:
     def is_attached(self, function: str) -> bool:
         return any(of_function(behavior, function) for behavior in behaviors(self.config()))
 
-    def attach(self, attachment: Attachment, saved: Path) -> int:
-        """Runs that version in each behavior that Attachment names, all in one update; returns how many changed.
+    def attach(self, attachment: Attachment, version: str, stand_in: str, saved: Path) -> int:
+        """Runs that version in each behavior where it belongs, all in one update; returns how many changed.
 
         The configuration of before is kept in a file of that folder.
         """
 
         def change(config: dict[str, Any]) -> int:
             before = json.dumps(config, indent=1)
-            changed = attachment.apply_to(config)
+            changed = attachment.apply_to(config, version, stand_in)
             if changed:
                 # An origin's secret headers may be in it.
                 file = saved / f"{self.id}-{time.strftime('%Y%m%dT%H%M%S')}.json"

@@ -59,6 +59,9 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
     exists = environment.stack.ready()
     kept = environment.stack.parameters(TEMPLATE) if exists else {}
     resolved = foreseen(environment, kept | chosen, options)
+    if options.attach:
+        existing = Distribution(resolved.parameters["ExistingDistributionId"])
+        attachment(environment, resolved).refuse_others(existing.config())
     if options.without_function and exists and "Function" in environment.stack.resources():
         raise Failure(
             f"The stack {environment.stack.name} has the function already; its replicas keep it from being removed "
@@ -78,7 +81,7 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
     if package and "Url" in outputs:
         reattach(environment, outputs["DistributionId"])
     if options.attach:
-        attach(attachment(environment, resolved, outputs), Distribution(outputs["DistributionId"]))
+        attach(attachment(environment, resolved), outputs)
     if "SiteBucketName" in outputs:
         publish(local, outputs["SiteBucketName"], Distribution(outputs["DistributionId"]), packages)
     closing_words(environment, outputs, options)
@@ -132,27 +135,26 @@ def reattach(environment: Environment, distribution_id: str) -> None:
     environment.stack.apply(None, {"AttachFunction": "yes"})
 
 
-def attachment(environment: Environment, resolved: Resolved, outputs: dict[str, str]) -> Attachment:
+def attachment(environment: Environment, resolved: Resolved) -> Attachment:
     """The behaviors of the stack's own distribution, were there one, say which function belongs where."""
     config = resolved.template["Resources"]["Distribution"]["Properties"]["DistributionConfig"]
-    parts = [config["DefaultCacheBehavior"], *config["CacheBehaviors"]]
-    redirected = [part.get("PathPattern", "*") for part in parts if "LambdaFunctionAssociations" in part]
-    indexed = [
-        part["PathPattern"]
-        for part in parts
-        if "FunctionAssociations" in part and "LambdaFunctionAssociations" not in part
-    ]
-    return Attachment(
-        environment.function, outputs["FunctionVersionArn"], outputs["CurrentSiteFunctionArn"], redirected, indexed
-    )
+    redirected: list[str] = []
+    indexed: list[str] = []
+    for behavior in (config["DefaultCacheBehavior"], *config["CacheBehaviors"]):
+        if "FunctionAssociations" in behavior:
+            group = redirected if "LambdaFunctionAssociations" in behavior else indexed
+            group.append(behavior.get("PathPattern", "*"))
+    return Attachment(environment.function, redirected, indexed)
 
 
-def attach(attachment: Attachment, distribution: Distribution) -> None:
+def attach(attachment: Attachment, outputs: dict[str, str]) -> None:
+    distribution = Distribution(outputs["DistributionId"])
     say(f"Distribution {distribution.id}")
-    if distribution.attach(attachment, PACKAGE.parent):
-        distribution.wait_until_deployed()
-    else:
+    functions = outputs["FunctionVersionArn"], outputs["CurrentSiteFunctionArn"]
+    if not distribution.attach(attachment, *functions, PACKAGE.parent):
         say("  runs this version already")
+    # Also of an update that an interrupted run began.
+    distribution.wait_until_deployed()
 
 
 def publish(local: list[pages.Page], site: str, distribution: Distribution, packages: PackageBucket) -> None:

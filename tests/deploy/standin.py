@@ -561,6 +561,10 @@ class Standin:
                     raise
         elif resource.kind == "AWS::CloudFront::Distribution":
             self.put_distribution(resource.physical, None)
+        elif resource.kind == "AWS::CloudFront::Function":
+            for found in self.distributions.values():
+                if resource.physical in scripts_of(found["config"]):
+                    raise AwsFault("FunctionInUse", "Cannot delete function, it is associated with a distribution.")
         elif resource.kind == "AWS::IAM::ManagedPolicy":
             if self.iam.list_entities_for_policy(PolicyArn=resource.physical)["PolicyRoles"]:
                 raise AwsFault("DeleteConflict", "Cannot delete a policy attached to entities.")
@@ -700,6 +704,12 @@ def attached(config):
         for behavior in behaviors_of(config)
         for entry in behavior["LambdaFunctionAssociations"].get("Items", [])
     }
+
+
+def scripts_of(config):
+    """The ARNs of the CloudFront Functions that a distribution runs."""
+    parts = behaviors_of(config)
+    return {entry["FunctionARN"] for part in parts for entry in part["FunctionAssociations"].get("Items", [])}
 
 
 def api_form(config):

@@ -501,32 +501,192 @@ def test_deploy_attaches_again_what_was_detached_behind_the_stack(cloud):
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
 
 
-def test_detach_from_an_existing_distribution_spares_other_functions(cloud):
-    other = "arn:aws:lambda:us-east-1:123456789012:function:other:3"
+# ---- A distribution that exists --------------------------------------------------------------------------------------
 
-    def behavior(*arns):
-        items = [{"EventType": kind, "LambdaFunctionARN": arn, "IncludeBody": False} for kind, arn in arns]
+OTHER = "arn:aws:lambda:us-east-1:123456789012:function:other:3"
+OTHER_SCRIPT = "arn:aws:cloudfront::123456789012:function/other"
+EXISTING = ("deploy", "--set", "ExistingDistributionId=E1EXAMPLE")
+
+
+def existing(cloud, behaviors):
+    """Puts a distribution there: of each path pattern, what its events run. None is the default behavior."""
+
+    def behavior(pattern, runs):
+        lambdas, scripts = [], []
+        for event, arn in runs:
+            if ":lambda:" in arn:
+                lambdas.append({"EventType": event, "LambdaFunctionARN": arn, "IncludeBody": False})
+            else:
+                scripts.append({"EventType": event, "FunctionARN": arn})
         return {
+            **({"PathPattern": pattern} if pattern else {}),
             "TargetOriginId": "mine",
             "ViewerProtocolPolicy": "https-only",
-            "LambdaFunctionAssociations": {"Quantity": len(items), "Items": items},
-            "FunctionAssociations": {"Quantity": 0},
+            "LambdaFunctionAssociations": {"Quantity": len(lambdas), "Items": lambdas},
+            "FunctionAssociations": {"Quantity": len(scripts), "Items": scripts},
         }
 
-    cloud.does("deploy", "--set", "ExistingDistributionId=E1EXAMPLE")
-    cloud.aws.put_distribution(
-        "E1EXAMPLE",
+    others = [behavior(pattern, runs) for pattern, runs in behaviors.items() if pattern]
+    header = {"HeaderName": "x-origin-secret", "HeaderValue": "for the origin alone"}
+    origin = {"Id": "mine", "DomainName": "example.com", "CustomHeaders": {"Quantity": 1, "Items": [header]}}
+    config = {
+        "CallerReference": "mine",
+        "Comment": "",
+        "Enabled": True,
+        "Origins": {"Quantity": 1, "Items": [origin]},
+        "DefaultCacheBehavior": behavior(None, behaviors[None]),
+        "CacheBehaviors": {"Quantity": len(others), "Items": others},
+    }
+    cloud.aws.put_distribution("E1EXAMPLE", config)
+
+
+def what_runs(cloud):
+    found = {}
+    for behavior in behaviors_of(cloud.config()):
+        lambdas = behavior["LambdaFunctionAssociations"].get("Items", [])
+        scripts = behavior["FunctionAssociations"].get("Items", [])
+        found[behavior.get("PathPattern")] = [
+            (entry["EventType"], entry.get("LambdaFunctionARN") or entry["FunctionARN"]) for entry in lambdas + scripts
+        ]
+    return found
+
+
+def saved(cloud):
+    return sorted((cloud.project / "target/edge").glob("E1EXAMPLE-*.json"))
+
+
+def test_a_release_to_an_existing_distribution_is_one_command(cloud):
+    runs = {
+        None: [("viewer-request", f"{FUNCTION}:1"), ("origin-request", OTHER)],
+        # CloudFront accepts a pattern without the slash too.
+        "site/beta": [],
+        "/site/beta/*": [("viewer-request", STAND_IN)],
+        "/site/beta/*.*": [],
+        "/site/*/": [],
+        "/de/*": [("viewer-request", f"{FUNCTION}:1")],
+        "/api/*": [("viewer-request", OTHER)],
+    }
+    cloud.does(*EXISTING)
+    existing(cloud, runs)
+    cloud.package(b"second")
+    cloud.aws.slow_distribution = 2
+    text = "\n".join(cloud.does("deploy", "--attach"))
+    new = ("viewer-request", f"{FUNCTION}:2")
+    assert what_runs(cloud) == {
+        None: [("origin-request", OTHER), new],
+        "site/beta": [new],
+        "/site/beta/*": [new],
+        "/site/beta/*.*": [],
+        "/site/*/": [("viewer-request", STAND_IN)],
+        "/de/*": [new],
+        "/api/*": [("viewer-request", OTHER)],
+    }
+    assert cloud.aws.calls["UpdateDistribution"] == 1, "all at once"
+    # What changed is printed, what was before is kept, an origin's secret header included and so for the owner alone.
+    assert "function:redirect-production:1 -> function:redirect-production:2" in text
+    assert "/site/beta/*.htm*    is not one of its behaviors" in text
+    assert "CloudFront is spreading the change" in text
+    (file,) = saved(cloud)
+    assert f"configuration of before is in {file}" in text
+    assert json.loads(file.read_text())["DefaultCacheBehavior"]["LambdaFunctionAssociations"]["Quantity"] == 2
+    assert (file.stat().st_mode & 0o777, "for the origin alone" in text) == (0o600, False)
+
+    assert "  runs this version already" in cloud.does("deploy", "--attach")
+    assert cloud.aws.calls["UpdateDistribution"] == 1
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        {None: [("viewer-request", OTHER)], "/site/beta": []},
+        {None: [], "/site/beta": [("viewer-request", OTHER_SCRIPT)]},
+        # A CloudFront Function on responses and Lambda@Edge on requests exclude each other too.
+        {None: [], "/site/beta": [("viewer-response", OTHER_SCRIPT)]},
+    ],
+)
+def test_nothing_is_attached_beside_another_function(cloud, runs):
+    cloud.does(*EXISTING)
+    existing(cloud, runs)
+    cloud.recipes.clear()
+    cloud.package(b"second")
+    err = cloud.fails("deploy", "--attach")
+    assert "Nothing was attached" in err
+    assert ("*" if runs[None] else "/site/beta") + "  " + (OTHER if runs[None] else OTHER_SCRIPT) in err
+    assert what_runs(cloud) == runs
+    assert cloud.recipes == [], "that is seen before anything is built"
+
+
+def test_a_function_of_ones_own_may_name_the_index_pages(cloud):
+    own = [("viewer-request", OTHER_SCRIPT)]
+    cloud.does(*EXISTING)
+    existing(cloud, {None: [], "/site/*/": own})
+    cloud.does("deploy", "--attach")
+    assert what_runs(cloud) == {None: [("viewer-request", f"{FUNCTION}:1")], "/site/*/": own}
+
+
+@pytest.mark.parametrize(("faults", "tries"), [([412], 2), ([412, 412], 3)])
+def test_attaching_survives_a_change_by_someone_else(cloud, faults, tries):
+    cloud.does(*EXISTING)
+    existing(cloud, {None: []})
+    cloud.aws.faults["UpdateDistribution"] = faults
+    cloud.does("deploy", "--attach")
+    assert what_runs(cloud) == {None: [("viewer-request", f"{FUNCTION}:1")]}
+    assert cloud.aws.calls["UpdateDistribution"] == tries
+
+
+def test_a_refused_attachment_is_reported_and_a_later_run_attaches(cloud):
+    cloud.does(*EXISTING)
+    existing(cloud, {None: [], "/site/beta": []})
+    cloud.aws.faults["UpdateDistribution"] = [403]
+    assert "UpdateDistribution failed: " in cloud.fails("deploy", "--attach")
+    assert what_runs(cloud) == {None: [], "/site/beta": []}
+    cloud.aws.slow_distribution = 2
+    first = cloud.pauses + 1
+    cloud.on_pause = lambda number: (_ for _ in ()).throw(KeyboardInterrupt) if number == first else None
+    assert cloud("deploy", "--attach")[0] == 130
+    assert "  runs this version already" in cloud.does("deploy", "--attach")
+
+
+@pytest.mark.parametrize("arguments", [["--attach"], [*EXISTING[1:], "--attach", "--without-function"]])
+def test_attach_needs_a_function_and_a_distribution_that_exists(cloud, arguments):
+    for more in ([], ["--dry-run"]):
+        assert "ExistingDistributionId" in cloud.fails("deploy", *arguments, *more)
+    assert cloud.recipes == []
+
+
+def test_detach_spares_other_functions_and_partial_and_old_associations_go(cloud):
+    cloud.does(*EXISTING)
+    existing(
+        cloud,
         {
-            "CallerReference": "mine",
-            "Comment": "",
-            "Enabled": True,
-            "Origins": {"Quantity": 1, "Items": [{"Id": "mine", "DomainName": "example.com"}]},
-            "DefaultCacheBehavior": behavior(("viewer-request", f"{FUNCTION}:1"), ("origin-request", other)),
-            "CacheBehaviors": {"Quantity": 0},
+            None: [("viewer-request", f"{FUNCTION}:1"), ("origin-request", OTHER)],
+            "/site/beta": [("viewer-request", f"{FUNCTION}:7")],
+            "/site/beta/*": [],
         },
     )
     cloud.does("detach")
-    assert attached(cloud.config()) == {other}
+    assert what_runs(cloud) == {None: [("origin-request", OTHER)], "/site/beta": [], "/site/beta/*": []}
+
+
+def test_after_detach_the_current_site_is_where_the_distribution_has_its_function(cloud):
+    cloud.does(*EXISTING)
+    existing(cloud, {None: [], "/site/*/": []})
+    cloud.does("deploy", "--attach")
+    cloud.does("detach")
+    current = [("viewer-request", STAND_IN)]
+    assert what_runs(cloud) == {None: current, "/site/*/": current}
+    cloud.does("deploy", "--attach")
+    assert what_runs(cloud) == {None: [("viewer-request", f"{FUNCTION}:1")], "/site/*/": current}
+
+
+def test_destroy_leaves_an_existing_distribution_without_our_functions(cloud):
+    """CloudFront deletes no CloudFront Function that a distribution runs."""
+    cloud.does(*EXISTING)
+    existing(cloud, {None: [], "/site/*/": [], "/api/*": [("viewer-request", OTHER_SCRIPT)]})
+    cloud.does("deploy", "--attach")
+    cloud.does("destroy")
+    assert what_runs(cloud) == {None: [], "/site/*/": [], "/api/*": [("viewer-request", OTHER_SCRIPT)]}
+    assert cloud.aws.stacks == {}
 
 
 # ---- destroy ---------------------------------------------------------------------------------------------------------
