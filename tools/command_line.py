@@ -71,14 +71,26 @@ def parser() -> argparse.ArgumentParser:
             "--set", action="append", default=[], metavar="NAME=VALUE",
             help="a parameter of the template, kept by later deployments; may be repeated",
         )  # fmt: skip
+        added.add_argument(
+            "--tag", action="append", default=[], metavar="NAME=VALUE",
+            help="a tag of the stack and what it makes, kept by later deployments; may be repeated",
+        )  # fmt: skip
+        added.add_argument("--confirm", action="store_true", help="ask before the changes, once shown, are made")
     command("detach", edge.detach, "take the function off the distribution: everyone gets the current site")
-    command("destroy", edge.destroy, "delete everything that deploy made", "Waits for the replicas, which takes hours.")
-    command("store-destroy", store.destroy, "delete everything that store-deploy made")
+    for name, run, text, more in (
+        ("destroy", edge.destroy, "delete everything that deploy made", "Waits for the replicas, which takes hours."),
+        ("store-destroy", store.destroy, "delete everything that store-deploy made", ""),
+    ):
+        command(name, run, text, more).add_argument(
+            "--yes", metavar="ENV", help="the environment's name once more, where nobody can be asked for it"
+        )
     syncing = command(
         "sync", store.sync, "make the table equal to LaunchDarkly now",
         "Ends with 1 when check finds a difference, with 2 when nothing was compared.",
     )  # fmt: skip
     syncing.add_argument("action", nargs="?", default="once", choices=("once", "check"), help="check only compares")
+    for added in (deploying, storing, syncing):
+        added.add_argument("--new-key", action="store_true", help="accept another SDK key than the one deployed with")
     syncing.add_argument("--json", action="store_true", help="print JSON")
     for name, of_edge, of_store, text in (
         ("url", edge.url, store.url, "print the site's address, or that of the flag store's webhook"),

@@ -22,7 +22,7 @@ from bucket import Package, PackageBucket
 from distribution import Attachment, Distribution
 from environment import Environment
 from failure import Failure
-from launchdarkly import needed_key
+from launchdarkly import fingerprint, needed_key
 from template import Refused, Resolved, load
 from terminal import say, waiting
 
@@ -46,6 +46,7 @@ REPLICA_POLL_SECONDS = 60
 
 def deploy(environment: Environment, options: argparse.Namespace) -> None:
     chosen = stack.chosen_parameters(TEMPLATE, MANAGED, options.set)
+    tags = stack.given_tags(options.tag)
     local = pages.pages(SITE)
     if options.dry_run:
         dry_run(environment, chosen, local, options)
@@ -57,6 +58,9 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
     packages = PackageBucket(environment.stack, account)
     say(f"Environment {environment.name}: stack {environment.stack.name} in {REGION}, account {account}")
     exists = environment.stack.ready()
+    if key:
+        environment.stack.refuse_another_key(key, options.new_key)
+        tags[stack.KEY_TAG] = fingerprint(key)
     kept = environment.stack.parameters(TEMPLATE) if exists else {}
     resolved = foreseen(environment, kept | chosen, options)
     if options.attach:
@@ -75,7 +79,7 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
 
     say(f"Stack {environment.stack.name}")
     values = {**chosen, **function_parameters(package, packages.name)}
-    if not environment.stack.apply(TEMPLATE, values):
+    if not environment.stack.apply(TEMPLATE, values, tags, environment.confirming(options.confirm)):
         say("  nothing to change")
     outputs = environment.stack.outputs()
     if package and "Url" in outputs:
@@ -258,10 +262,12 @@ def detach_now(environment: Environment) -> bool:
 # ---- destroy ---------------------------------------------------------------------------------------------------------
 
 
-def destroy(environment: Environment, _: argparse.Namespace) -> None:
+def destroy(environment: Environment, options: argparse.Namespace) -> None:
     account = account_id()
     environment.confirm(
-        f"This deletes the site, the function and the packages of {environment.name} in the account {account}."
+        f"This deletes the site, the function and the packages of {environment.name} in the account {account} (a "
+        f"script confirms it by --yes {environment.name}).",
+        options.yes,
     )
     if environment.stack.settle():
         has = environment.stack.resources()

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,12 @@ from botocore.exceptions import ClientError, WaiterError
 
 from aws import POLL_SECONDS, REGION, client, code_of
 from failure import Failure
+from launchdarkly import fingerprint
 from template import Resolved, load
 from terminal import say, waiting
+
+# Of the SDK key that the stack was deployed with.
+KEY_TAG = "sdk-key-fingerprint"
 
 # States in which an update can start.
 # https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/view-stack-events.html
@@ -48,6 +53,9 @@ class Stack:
         values = {entry["ParameterKey"]: entry.get("ParameterValue", "") for entry in found}
         known = load(template.read_text())["Parameters"] if template else values
         return {name: value for name, value in values.items() if name in known}
+
+    def tags(self) -> dict[str, str]:
+        return {tag["Key"]: tag["Value"] for tag in (self.describe() or {}).get("Tags", [])}
 
     def resources(self) -> dict[str, str]:
         """Physical IDs of what the stack has, by logical ID. Unlike the outputs, also of a stack that failed."""
@@ -107,11 +115,38 @@ class Stack:
     def _repair(self) -> str:
         return f"aws cloudformation continue-update-rollback --region {REGION} --stack-name {self.name}"
 
-    def apply(self, template: Path | None, values: dict[str, str]) -> bool:
+    def refuse_another_key(self, key: str, is_meant: bool) -> None:
+        """A wrong key in the shell would let another environment's flags decide."""
+        before, now = self.tags().get(KEY_TAG), fingerprint(key)
+        if before not in (None, now) and not is_meant:
+            raise Failure(
+                f"The SDK key is not the one that the stack {self.name} was deployed with: its fingerprint is {now}, "
+                f"not {before}. Export the right one, or give --new-key if the key was rotated or replaced on purpose."
+            )
+
+    def apply(
+        self,
+        template: Path | None,
+        values: dict[str, str],
+        tags: dict[str, str] | None = None,
+        confirm: Callable[[], None] = lambda: None,
+    ) -> bool:
         """Creates or updates the stack and waits for it; False if there was nothing to change.
 
-        Parameters that `values` leaves out keep their value. Without a template the stack keeps its own.
+        Parameters and tags that are not given stay as they are. Without a template the stack keeps its own. `confirm`
+        is called when the changes are on the screen; its Failure leaves the stack as it is.
         """
+        changed = self._change(template, values, tags or {}, confirm)
+        if not (self.describe() or {}).get("EnableTerminationProtection"):
+            self._protect(True)
+        return changed
+
+    def _protect(self, on: bool) -> None:
+        client("cloudformation").update_termination_protection(StackName=self.name, EnableTerminationProtection=on)
+
+    def _change(
+        self, template: Path | None, values: dict[str, str], tags: dict[str, str], confirm: Callable[[], None]
+    ) -> bool:
         new = not self.ready()
         before = {} if new else self.parameters(template)
         kept = [name for name in before if name not in values]
@@ -125,11 +160,17 @@ class Stack:
                 *({"ParameterKey": name, "ParameterValue": value} for name, value in values.items()),
                 *({"ParameterKey": name, "UsePreviousValue": True} for name in kept),
             ],
+            Tags=[{"Key": name, "Value": value} for name, value in {**self.tags(), **tags}.items()],
             Capabilities=["CAPABILITY_IAM"],
         )
         change_set, stack_id = made["Id"], made["StackId"]
         if not self._is_ready(change_set):
             return False
+        try:
+            confirm()
+        except (Failure, KeyboardInterrupt):
+            client("cloudformation").delete_change_set(ChangeSetName=change_set)
+            raise
         seen = event_ids(stack_id)
         client("cloudformation").execute_change_set(ChangeSetName=change_set, ClientRequestToken=token)
         state = self.follow(stack_id, seen, token)
@@ -155,8 +196,13 @@ class Stack:
             raise Failure(f"CloudFormation refuses the change of {self.name}: {reason}") from None
         for page in api.get_paginator("describe_change_set").paginate(ChangeSetName=change_set):
             for change in (entry["ResourceChange"] for entry in page.get("Changes", [])):
-                new = " (a new one replaces it)" if change.get("Replacement") == "True" else ""
-                say(f"  {change['Action'].lower():<7} {change['LogicalResourceId']}  {change['ResourceType']}{new}")
+                is_lost = change["Action"] == "Remove" or change.get("Replacement") in ("True", "Conditional")
+                replaced = {"True": "  REPLACED by a new one", "Conditional": "  may be REPLACED by a new one"}
+                note = replaced.get(change.get("Replacement", ""), "")
+                say(
+                    f"  {change['Action'].lower():<7} {change['LogicalResourceId']}  {change['ResourceType']}{note}",
+                    "yellow" if is_lost else "",
+                )
         return True
 
     def failure(self, stack_id: str, state: str, token: str) -> str:
@@ -183,6 +229,8 @@ class Stack:
         found = self.describe()
         if not found:
             return
+        if found.get("EnableTerminationProtection"):
+            self._protect(False)
         token = f"redirect-{uuid.uuid4()}"
         seen = event_ids(found["StackId"])
         client("cloudformation").delete_stack(StackName=self.name, ClientRequestToken=token)
@@ -236,6 +284,17 @@ def chosen_parameters(template: Path, managed: set[str], settings: list[str]) ->
             raise Failure(f"{given}: expected NAME=VALUE with NAME one of {', '.join(known)}.")
         chosen[name] = value
     return chosen
+
+
+def given_tags(tags: list[str]) -> dict[str, str]:
+    """Those that --tag gives."""
+    for tag in tags:
+        name, equals, _ = tag.partition("=")
+        if not name or not equals or name == KEY_TAG or name.startswith("aws:"):
+            raise Failure(
+                f"--tag {tag}: expected NAME=VALUE with a NAME that is neither {KEY_TAG} nor begins with aws:"
+            )
+    return {name: value for name, _, value in (tag.partition("=") for tag in tags)}
 
 
 def plan(resolved: Resolved, shown: Path, values: dict[str, str]) -> str:

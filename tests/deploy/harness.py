@@ -45,8 +45,9 @@ class Cloud:
             "aws_secret_access_key": "b",
         }
         session = new_session()
-        self.s3, self.lambda_, self.iam, self.ssm, self.dynamodb = (
-            session.client(service, **arguments) for service in ("s3", "lambda", "iam", "ssm", "dynamodb")
+        services = ("s3", "lambda", "iam", "ssm", "dynamodb", "secretsmanager", "cloudwatch")
+        self.s3, self.lambda_, self.iam, self.ssm, self.dynamodb, self.secrets, self.cloudwatch = (
+            session.client(service, **arguments) for service in services
         )
         self.logs = lambda region: session.client("logs", **{**arguments, "region_name": region})
 

@@ -43,6 +43,8 @@ class Stack:
         self.state = "REVIEW_IN_PROGRESS"
         self.body = ""
         self.parameters = {}
+        self.tags = {}
+        self.is_protected = False
         self.outputs = {}
         self.resources = {}  # logical ID -> Resource
         self.events = []  # newest first
@@ -212,8 +214,16 @@ class Standin:
         return (
             f"<Stacks><member><StackName>{stack.name}</StackName><StackId>{stack.id}</StackId>"
             f"<StackStatus>{stack.state}</StackStatus><CreationTime>2026-01-01T00:00:00Z</CreationTime>"
-            f"<Parameters>{parameters}</Parameters><Outputs>{outputs}</Outputs></member></Stacks>"
+            f"<EnableTerminationProtection>{str(stack.is_protected).lower()}</EnableTerminationProtection>"
+            f"<Parameters>{parameters}</Parameters><Outputs>{outputs}</Outputs>"
+            f"<Tags>{members({'Key': name, 'Value': value} for name, value in stack.tags.items())}</Tags>"
+            "</member></Stacks>"
         )
+
+    def cfn_update_termination_protection(self, form):
+        stack = self.stack(form["StackName"])
+        stack.is_protected = form["EnableTerminationProtection"] == "true"
+        return f"<StackId>{stack.id}</StackId>"
 
     def cfn_list_stacks(self, _):
         return "<StackSummaries></StackSummaries>"
@@ -258,6 +268,12 @@ class Standin:
                 break
             previous = form.get(prefix + "UsePreviousValue") == "true"
             values[key] = stack.parameters[key] if previous else form[prefix + "ParameterValue"]
+        tags = {}
+        for number in itertools.count(1):
+            prefix = f"Tags.member.{number}."
+            if prefix + "Key" not in form:
+                break
+            tags[form[prefix + "Key"]] = form[prefix + "Value"]
         change_set = f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:changeSet/{form['ChangeSetName']}"
         status, reason = "CREATE_COMPLETE", ""
         try:
@@ -265,26 +281,30 @@ class Standin:
         except templates.Refused as error:
             raise AwsFault("ValidationError", f"Template error: {error}") from None
         self.stacks[name] = stack
-        if not new and body == stack.body and values == stack.parameters:
+        if not new and (body, values, tags) == (stack.body, stack.parameters, stack.tags):
             status = "FAILED"
             reason = (
                 "The submitted information didn't contain changes. Submit different information to create a change set."
             )
-        self.change_sets[change_set] = (stack, body, values, status, reason)
+        self.change_sets[change_set] = (stack, body, values, tags, status, reason)
         return f"<Id>{change_set}</Id><StackId>{stack.id}</StackId>"
 
     def cfn_describe_change_set(self, form):
-        stack, body, values, status, reason = self.change_sets[form["ChangeSetName"]]
+        stack, body, values, _, status, reason = self.change_sets[form["ChangeSetName"]]
         changes = ""
         if status == "CREATE_COMPLETE":
             names = resolve(body, values, stack.name).resources()
-            changes = "".join(
-                "<member><Type>Resource</Type><ResourceChange>"
-                f"<Action>{'Modify' if name in stack.resources else 'Add'}</Action>"
-                f"<LogicalResourceId>{name}</LogicalResourceId><ResourceType>{part['Type']}</ResourceType>"
-                "</ResourceChange></member>"
-                for name, part in names.items()
-            )
+            kinds = {name: part["Type"] for name, part in names.items()}
+            kinds |= {name: part.kind for name, part in stack.resources.items() if name not in names}
+            for name, kind in kinds.items():
+                action = "Add" if name not in stack.resources else "Modify" if name in names else "Remove"
+                # All its properties are for one version only.
+                replaced = "True" if (action, kind) == ("Modify", "AWS::Lambda::Version") else "False"
+                changes += (
+                    f"<member><Type>Resource</Type><ResourceChange><Action>{action}</Action>"
+                    f"<LogicalResourceId>{name}</LogicalResourceId><ResourceType>{kind}</ResourceType>"
+                    f"<Replacement>{replaced}</Replacement></ResourceChange></member>"
+                )
         return f"<Status>{status}</Status><StatusReason>{escape(reason)}</StatusReason><Changes>{changes}</Changes>"
 
     def cfn_delete_change_set(self, form):
@@ -292,15 +312,19 @@ class Standin:
         return ""
 
     def cfn_execute_change_set(self, form):
-        stack, body, values, _, _ = self.change_sets.pop(form["ChangeSetName"])
+        stack, body, values, tags, _, _ = self.change_sets.pop(form["ChangeSetName"])
         verb = "CREATE" if stack.state == "REVIEW_IN_PROGRESS" else "UPDATE"
-        stack.work = self.deploying(stack, body, values, verb, form["ClientRequestToken"])
+        stack.work = self.deploying(stack, body, values, tags, verb, form["ClientRequestToken"])
         if not self.sluggish:
             stack.state = f"{verb}_IN_PROGRESS"
         return ""
 
     def cfn_delete_stack(self, form):
         stack = self.stack(form["StackName"])
+        if stack.is_protected:
+            raise AwsFault(
+                "ValidationError", f"Stack [{stack.name}] cannot be deleted while TerminationProtection is enabled"
+            )
         stack.work = self.deleting(stack, form.get("ClientRequestToken", ""))
         stack.state = "DELETE_IN_PROGRESS"
         return ""
@@ -323,7 +347,7 @@ class Standin:
             },
         )
 
-    def deploying(self, stack, body, values, verb, token):
+    def deploying(self, stack, body, values, tags, verb, token):
         own = "AWS::CloudFormation::Stack"
         yield  # the first question is answered before anything has happened
         stack.state = f"{verb}_IN_PROGRESS"
@@ -332,6 +356,7 @@ class Standin:
         versions = {name: one for name, one in stack.resources.items() if one.kind == "AWS::Lambda::Version"}
         try:
             yield from self.bring_to(stack, body, values, verb, token)
+            stack.tags = tags
             stack.state = f"{verb}_COMPLETE"
         except AwsFault:
             self.resource_faults = {}

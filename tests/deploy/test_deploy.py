@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 import pages
-from harness import ROOT
+from harness import CANARY, ROOT
 from standin import attached, behaviors_of
 
 FUNCTION = "arn:aws:lambda:us-east-1:123456789012:function:redirect-production"
@@ -179,7 +180,7 @@ def test_environments_live_side_by_side(cloud):
     cloud.does("deploy", "staging")
     cloud.does("deploy", "production", "--without-function")
     assert set(cloud.aws.stacks) == {"redirect-staging", "redirect-production"}
-    cloud.does("destroy", "staging")
+    cloud.does("destroy", "staging", "--yes", "staging")
     assert set(cloud.aws.stacks) == {"redirect-production"}
     assert [name for name in cloud.buckets() if "staging" in name] == []
     assert len([name for name in cloud.buckets() if "production" in name]) == 2
@@ -244,6 +245,101 @@ def test_deploy_in_a_process_of_its_own(cloud):
     assert (done.returncode, done.stderr) == (0, "")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
     assert "  nothing to change" in cloud.does("deploy"), "both ways of running it leave the same behind"
+
+
+# ---- Guards ----------------------------------------------------------------------------------------------------------
+
+OTHER_KEY = "sdk-0ddba115-0000-4000-8000-00000000beef"
+
+
+def test_another_key_must_be_meant(cloud, monkeypatch):
+    cloud.does("deploy")
+    before = cloud.stack().tags["sdk-key-fingerprint"]
+    assert re.fullmatch("[0-9a-f]{8}", before) and before not in CANARY
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", OTHER_KEY)
+    cloud.recipes.clear()
+    err = cloud.fails("deploy")
+    assert before in err and "give --new-key" in err and OTHER_KEY not in err
+    assert cloud.recipes == []
+    cloud.package(b"with the other key")
+    cloud.does("deploy", "--new-key")
+    assert cloud.stack().tags["sdk-key-fingerprint"] != before
+    cloud.does("deploy")
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", CANARY)
+    assert "give --new-key" in cloud.fails("deploy")
+
+
+def test_a_deployment_that_fails_leaves_the_fingerprint_of_the_key_that_runs(cloud, monkeypatch):
+    cloud.does("deploy")
+    before = cloud.stack().tags
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", OTHER_KEY)
+    cloud.package(b"with the other key")
+    cloud.aws.resource_faults["Distribution"] = "Rate exceeded"
+    cloud.fails("deploy", "--new-key")
+    assert cloud.stack().tags == before
+
+
+def test_tags_are_kept_from_one_deploy_to_the_next(cloud):
+    cloud.does("deploy", "--tag", "team=web", "--tag", "cost=a=b")
+    cloud.does("deploy", "--tag", "team=shop")
+    tags = dict(cloud.stack().tags)
+    assert len(tags.pop("sdk-key-fingerprint")) == 8
+    assert tags == {"team": "shop", "cost": "a=b"}
+    for wrong in ("team", "=x", "aws:x=y", "sdk-key-fingerprint=0"):
+        assert "expected NAME=VALUE" in cloud.fails("deploy", "--tag", wrong)
+
+
+def test_the_stack_is_protected_until_destroy(cloud):
+    cloud.does("deploy")
+    assert cloud.stack().is_protected
+    cloud.stack().is_protected = False
+    cloud.does("deploy")
+    assert cloud.stack().is_protected, "also if a run was interrupted before it came to that"
+    cloud.does("destroy", "--yes", "production")
+    assert cloud.aws.stacks == {}
+
+
+def test_a_script_must_confirm_the_deletion(cloud):
+    cloud.does("deploy")
+    before = cloud.config()
+    for arguments, reported in (([], "--yes production"), (["--yes", "staging"], "Not confirmed")):
+        assert reported in cloud.fails("destroy", *arguments)
+        assert cloud.config() == before
+
+
+def test_changes_are_shown_and_made_when_confirmed(cloud, monkeypatch):
+    cloud.does("deploy", "--set", "AccessLogs=yes")
+    cloud.package(b"second")
+    change = ("deploy", "--set", "AccessLogs=no", "--confirm")
+    assert "Nobody can be asked here" in cloud.fails(*change)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda _: "no")
+    _, out, err = cloud(*change)
+    assert "Not confirmed" in err
+    assert "  modify  FunctionVersion  AWS::Lambda::Version  REPLACED by a new one" in out
+    assert "  remove  LogDelivery  AWS::Logs::Delivery" in out
+    assert attached(cloud.config()) == {f"{FUNCTION}:1"}
+    assert cloud.aws.change_sets == {}, "none is left behind"
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", interrupt)
+    assert cloud(*change)[0] == 130
+    assert cloud.aws.change_sets == {}
+    monkeypatch.setattr("builtins.input", lambda _: "production")
+    cloud.does(*change)
+    assert attached(cloud.config()) == {f"{FUNCTION}:2"}
+    assert "LogDelivery" not in cloud.stack().resources
+
+
+def test_more_memory_is_a_new_version_of_the_same_package(cloud):
+    cloud.does("deploy")
+    cloud.does("deploy", "--set", "MemorySize=256", "--set", "SystemLogLevel=WARN")
+    (arn,) = attached(cloud.config())
+    assert arn == f"{FUNCTION}:2"
+    assert cloud.lambda_.get_function_configuration(FunctionName=arn)["MemorySize"] == 256
+    assert cloud.stack().resources["Function"].properties["LoggingConfig"]["SystemLogLevel"] == "WARN"
 
 
 # ---- deploy, with faults ---------------------------------------------------------------------------------------------
@@ -397,7 +493,7 @@ def test_a_stack_that_cannot_be_made_says_why_and_how_to_go_on(cloud):
     assert "ROLLBACK_COMPLETE" in err
     assert "CREATE_FAILED" in err and "maximum size of the function is 1048576" in err
     assert "just destroy" in cloud.fails("deploy")
-    cloud.does("destroy")
+    cloud.does("destroy", "--yes", "production")
     cloud.does("deploy")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
 
@@ -684,7 +780,7 @@ def test_destroy_leaves_an_existing_distribution_without_our_functions(cloud):
     cloud.does(*EXISTING)
     existing(cloud, {None: [], "/site/*/": [], "/api/*": [("viewer-request", OTHER_SCRIPT)]})
     cloud.does("deploy", "--attach")
-    cloud.does("destroy")
+    cloud.does("destroy", "--yes", "production")
     assert what_runs(cloud) == {None: [], "/site/*/": [], "/api/*": [("viewer-request", OTHER_SCRIPT)]}
     assert cloud.aws.stacks == {}
 
@@ -697,13 +793,13 @@ def test_destroy_waits_for_the_replicas_and_leaves_nothing(cloud):
     cloud.package(b"second")
     cloud.does("deploy")
     cloud.aws.replicas_live_for = 3
-    out = cloud.does("destroy")
+    out = cloud.does("destroy", "--yes", "production")
     assert sum("waiting for the replicas" in line for line in out) == 3
     assert any("Interrupting is safe" in line for line in out)
     assert cloud.buckets() == []
     assert cloud.aws.stacks == {} and cloud.aws.distributions == {}
     assert cloud.lambda_.list_functions()["Functions"] == []
-    out = cloud.does("destroy")
+    out = cloud.does("destroy", "--yes", "production")
     assert "There is no stack redirect-production." in out
 
 
@@ -719,10 +815,10 @@ def test_an_interrupted_destroy_resumes(cloud, when):
             raise KeyboardInterrupt
 
     cloud.on_pause = interrupt
-    status, _, err = cloud("destroy")
+    status, _, err = cloud("destroy", "--yes", "production")
     assert status == 130
     assert "just destroy production resumes" in err
-    cloud.does("destroy")
+    cloud.does("destroy", "--yes", "production")
     assert cloud.buckets() == [] and cloud.aws.stacks == {} and cloud.aws.distributions == {}
     assert cloud.lambda_.list_functions()["Functions"] == []
 
@@ -731,7 +827,7 @@ def test_a_deploy_after_an_interrupted_destroy_brings_the_site_back(cloud):
     cloud.does("deploy")
     first = cloud.pauses + 1
     cloud.on_pause = lambda number: (_ for _ in ()).throw(KeyboardInterrupt) if number == first else None
-    assert cloud("destroy")[0] == 130
+    assert cloud("destroy", "--yes", "production")[0] == 130
     assert attached(cloud.config()) == set()
     cloud.does("deploy")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
@@ -748,18 +844,18 @@ def test_a_stack_that_cannot_be_deleted_says_why(cloud):
 
     cloud.aws.unmake = refuse
     try:
-        err = cloud.fails("destroy")
+        err = cloud.fails("destroy", "--yes", "production")
     finally:
         cloud.aws.unmake = real
     assert "DELETE_FAILED" in err and "not empty" in err
-    cloud.does("destroy")
+    cloud.does("destroy", "--yes", "production")
     assert cloud.buckets() == []
 
 
 def test_the_access_logs_outlive_the_site(cloud):
     cloud.does("deploy", "--set", "AccessLogs=yes")
     kept = cloud.bucket("logbucket")
-    out = cloud.does("destroy")
+    out = cloud.does("destroy", "--yes", "production")
     assert f"The bucket of the access logs stays: {kept}" in out
     assert cloud.buckets() == [kept]
 

@@ -274,6 +274,8 @@ def test_what_a_platform_team_requires_can_be_set():
     config = properties(resolved, "Distribution")["DistributionConfig"]
     assert (config["WebACLId"], config["PriceClass"]) == (acl, "PriceClass_100")
     assert properties(resolved, "FunctionRole")["PermissionsBoundary"] == boundary
+    assert properties(flag_store(PermissionsBoundary=boundary), "SyncRole")["PermissionsBoundary"] == boundary
+    assert "PermissionsBoundary" not in properties(flag_store(), "SyncRole")
     assert "WebACLId" not in properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
     assert "PermissionsBoundary" not in properties(edge(**PACKAGE), "FunctionRole")
 
