@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 import edge
+import logs
 import store
 from aws import REPORTED, explained
 from environment import Environment
@@ -98,6 +99,13 @@ def parser() -> argparse.ArgumentParser:
     ):
         showing = command(name, of_part(of_edge, of_store), text)
         showing.add_argument("part", nargs="?", default="edge", choices=("edge", "store"), help="(default: edge)")
+    retaining = command(
+        "retention", edge.retain_logs, "set for how long the function's logs are kept, in all Regions that have some"
+    )
+    retaining.add_argument(
+        "days", type=int, choices=logs.RETENTION_DAYS, metavar="DAYS",
+        help=f"one of {', '.join(map(str, logs.RETENTION_DAYS))}",
+    )  # fmt: skip
     command("doctor", edge.examine, "examine key, flag, credentials, Region, quotas and stack", "Changes nothing.")
     return made
 

@@ -288,8 +288,8 @@ def destroy(environment: Environment, options: argparse.Namespace) -> None:
         say(f"There is no stack {environment.stack.name}.")
     PackageBucket(environment.stack, account).delete()
     say(
-        f"Nothing is left of {environment.name} but its logs: /aws/lambda/us-east-1.{environment.function} in the "
-        "Regions near which viewers were."
+        f"Nothing is left of {environment.name} but its logs: {environment.log_group} in the Regions near which "
+        f"viewers were. just retention {environment.name} 1 empties them within days."
     )
 
 
@@ -341,7 +341,13 @@ def url(environment: Environment, _: argparse.Namespace) -> None:
 
 def follow_logs(environment: Environment, _: argparse.Namespace) -> None:
     environment.described()
-    logs.follow(f"/aws/lambda/{REGION}.{environment.function}", logs.regions_of_account)
+    logs.follow(environment.log_group, logs.regions_of_account)
+
+
+def retain_logs(environment: Environment, options: argparse.Namespace) -> None:
+    # Logs outlive the stack, so none is asked for.
+    say(f"Log group {environment.log_group}")
+    logs.retain(environment.log_group, options.days)
 
 
 def examine(environment: Environment, _: argparse.Namespace) -> None:

@@ -32,6 +32,8 @@ class Environment:
         self.stack = Stack(f"redirect-{name}", f"just destroy {name}")
         # The template gives the function the stack's name.
         self.function = self.stack.name
+        # In the Region where a replica runs.
+        self.log_group = f"/aws/lambda/{REGION}.{self.function}"
 
     def described(self) -> dict[str, Any]:
         found = self.stack.describe()

@@ -37,7 +37,7 @@ class Cloud:
         self.begun = 0  # how many calls there were before the last command
         self.record, self.pauses = [], 0
         self.on_pause = lambda number: None
-        self.after_call = lambda operation: None
+        self.before_call = self.after_call = lambda operation: None
         arguments = {
             "endpoint_url": moto,
             "region_name": "us-east-1",
@@ -87,6 +87,7 @@ class Cloud:
         return made
 
     def note(self, params, model, **_):
+        self.before_call(model.name)
         self.calls.append((model.name, params))
         # The stand-in keeps what goes to SSM.
         if model.name != "PutParameter":

@@ -4,6 +4,7 @@ import json
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 FLAG = {"key": "rebrand", "version": 3, "on": True, "variations": [True, False]}
 
@@ -130,6 +131,42 @@ def test_logs_say_when_there_are_none_yet(cloud, monkeypatch):
     cloud.on_pause = stop
     _, out, _ = cloud("logs")
     assert any("No Region has the log group" in line for line in out)
+
+
+def retention(cloud, region):
+    (group,) = cloud.logs(region).describe_log_groups(logGroupNamePrefix="/aws/lambda/us-east-1.")["logGroups"]
+    return group.get("retentionInDays")
+
+
+def test_logs_are_kept_for_so_many_days_in_every_region(cloud, monkeypatch):
+    monkeypatch.setattr("logs.regions_of_account", lambda: ["us-east-1", "eu-central-1", "sa-east-1"])
+    assert "No Region has the log group /aws/lambda/us-east-1.redirect-production yet." in cloud.does("retention", "30")
+    for region in ("eu-central-1", "sa-east-1"):
+        write_log(cloud, region, "a decision", 5)
+    out = cloud.does("retention", "30")
+    assert "  eu-central-1     30 days" in out and "  sa-east-1        30 days" in out
+    assert "run this again" in out[-1]
+    cloud.does("retention", "production", "7")
+    assert (retention(cloud, "eu-central-1"), retention(cloud, "sa-east-1")) == (7, 7)
+    with pytest.raises(SystemExit):
+        cloud("retention", "production", "2")
+
+
+def test_a_region_that_refuses_does_not_keep_the_others_from_their_retention(cloud, monkeypatch):
+    monkeypatch.setattr("logs.regions_of_account", lambda: ["eu-central-1", "sa-east-1"])
+    for region in ("eu-central-1", "sa-east-1"):
+        write_log(cloud, region, "a decision", 5)
+    refused: list[str] = []
+
+    def denied(operation):
+        if operation == "PutRetentionPolicy" and not refused:
+            refused.append(operation)
+            raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": "by the organization"}}, operation)
+
+    cloud.before_call = denied
+    err = cloud.fails("retention", "30")
+    assert "was not set in eu-central-1" in err
+    assert (retention(cloud, "eu-central-1"), retention(cloud, "sa-east-1")) == (None, 30)
 
 
 def test_the_regions_are_those_of_the_account(cloud):
