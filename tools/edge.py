@@ -22,7 +22,7 @@ from bucket import Package, PackageBucket
 from distribution import Distribution
 from environment import Environment
 from failure import Failure
-from launchdarkly import needed_key
+from launchdarkly import KEY_TAG, fingerprint, needed_key
 from terminal import say, waiting
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,7 +66,8 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
 
     say(f"Stack {environment.stack.name}")
     values = {**chosen, **function_parameters(package, packages.name)}
-    if not environment.stack.apply(TEMPLATE, values):
+    tags = {KEY_TAG: fingerprint(key)} if package else {}
+    if not environment.stack.apply(TEMPLATE, values, tags):
         say("  nothing to change")
     outputs = environment.stack.outputs()
     if package and "DistributionId" in outputs and "Url" in outputs:

@@ -46,6 +46,10 @@ class Stack:
         found = self.describe() or {}
         return {entry["ParameterKey"]: entry.get("ParameterValue", "") for entry in found.get("Parameters", [])}
 
+    def tags(self) -> dict[str, str]:
+        found = self.describe() or {}
+        return {entry["Key"]: entry["Value"] for entry in found.get("Tags", [])}
+
     def resources(self) -> dict[str, str]:
         """Physical IDs of what the stack has, by logical ID. Unlike the outputs, also of a stack that failed."""
         found = client("cloudformation").describe_stack_resources(StackName=self.name)
@@ -104,13 +108,14 @@ class Stack:
     def _repair(self) -> str:
         return f"aws cloudformation continue-update-rollback --region {REGION} --stack-name {self.name}"
 
-    def apply(self, template: Path | None, values: dict[str, str]) -> bool:
+    def apply(self, template: Path | None, values: dict[str, str], tags: dict[str, str] | None = None) -> bool:
         """Creates or updates the stack and waits for it; False if there was nothing to change.
 
-        Parameters that `values` leaves out keep their value. Without a template the stack keeps its own.
+        Parameters and tags that are left out keep their value. Without a template the stack keeps its own.
         """
         new = not self.ready()
         before = {} if new else self.parameters()
+        tags = {**({} if new else self.tags()), **(tags or {})}
         kept = [
             name for name in before if name not in values and (not template or name in names(template, "Parameters"))
         ]
@@ -124,6 +129,7 @@ class Stack:
                 *({"ParameterKey": name, "ParameterValue": value} for name, value in values.items()),
                 *({"ParameterKey": name, "UsePreviousValue": True} for name in kept),
             ],
+            Tags=[{"Key": name, "Value": value} for name, value in tags.items()],
             Capabilities=["CAPABILITY_IAM"],
         )
         change_set, stack_id = made["Id"], made["StackId"]

@@ -43,6 +43,7 @@ class Stack:
         self.state = "REVIEW_IN_PROGRESS"
         self.body = ""
         self.parameters = {}
+        self.tags = {}
         self.outputs = {}
         self.resources = {}  # logical ID -> Resource
         self.events = []  # newest first
@@ -209,10 +210,11 @@ class Standin:
             {"ParameterKey": name, "ParameterValue": value} for name, value in stack.parameters.items()
         )
         outputs = members({"OutputKey": name, "OutputValue": value} for name, value in stack.outputs.items())
+        tags = members({"Key": name, "Value": value} for name, value in stack.tags.items())
         return (
             f"<Stacks><member><StackName>{stack.name}</StackName><StackId>{stack.id}</StackId>"
             f"<StackStatus>{stack.state}</StackStatus><CreationTime>2026-01-01T00:00:00Z</CreationTime>"
-            f"<Parameters>{parameters}</Parameters><Outputs>{outputs}</Outputs></member></Stacks>"
+            f"<Parameters>{parameters}</Parameters><Outputs>{outputs}</Outputs><Tags>{tags}</Tags></member></Stacks>"
         )
 
     def cfn_list_stacks(self, _):
@@ -258,6 +260,11 @@ class Standin:
                 break
             previous = form.get(prefix + "UsePreviousValue") == "true"
             values[key] = stack.parameters[key] if previous else form[prefix + "ParameterValue"]
+        tags = {}
+        for number in itertools.count(1):
+            if (key := form.get(f"Tags.member.{number}.Key")) is None:
+                break
+            tags[key] = form[f"Tags.member.{number}.Value"]
         change_set = f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:changeSet/{form['ChangeSetName']}"
         status, reason = "CREATE_COMPLETE", ""
         try:
@@ -265,16 +272,16 @@ class Standin:
         except templates.Refused as error:
             raise AwsFault("ValidationError", str(error)) from None
         self.stacks[name] = stack
-        if not new and body == stack.body and values == stack.parameters:
+        if not new and (body, values, tags) == (stack.body, stack.parameters, stack.tags):
             status = "FAILED"
             reason = (
                 "The submitted information didn't contain changes. Submit different information to create a change set."
             )
-        self.change_sets[change_set] = (stack, body, values, status, reason)
+        self.change_sets[change_set] = (stack, body, values, tags, status, reason)
         return f"<Id>{change_set}</Id><StackId>{stack.id}</StackId>"
 
     def cfn_describe_change_set(self, form):
-        stack, body, values, status, reason = self.change_sets[form["ChangeSetName"]]
+        stack, body, values, _, status, reason = self.change_sets[form["ChangeSetName"]]
         changes = ""
         if status == "CREATE_COMPLETE":
             names = templates.Resolved(templates.load(body), values, stack.name).resources()
@@ -292,8 +299,9 @@ class Standin:
         return ""
 
     def cfn_execute_change_set(self, form):
-        stack, body, values, _, _ = self.change_sets.pop(form["ChangeSetName"])
+        stack, body, values, tags, _, _ = self.change_sets.pop(form["ChangeSetName"])
         verb = "CREATE" if stack.state == "REVIEW_IN_PROGRESS" else "UPDATE"
+        stack.tags = tags
         stack.work = self.deploying(stack, body, values, verb, form["ClientRequestToken"])
         if not self.sluggish:
             stack.state = f"{verb}_IN_PROGRESS"

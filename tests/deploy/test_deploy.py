@@ -10,7 +10,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 import pages
-from harness import ROOT
+from harness import CANARY, ROOT
+from launchdarkly import fingerprint
 from standin import attached, behaviors_of
 
 FUNCTION = "arn:aws:lambda:us-east-1:123456789012:function:redirect-production"
@@ -80,6 +81,21 @@ def test_the_first_deploy_makes_everything(cloud):
     }
     assert uploads(cloud).index("site/style.css") < uploads(cloud).index("site/index.html"), "assets go before pages"
     assert cloud.aws.invalidations == [], "nothing was cached before"
+
+
+def test_the_stack_names_its_sdk_key_by_a_fingerprint(cloud, monkeypatch):
+    cloud.does("deploy")
+    first = cloud.stack().tags
+    assert first == {"redirect-sdk-key": fingerprint(CANARY)}
+    assert len(fingerprint(CANARY)) == 8 and fingerprint(CANARY) not in CANARY
+    cloud.stack().tags["team"] = "web"
+    cloud.does("detach")
+    cloud.does("deploy")
+    assert cloud.stack().tags == {**first, "team": "web"}, "tags of others stay"
+    other = "sdk-c0ffee00-0000-4000-8000-00000000beef"
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", other)
+    cloud.does("deploy")
+    assert cloud.stack().tags["redirect-sdk-key"] == fingerprint(other) != fingerprint(CANARY)
 
 
 def test_progress_is_shown_while_the_stack_is_made(cloud):
