@@ -22,7 +22,7 @@ from bucket import Package, PackageBucket
 from distribution import Attachment, Distribution
 from environment import Environment
 from failure import Failure
-from launchdarkly import fingerprint, needed_key
+from launchdarkly import KEY_TAG, fingerprint, needed_key
 from template import Refused, Resolved, load
 from terminal import say, waiting
 
@@ -60,7 +60,8 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
     exists = environment.stack.ready()
     if key:
         environment.stack.refuse_another_key(key, options.new_key)
-        tags[stack.KEY_TAG] = fingerprint(key)
+    if not options.without_function:
+        tags[KEY_TAG] = fingerprint(key)
     kept = environment.stack.parameters(TEMPLATE) if exists else {}
     resolved = foreseen(environment, kept | chosen, options)
     if options.attach:

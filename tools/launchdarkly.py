@@ -14,6 +14,9 @@ from failure import Failure
 
 KEY_VARIABLE = "LAUNCHDARKLY_SDK_KEY"
 
+# The tag of stacks, and the metadata of packages, that holds the fingerprint of their SDK key.
+KEY_TAG = "redirect-sdk-key"
+
 # An SDK key of LaunchDarkly; the Relay Proxy knows no other shape either.
 # https://launchdarkly.com/docs/sdk/concepts/client-side-server-side#keys
 KEY_SHAPE = re.compile(r"sdk-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -57,8 +60,8 @@ def sdk_key() -> str:
 
 
 def fingerprint(key: str) -> str:
-    """Tells one key from another without giving it away: 8 hex digits of a salted hash."""
-    return hashlib.sha256(f"redirect, SDK key: {key}".encode()).hexdigest()[:8]
+    """Names a key without showing it: 32 of a hash's bits exclude too few of 2**122 keys to help anyone guess."""
+    return hashlib.sha256(f"redirect: {key}".encode()).hexdigest()[:8] if key else "none"
 
 
 def needed_key(root: Path) -> str:

@@ -10,12 +10,9 @@ from botocore.exceptions import ClientError, WaiterError
 
 from aws import POLL_SECONDS, REGION, client, code_of
 from failure import Failure
-from launchdarkly import fingerprint
+from launchdarkly import KEY_TAG, fingerprint
 from template import Resolved, load
 from terminal import say, waiting
-
-# Of the SDK key that the stack was deployed with.
-KEY_TAG = "sdk-key-fingerprint"
 
 # States in which an update can start.
 # https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/view-stack-events.html
@@ -55,7 +52,8 @@ class Stack:
         return {name: value for name, value in values.items() if name in known}
 
     def tags(self) -> dict[str, str]:
-        return {tag["Key"]: tag["Value"] for tag in (self.describe() or {}).get("Tags", [])}
+        found = self.describe() or {}
+        return {entry["Key"]: entry["Value"] for entry in found.get("Tags", [])}
 
     def resources(self) -> dict[str, str]:
         """Physical IDs of what the stack has, by logical ID. Unlike the outputs, also of a stack that failed."""
@@ -118,7 +116,7 @@ class Stack:
     def refuse_another_key(self, key: str, is_meant: bool) -> None:
         """A wrong key in the shell would let another environment's flags decide."""
         before, now = self.tags().get(KEY_TAG), fingerprint(key)
-        if before not in (None, now) and not is_meant:
+        if before not in (None, fingerprint(""), now) and not is_meant:
             raise Failure(
                 f"The SDK key is not the one that the stack {self.name} was deployed with: its fingerprint is {now}, "
                 f"not {before}. Export the right one, or give --new-key if the key was rotated or replaced on purpose."

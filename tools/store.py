@@ -20,7 +20,7 @@ from aws import REGION, Tolerating, account_id, client
 from bucket import Package, PackageBucket
 from environment import Environment
 from failure import Failure
-from launchdarkly import KEY_VARIABLE, fingerprint, has_key, sdk_key
+from launchdarkly import KEY_TAG, KEY_VARIABLE, fingerprint, has_key, sdk_key
 from stack import Stack
 from template import Resolved, load
 from terminal import say
@@ -93,7 +93,7 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
         raise Failure(f"The SSM parameter {store.sdk_key} is not there. Export {KEY_VARIABLE} and run this again.")
     if key and places["SdkKeyParameter"] == store.sdk_key:
         store.stack.refuse_another_key(key, options.new_key)
-        tags[stack.KEY_TAG] = fingerprint(key)
+        tags[KEY_TAG] = fingerprint(key)
     recipe.run("_flag-sync")
     package = Package.of(PACKAGE)
 
@@ -183,11 +183,11 @@ def sync(environment: Environment, options: argparse.Namespace) -> int:
     """The binary on this machine does the work that the deployed function does, so that a person sees it."""
     store = FlagStore(environment)
     outputs, parameters = store.described()
-    if options.action == "once" and stack.KEY_TAG in store.stack.tags():
+    if options.action == "once" and KEY_TAG in store.stack.tags():
         key = secret_in(parameters["SdkKeyParameter"])
         store.stack.refuse_another_key(key, options.new_key)
         if options.new_key:
-            store.stack.apply(None, {}, {stack.KEY_TAG: fingerprint(key)})
+            store.stack.apply(None, {}, {KEY_TAG: fingerprint(key)})
     recipe.run("_flag-sync-here")
     command = [
         str(BINARY), options.action,

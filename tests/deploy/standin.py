@@ -211,13 +211,13 @@ class Standin:
             {"ParameterKey": name, "ParameterValue": value} for name, value in stack.parameters.items()
         )
         outputs = members({"OutputKey": name, "OutputValue": value} for name, value in stack.outputs.items())
+        tags = members({"Key": name, "Value": value} for name, value in stack.tags.items())
         return (
             f"<Stacks><member><StackName>{stack.name}</StackName><StackId>{stack.id}</StackId>"
             f"<StackStatus>{stack.state}</StackStatus><CreationTime>2026-01-01T00:00:00Z</CreationTime>"
             f"<EnableTerminationProtection>{str(stack.is_protected).lower()}</EnableTerminationProtection>"
             f"<Parameters>{parameters}</Parameters><Outputs>{outputs}</Outputs>"
-            f"<Tags>{members({'Key': name, 'Value': value} for name, value in stack.tags.items())}</Tags>"
-            "</member></Stacks>"
+            f"<Tags>{tags}</Tags></member></Stacks>"
         )
 
     def cfn_update_termination_protection(self, form):

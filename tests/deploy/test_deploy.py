@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 
 import pages
 from harness import CANARY, ROOT
+from launchdarkly import fingerprint
 from standin import attached, behaviors_of
 
 FUNCTION = "arn:aws:lambda:us-east-1:123456789012:function:redirect-production"
@@ -82,6 +83,21 @@ def test_the_first_deploy_makes_everything(cloud):
     }
     assert uploads(cloud).index("site/style.css") < uploads(cloud).index("site/index.html"), "assets go before pages"
     assert cloud.aws.invalidations == [], "nothing was cached before"
+
+
+def test_the_stack_names_its_sdk_key_by_a_fingerprint(cloud, monkeypatch):
+    cloud.does("deploy")
+    first = cloud.stack().tags
+    assert first == {"redirect-sdk-key": fingerprint(CANARY)}
+    assert len(fingerprint(CANARY)) == 8 and fingerprint(CANARY) not in CANARY
+    cloud.stack().tags["team"] = "web"
+    cloud.does("detach")
+    cloud.does("deploy")
+    assert cloud.stack().tags == {**first, "team": "web"}, "tags of others stay"
+    other = "sdk-c0ffee00-0000-4000-8000-00000000beef"
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", other)
+    cloud.does("deploy", "--new-key")
+    assert cloud.stack().tags["redirect-sdk-key"] == fingerprint(other) != fingerprint(CANARY)
 
 
 def test_progress_is_shown_while_the_stack_is_made(cloud):
@@ -254,7 +270,7 @@ OTHER_KEY = "sdk-0ddba115-0000-4000-8000-00000000beef"
 
 def test_another_key_must_be_meant(cloud, monkeypatch):
     cloud.does("deploy")
-    before = cloud.stack().tags["sdk-key-fingerprint"]
+    before = cloud.stack().tags["redirect-sdk-key"]
     assert re.fullmatch("[0-9a-f]{8}", before) and before not in CANARY
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", OTHER_KEY)
     cloud.recipes.clear()
@@ -263,7 +279,7 @@ def test_another_key_must_be_meant(cloud, monkeypatch):
     assert cloud.recipes == []
     cloud.package(b"with the other key")
     cloud.does("deploy", "--new-key")
-    assert cloud.stack().tags["sdk-key-fingerprint"] != before
+    assert cloud.stack().tags["redirect-sdk-key"] != before
     cloud.does("deploy")
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", CANARY)
     assert "give --new-key" in cloud.fails("deploy")
@@ -283,9 +299,9 @@ def test_tags_are_kept_from_one_deploy_to_the_next(cloud):
     cloud.does("deploy", "--tag", "team=web", "--tag", "cost=a=b")
     cloud.does("deploy", "--tag", "team=shop")
     tags = dict(cloud.stack().tags)
-    assert len(tags.pop("sdk-key-fingerprint")) == 8
+    assert len(tags.pop("redirect-sdk-key")) == 8
     assert tags == {"team": "shop", "cost": "a=b"}
-    for wrong in ("team", "=x", "aws:x=y", "sdk-key-fingerprint=0"):
+    for wrong in ("team", "=x", "aws:x=y", "redirect-sdk-key=0"):
         assert "expected NAME=VALUE" in cloud.fails("deploy", "--tag", wrong)
 
 

@@ -321,7 +321,7 @@ mod tests {
         for path in ["/site/beta", "/site/beta/", "/site/beta/index.html", "/site/beta/a/b", "/site/beta/../../x"] {
             check_edge(path, "function");
         }
-        for path in ["/site/a/", "/site/a/b.c/", "/site//"] {
+        for path in ["/site/a/", "/site/a/b.c/", "/site/a/."] {
             check_edge(path, "script");
         }
         for path in ["/site/index.html", "/site/beta.html", "/site//a", "/site/beta/logo.svg", "/site/beta/a/style.css"] {
