@@ -88,7 +88,8 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
     if options.attach:
         attach(attachment(environment, resolved), outputs)
     if "SiteBucketName" in outputs:
-        publish(local, outputs["SiteBucketName"], Distribution(outputs["DistributionId"]), packages)
+        site = bucket.owned(outputs["SiteBucketName"], account)
+        publish(local, site, Distribution(outputs["DistributionId"]), packages)
     closing_words(environment, outputs, options)
 
 
@@ -162,8 +163,8 @@ def attach(attachment: Attachment, outputs: dict[str, str]) -> None:
     distribution.wait_until_deployed()
 
 
-def publish(local: list[pages.Page], site: str, distribution: Distribution, packages: PackageBucket) -> None:
-    say(f"Site bucket {site}")
+def publish(local: list[pages.Page], site: dict[str, str], distribution: Distribution, packages: PackageBucket) -> None:
+    say(f"Site bucket {site['Bucket']}")
     changes = pages.plan(local, site)
     stale = sorted({*changes.stale, *packages.pending()})
     if stale:
@@ -280,7 +281,7 @@ def destroy(environment: Environment, options: argparse.Namespace) -> None:
             Distribution(existing).release(environment.function)
         if "SiteBucket" in has:
             say(f"Emptying the site bucket {has['SiteBucket']}")
-            bucket.empty(has["SiteBucket"])
+            bucket.empty(bucket.owned(has["SiteBucket"], account))
         say(f"Deleting the stack {environment.stack.name}")
         environment.stack.delete()
         if "LogBucket" in has:

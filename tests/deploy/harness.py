@@ -15,6 +15,7 @@ import botocore.session
 import aws
 import command_line
 import launchdarkly
+from permissions import needed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,6 +34,10 @@ class Cloud:
     def __init__(self, project, moto, standin, capsys):
         self.project, self.aws, self.capsys = project, standin, capsys
         self.calls = []  # operation and parameters of each call to AWS
+        self.policy = ""  # that of the command that runs
+        self.permissions = set()  # what the calls needed, each with the policy that should grant it
+        self.last_stack = ""
+        standin.on_call = self.note_permissions
         self.recipes = []  # the recipes that were run, each with the SDK key it saw
         self.begun = 0  # how many calls there were before the last command
         self.record, self.pauses = [], 0
@@ -55,6 +60,8 @@ class Cloud:
         """The exit status, the lines on stdout, the text on stderr."""
         self.capsys.readouterr()
         self.begun = len(self.calls)
+        is_store = arguments[0] in ("store-deploy", "store-destroy", "sync") or "store" in arguments
+        self.policy = "store-deployer-policy.json" if is_store else "deployer-policy.json"
         aws.session.cache_clear()
         aws.client.cache_clear()
         with (
@@ -62,7 +69,10 @@ class Cloud:
             patch.object(launchdarkly, "_hidden", ""),
             patch.object(boto3, "Session", self.session),
         ):
-            status = command_line.main(list(arguments))
+            try:
+                status = command_line.main(list(arguments))
+            finally:
+                self.policy = ""
         out, err = self.capsys.readouterr()
         self.record += [out, err]
         return status, out.splitlines(), err
@@ -86,8 +96,18 @@ class Cloud:
         made.events.register("after-call", lambda model, **_: self.after_call(model.name))
         return made
 
-    def note(self, params, model, **_):
+    def note_permissions(self, params, model, context, **_):
+        """Of the commands' own calls, and of those that CloudFormation makes for them."""
+        if self.policy:
+            # An ARN of a stack has its name too.
+            self.last_stack = params.get("StackName", self.last_stack).split(":stack/")[-1].split("/")[0]
+            service, region = model.service_model.service_name, context["client_region"]
+            calls = needed(service, model.name, params, region, model.http["method"], self.last_stack)
+            self.permissions |= {(self.policy, call) for call in calls}
+
+    def note(self, params, model, context, **_):
         self.before_call(model.name)
+        self.note_permissions(params, model, context)
         self.calls.append((model.name, params))
         # The stand-in keeps what goes to SSM.
         if model.name != "PutParameter":

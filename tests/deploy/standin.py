@@ -60,14 +60,17 @@ class Resource:
 class Standin:
     def __init__(self, moto_url):
         def client(service):
-            return boto3.client(
+            made = boto3.client(
                 service, endpoint_url=moto_url, region_name=REGION, aws_access_key_id="a", aws_secret_access_key="b"
             )
+            made.meta.events.register("provide-client-params", lambda **call: self.on_call(**call))
+            return made
 
         self.moto_url = moto_url
         self.s3, self.iam, self.lambda_ = client("s3"), client("iam"), client("lambda")
         self.dynamodb, self.logs, self.events = client("dynamodb"), client("logs"), client("events")
         self.gateway, self.cloudwatch = client("apigatewayv2"), client("cloudwatch")
+        self.on_call = lambda **_: None  # is given each call that CloudFormation makes for the deployer
         self._lock = threading.RLock()
         standin = self
 

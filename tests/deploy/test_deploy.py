@@ -452,13 +452,16 @@ def test_a_bucket_of_someone_else_gets_no_package(cloud):
     assert "PutObject" not in cloud.operations()
 
 
-def test_every_use_of_the_package_bucket_names_its_owner(cloud):
+def test_every_use_of_a_bucket_names_its_owner(cloud):
+    """Of the site's too, whose name someone may take when it is gone."""
     cloud.does("deploy")
-    private = [
-        params for operation, params in cloud.calls if params.get("Bucket") == PACKAGES and operation != "CreateBucket"
-    ]
-    assert len(private) >= 7
-    assert all(params["ExpectedBucketOwner"] == "123456789012" for params in private)
+    (cloud.project / "site/style.css").unlink()
+    cloud.does("deploy")
+    cloud.does("destroy", "--yes", "production")
+    uses = [(name, params) for name, params in cloud.calls if "Bucket" in params and name != "CreateBucket"]
+    assert len({params["Bucket"] for _, params in uses}) == 2
+    assert {"PutObject", "ListObjectsV2", "DeleteObjects", "ListObjects", "DeleteBucket"} <= {name for name, _ in uses}
+    assert [name for name, params in uses if params.get("ExpectedBucketOwner") != "123456789012"] == []
 
 
 def test_a_lost_connection_does_not_end_a_wait(cloud):

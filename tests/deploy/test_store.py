@@ -315,7 +315,7 @@ def test_another_key_must_be_meant(cloud, monkeypatch):
 
 def test_a_key_in_secrets_manager_is_compared_too(cloud):
     cloud.does("store-deploy")
-    arn = cloud.secrets.create_secret(Name="launchdarkly/key", SecretString=OTHER_KEY)["ARN"]
+    arn = cloud.secrets.create_secret(Name="redirect/key", SecretString=OTHER_KEY)["ARN"]
     cloud.does("store-deploy", "--set", f"SdkKeyParameter={arn}")
     write_flag_sync(cloud, 0)
     assert "give --new-key" in cloud("sync")[2]
