@@ -151,6 +151,17 @@ class Cloud:
             logGroupName=group, logStreamName="1", logEvents=[{"timestamp": stamp, "message": message}]
         )
 
+    def make_table(self, region, name):
+        """In place of a replica, which moto does not make."""
+        session = new_session()
+        client = session.client("dynamodb", region_name=region, aws_access_key_id="a", aws_secret_access_key="b")
+        client.create_table(
+            TableName=name,
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": "namespace", "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": "namespace", "KeyType": "HASH"}],
+        )
+
     def buckets(self):
         return sorted(bucket["Name"] for bucket in self.s3.list_buckets()["Buckets"])
 

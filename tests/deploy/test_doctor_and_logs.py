@@ -34,11 +34,15 @@ def findings(cloud):
 def test_doctor_looks_at_everything(ready):
     ready.does("deploy")
     found = findings(ready)
-    assert list(found) == ["SDK key", "Flag", "Credentials", "Region", "Concurrency", "Zip quota", "Stack"]
+    assert list(found) == [
+        "SDK key", "Flag", "Credentials", "Region", "Concurrency", "Zip quota", "Stack", "Behaviors",
+    ]  # fmt: skip
     assert [name for name, (right, _) in found.items() if not right] == ["Concurrency"]
     assert "boolean and on (version 3)" in found["Flag"][1]
     assert "123456789012" in found["Credentials"][1]
-    assert "Service Quotas" in found["Concurrency"][1]
+    assert "at most 100 requests a second" in found["Concurrency"][1] and "Service Quotas" in found["Concurrency"][1]
+    assert "has 9 cache behaviors" in found["Behaviors"][1]
+    assert "Free refuses it (5), Pro allows it (10)" in found["Behaviors"][1]
     assert "1 MB" in found["Zip quota"][1]
     assert found["Stack"][1].endswith("the function is attached")
 
@@ -84,6 +88,53 @@ def test_doctor_sees_missing_credentials_and_a_broken_stack(ready, monkeypatch):
     assert not found["Credentials"][0] and "Sign in" in found["Credentials"][1]
     assert found["Flag"][0], "what needs no account is still examined"
     assert found["Stack"][1] == "not examined, as it needs: Credentials"
+
+
+@pytest.fixture
+def store_source(ready, monkeypatch):
+    """The flag comes from a table, and no event goes to LaunchDarkly."""
+    path = ready.project / "redirect.toml"
+    text = path.read_text()
+    for before, after in (
+        ('source = "launchdarkly"', 'source = "dynamodb"'),
+        ('events = "full"', 'events = "off"'),
+        ('store_table = ""', 'store_table = "redirect-production-flags"'),
+        ('store_regions = ""', 'store_regions = "us-east-1, eu-central-1"'),
+    ):
+        assert before in text
+        text = text.replace(before, after)
+    path.write_text(text)
+    ready.does("store-deploy")
+    monkeypatch.delenv("LAUNCHDARKLY_SDK_KEY")
+    return ready
+
+
+def test_doctor_examines_a_store_and_asks_for_no_key_that_is_not_needed(store_source):
+    cloud = store_source
+    policy = cloud.stack("redirect-production-flags").resources["ReadPolicy"].physical
+    found = findings(cloud)
+    assert found["SDK key"] == (True, "not needed: the flag comes from a store, and events are off")
+    assert found["Flag"][0] and cloud.launchdarkly.asked == []
+    assert not found["Flag store"][0] and "in eu-central-1 is not there" in found["Flag store"][1]
+
+    cloud.make_table("eu-central-1", "redirect-production-flags")
+    right, text = findings(cloud)["Flag store"]
+    assert right and "us-east-1, eu-central-1" in text and "FlagStorePolicyArn" in text
+    cloud.does("deploy")
+    right, text = findings(cloud)["Flag store"]
+    assert not right and "no policy to read the table" in text
+    cloud.does("deploy", "--set", f"FlagStorePolicyArn={policy}")
+    right, text = findings(cloud)["Flag store"]
+    assert right and policy in text
+
+
+@pytest.mark.parametrize("fault", [403, 500])
+def test_doctor_goes_on_when_a_call_is_refused_or_fails(ready, fault):
+    ready.does("deploy")
+    ready.aws.faults["GetDistributionConfig"] = [fault] * 8
+    found = findings(ready)
+    assert not found["Stack"][0] and "GetDistributionConfig failed" in found["Stack"][1]
+    assert found["Behaviors"] == (False, "not examined, as it needs: Stack")
 
 
 def write_log(cloud, region, message, seconds_ago):

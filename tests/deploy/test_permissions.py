@@ -25,7 +25,8 @@ def test_what_the_commands_call_is_recorded(cloud):
     assert of[EDGE] >= {
         "s3:PutObject", "cloudformation:ExecuteChangeSet", "cloudformation:UpdateTerminationProtection",
         "lambda:CreateFunction", "lambda:PublishVersion", "iam:PassRole", "iam:PutRolePolicy",
-        "cloudfront:GetDistributionConfig", "cloudwatch:PutMetricAlarm", "cloudwatch:PutDashboard", "sts:GetCallerIdentity",
+        "cloudfront:GetDistributionConfig", "cloudwatch:PutMetricAlarm", "cloudwatch:PutDashboard",
+        "sts:GetCallerIdentity",
     }  # fmt: skip
     assert of[STORE] >= {
         "ssm:PutParameter", "dynamodb:CreateTable", "iam:CreatePolicy", "iam:ListEntitiesForPolicy", "events:PutRule",
@@ -52,6 +53,7 @@ def test_only_what_has_no_resource_is_granted_everywhere(policy):
 
 
 LAMBDA = (("iam:PassedToService", "lambda.amazonaws.com"),)
+AWS_POLICY = "arn:aws:iam::aws:policy"
 ROLE = "arn:aws:iam::123456789012:role/"
 
 
@@ -63,7 +65,7 @@ ROLE = "arn:aws:iam::123456789012:role/"
         (EDGE, Needed("cloudformation:DeleteStack", "arn:aws:cloudformation:us-east-1:123456789012:stack/another/1")),
         (EDGE, Needed("iam:PassRole", f"{ROLE}another", LAMBDA)),
         (EDGE, Needed("iam:PassRole", f"{ROLE}redirect-x", (("iam:PassedToService", "ec2.amazonaws.com"),))),
-        (EDGE, Needed("iam:AttachRolePolicy", f"{ROLE}redirect-x", (("iam:PolicyARN", "arn:aws:iam::aws:policy/Admin"),))),
+        (EDGE, Needed("iam:AttachRolePolicy", f"{ROLE}redirect-x", (("iam:PolicyARN", f"{AWS_POLICY}/Admin"),))),
         (EDGE, Needed("iam:CreateServiceLinkedRole", f"{ROLE}aws-service-role/x", (("iam:AWSServiceName", "x"),))),
         (EDGE, Needed("ssm:GetParameter", "arn:aws:ssm:us-east-1:123456789012:parameter/redirect/production/sdk-key")),
         (STORE, Needed("s3:GetObject", "arn:aws:s3:::redirect-production-packages-123456789012/key")),
