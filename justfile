@@ -108,6 +108,18 @@ doctor *OPTIONS: (_python "deploy")
 deploy *OPTIONS: (_python "deploy")
     @python tools/command_line.py deploy "$@"
 
+# Publish site/ alone; the function stays as it is
+[no-exit-message]
+[positional-arguments]
+publish *OPTIONS: (_python "deploy")
+    @python tools/command_line.py publish "$@"
+
+# Make the package that was live before live again, or the one with that hash (--list shows them)
+[no-exit-message]
+[positional-arguments]
+rollback *OPTIONS: (_python "deploy")
+    @python tools/command_line.py rollback "$@"
+
 # Take the function off the distribution at once: everyone gets the current site
 [no-exit-message]
 [positional-arguments]

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 import edge
+import rollback
 import store
 from aws import REPORTED, explained
 from environment import Environment
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         if options.command == "logs":
             return 0  # the way to end it
-        again = f"just {options.command} {options.environment}"
+        again = " ".join(filter(None, ("just", options.command, options.environment, getattr(options, "hash", ""))))
         print(f"\nInterrupted. What AWS has begun goes on there; {again} resumes.", file=sys.stderr)
         return 130
 
@@ -67,6 +68,14 @@ def parser() -> argparse.ArgumentParser:
             "--set", action="append", default=[], metavar="NAME=VALUE",
             help="a parameter of the template, kept by later deployments; may be repeated",
         )  # fmt: skip
+    command("publish", edge.publish, "publish site/ without building or changing the function")
+    rolling = command(
+        "rollback", rollback.run, "make the package that was live before live again",
+        "Needs neither a build nor the SDK key nor LaunchDarkly.",
+    )  # fmt: skip
+    rolling.add_argument("hash", nargs="?", default="", metavar="HASH", help="the beginning of a package's hash")
+    rolling.add_argument("--list", action="store_true", help="list what can be chosen, and change nothing")
+    rolling.add_argument("--new-key", action="store_true", help="accept a package with another SDK key")
     command("detach", edge.detach, "take the function off the distribution: everyone gets the current site")
     command("destroy", edge.destroy, "delete everything that deploy made", "Waits for the replicas, which takes hours.")
     command("store-destroy", store.destroy, "delete everything that store-deploy made")

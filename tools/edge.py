@@ -13,12 +13,13 @@ from botocore.exceptions import ClientError
 
 import bucket
 import doctor
+import last_flags
 import logs
 import pages
 import recipe
 import stack
 from aws import REGION, account_id, client, code_of
-from bucket import Package, PackageBucket
+from bucket import Package, PackageBucket, now
 from distribution import Distribution
 from environment import Environment
 from failure import Failure
@@ -31,7 +32,7 @@ PACKAGE = ROOT / "target" / "edge" / "redirect.zip"
 SITE = ROOT / "site"
 
 # Parameters of the template that deploy itself sets.
-MANAGED = {"PackageBucket", "PackageKey", "PackageSha256", "AttachFunction"}
+MANAGED = {"PackageBucket", "PackageKey", "PackageSha256", "Release", "AttachFunction"}
 
 # How often destroy tries whether the replicas are gone, which is after hours.
 REPLICA_POLL_SECONDS = 60
@@ -59,25 +60,36 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
             f"now. just detach {environment.name} takes it away from the viewers."
         )
 
-    package = None if options.without_function else build(key)
+    before = environment.stack.parameters() if exists else {}
+    package = None if options.without_function else build(environment, packages, before.get("PackageKey", ""), key)
     packages.secure()
     if package:
-        packages.upload(package)
+        packages.upload(package, fingerprint(key))
+        if before:
+            packages.note_live()
 
     say(f"Stack {environment.stack.name}")
     values = {**chosen, **function_parameters(package, packages.name)}
+    if package and before.get("PackageKey") == package.key and not environment.stack.was_rolled_back():
+        values.pop("Release")
     tags = {KEY_TAG: fingerprint(key)} if package else {}
     if not environment.stack.apply(TEMPLATE, values, tags):
         say("  nothing to change")
     outputs = environment.stack.outputs()
     if package and "DistributionId" in outputs and "Url" in outputs:
         reattach(environment, outputs["DistributionId"])
+    if package:
+        packages.note_live()
     if "SiteBucketName" in outputs:
-        publish(local, outputs["SiteBucketName"], Distribution(outputs["DistributionId"]), packages)
+        publish_pages(local, outputs["SiteBucketName"], Distribution(outputs["DistributionId"]), packages)
     closing_words(environment, outputs, bool(package))
 
 
-def build(key: str) -> Package:
+def build(environment: Environment, packages: PackageBucket, live: str, key: str) -> Package:
+    """Flag data that did not change keeps its date, so that the same inputs make the package that is live; and while
+    LaunchDarkly is down, the live package's flag data is used again."""
+    if live and environment.stack.tags().get(KEY_TAG) == fingerprint(key) and (flags := packages.flags(live)):
+        last_flags.write(ROOT, key, flags)
     recipe.run("package", key)
     return read_package(PACKAGE)
 
@@ -100,6 +112,7 @@ def function_parameters(package: Package | None, packages: str) -> dict[str, str
         "PackageBucket": packages,
         "PackageKey": package.key,
         "PackageSha256": package.checksum,
+        "Release": now(),
         "AttachFunction": "yes",
     }
 
@@ -113,7 +126,7 @@ def reattach(environment: Environment, distribution_id: str) -> None:
     environment.stack.apply(None, {"AttachFunction": "yes"})
 
 
-def publish(local: list[pages.Page], site: str, distribution: Distribution, packages: PackageBucket) -> None:
+def publish_pages(local: list[pages.Page], site: str, distribution: Distribution, packages: PackageBucket) -> None:
     say(f"Site bucket {site}")
     changes = pages.plan(local, site)
     stale = sorted({*changes.stale, *packages.pending()})
@@ -157,6 +170,21 @@ def dry_run(environment: Environment, chosen: dict[str, str], local: list[pages.
     for page in local:
         say(f"   {page.key:<28} {page.content_type:<26} {page.cache_control}")
     say("\n4. Invalidate the paths whose content changed, wait for it, and print the address")
+
+
+# ---- publish ---------------------------------------------------------------------------------------------------------
+
+
+def publish(environment: Environment, _: argparse.Namespace) -> None:
+    local = pages.pages(SITE)
+    environment.described()
+    environment.stack.ready()
+    outputs = environment.stack.outputs()
+    if "SiteBucketName" not in outputs:
+        raise Failure(f"The stack {environment.stack.name} has no bucket of its own: upload the site to yours.")
+    packages = PackageBucket(environment.stack, account_id())
+    publish_pages(local, outputs["SiteBucketName"], Distribution(outputs["DistributionId"]), packages)
+    say(outputs["Url"])
 
 
 # ---- detach ----------------------------------------------------------------------------------------------------------

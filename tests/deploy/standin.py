@@ -514,8 +514,9 @@ class Standin:
         name = properties["FunctionName"]
         if old:
             self.lambda_.update_function_code(FunctionName=name, **properties["Code"])
-            if "Environment" in properties:
-                self.lambda_.update_function_configuration(FunctionName=name, Environment=properties["Environment"])
+            settings = ("Environment", "Description", "Runtime", "MemorySize", "Timeout")
+            changed = {setting: properties[setting] for setting in settings if setting in properties}
+            self.lambda_.update_function_configuration(FunctionName=name, **changed)
         else:
             self.lambda_.create_function(**properties)
         return name, {"Arn": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}"}
@@ -525,6 +526,11 @@ class Standin:
         actual = self.lambda_.get_function(FunctionName=name)["Configuration"]["CodeSha256"]
         if actual != properties["CodeSha256"]:
             raise AwsFault("InvalidRequest", f"CodeSHA256 {properties['CodeSha256']} is different from {actual}")
+        # Lambda publishes nothing that is equal to the version before, and CloudFormation takes that for a failure.
+        same = ("CodeSha256", "Description", "Runtime", "MemorySize", "Timeout")
+        latest, *versions = self.lambda_.list_versions_by_function(FunctionName=name)["Versions"]
+        if versions and all(latest[setting] == versions[-1][setting] for setting in same):
+            raise AwsFault("AlreadyExists", "A version for this Lambda function exists ( 1 ). Modify the function.")
         return self.lambda_.publish_version(FunctionName=name)["FunctionArn"], {}
 
     def make_cloudfront_originaccesscontrol(self, physical, properties, _):
