@@ -102,6 +102,12 @@ package *OPTIONS: (_python "build")
 doctor *OPTIONS: (_python "deploy")
     @python tools/command_line.py doctor "$@"
 
+# What runs, what the flag says, and what viewers got in the last minutes (an environment's name, --json)
+[no-exit-message]
+[positional-arguments]
+status *OPTIONS: (_python "deploy")
+    @python tools/command_line.py status "$@"
+
 # Put site and function on AWS (an environment's name, --dry-run, --without-function, --set PARAMETER=VALUE)
 [no-exit-message]
 [positional-arguments]

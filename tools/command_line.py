@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import edge
 import rollback
+import status
 import store
 from aws import REPORTED, explained
 from environment import Environment
@@ -68,6 +69,12 @@ def parser() -> argparse.ArgumentParser:
             "--set", action="append", default=[], metavar="NAME=VALUE",
             help="a parameter of the template, kept by later deployments; may be repeated",
         )  # fmt: skip
+    seeing = command(
+        "status", status.run, "show what runs, what the flag says, and what viewers got",
+        f"The log's last {status.MINUTES} minutes are read in all Regions at once. Ends with 1 when something cannot "
+        "be read.",
+    )  # fmt: skip
+    seeing.add_argument("--json", action="store_true", help="print JSON")
     command("publish", edge.publish, "publish site/ without building or changing the function")
     rolling = command(
         "rollback", rollback.run, "make the package that was live before live again",

@@ -1,7 +1,7 @@
 """A stand-in for what moto cannot do: CloudFormation with CloudFront's types, CloudFront, replicated functions.
 
 It works the project's real templates out, makes what moto has in moto, and keeps distributions itself. Questions for
-SSM pass through it to moto.
+SSM and CloudWatch Logs pass through it to moto.
 CloudFormation's work goes on with every question about the stack's events, so that a test needs no clock. It records
 every request, and fails where a test wants it to.
 """
@@ -95,6 +95,9 @@ class Standin:
         self._server.server_close()
 
     def reset(self):
+        self.query_results = {}  # Region -> rows of Logs Insights, which has no engine here
+        self.query_state = "Complete"  # how a query ends, after a question that finds it running
+        self.queries = {}  # ID -> Region, text, whether it was asked for before
         self.requests = []  # as text, but for the secrets that are put into SSM
         self.put_parameters = []  # these
         self.regions = set()  # the Regions in whose name requests were signed
@@ -156,7 +159,11 @@ class Standin:
 
     def route(self, method, path, form, body, headers):
         service, _, operation = headers.get("X-Amz-Target", "").partition(".")
-        if service == "AmazonSSM":
+        if operation in ("StartQuery", "GetQueryResults"):
+            region = re.findall(r"/\d{8}/([\w-]+)/", headers["Authorization"])[0]
+            handler = self.start_query if operation == "StartQuery" else self.get_query_results
+            return operation, lambda: (200, {}, json.dumps(handler(region, json.loads(body))))
+        if service in ("AmazonSSM", "Logs_20140328"):
             return operation, lambda: self.pass_on(body, headers)
         if "Action" in form:
             action = form["Action"]
@@ -649,6 +656,23 @@ class Standin:
                 "</InvalidationBatch></Invalidation>"
             ),
         )
+
+    # ---- Logs Insights -----------------------------------------------------------------------------------------------
+
+    def start_query(self, region, request):
+        name = f"query-{next(self._numbers)}"
+        self.queries[name] = [region, request, False]
+        return {"queryId": name}
+
+    def get_query_results(self, region, request):
+        asked = self.queries[request["queryId"]]
+        assert asked[0] == region, "a query is known in its own Region alone"
+        asked[2], again = True, asked[2]
+        rows = [
+            [{"field": name, "value": value} for name, value in row.items()]
+            for row in self.query_results.get(region, [])
+        ]
+        return {"status": self.query_state if again else "Running", "results": rows if again else []}
 
     # ---- Lambda ------------------------------------------------------------------------------------------------------
 

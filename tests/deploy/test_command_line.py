@@ -16,6 +16,7 @@ from harness import CANARY, ROOT
 
 COMMANDS = (
     "deploy",
+    "status",
     "publish",
     "rollback",
     "detach",

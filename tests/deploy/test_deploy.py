@@ -284,7 +284,7 @@ def test_a_new_runtime_makes_a_new_version_of_the_same_package(cloud):
     assert attached(cloud.config()) == {f"{FUNCTION}:2"}
 
 
-def test_a_package_whose_deployment_failed_can_be_deployed_again(cloud):
+def test_a_package_whose_deployment_failed_can_be_deployed_again(cloud, moments):
     """Lambda publishes nothing that is equal to the version before, which the failed deployment has left behind."""
     cloud.does("deploy")
     cloud.package(b"second")

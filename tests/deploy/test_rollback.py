@@ -17,14 +17,6 @@ OTHER_KEY = "sdk-c0ffee00-0000-4000-8000-00000000beef"
 
 
 @pytest.fixture
-def moments(monkeypatch):
-    """Each deployment has a moment of its own."""
-    numbers = iter(range(60))
-    for module in ("edge", "rollback", "bucket"):
-        monkeypatch.setattr(f"{module}.now", lambda: f"2026-01-31T12:{next(numbers):02}:00Z")
-
-
-@pytest.fixture
 def deployed(cloud, moments):
     """Three packages, one after the other; `hashes` has theirs."""
     cloud.hashes = [deploy(cloud, content) for content in (b"first", b"second", b"third")]
