@@ -21,7 +21,10 @@ S3_ACTIONS = {
     "PutBucketEncryption": "PutEncryptionConfiguration",
 }
 # Calls about nothing in particular.
-WITHOUT_RESOURCE = {"ListStacks", "GetAccountSettings", "GetCallerIdentity", "DescribeRegions", "DescribeLogGroups"}
+WITHOUT_RESOURCE = {
+    "DescribeLogGroups", "DescribeRegions", "GetAccountSettings", "GetCallerIdentity", "GetQueryResults", "ListStacks",
+    "StopQuery",
+}  # fmt: skip
 
 
 class Needed(NamedTuple):
