@@ -5,8 +5,8 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 
 export PATH := justfile_directory() / ".tools/bin" + ":" + env("PATH")
 export PYTHONDONTWRITEBYTECODE := "1"
-# The tests wait for processes and time-outs more than they compute.
-export RUST_TEST_THREADS := "8"
+# The tests wait for processes and timeouts more than they compute.
+export RUST_TEST_THREADS := "12"
 
 # How a function for Lambda is built: at a fixed address, which saves 12,000 relocations at each cold start.
 static := "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS=-Crelocation-model=static"
@@ -30,16 +30,44 @@ preview *OPTIONS:
     cargo build --locked --package redirect --package preview
     @exec target/debug/preview {{OPTIONS}}
 
-# Run all tests, as CI does
-test: (_debian "redis-server:redis-server" "chromium:chromium" "npm:npm" "node:nodejs" "valgrind:valgrind") (_python "build") (_python "test") (_npm "tests/stores/node") (_npm "crates/preview/tests") lint doc
+# Run all tests, as CI does: a phase each, with a table of their times at the end
+[no-exit-message]
+test:
+    @JUST_EXECUTABLE="{{just_executable()}}" python3 tests/phases.py
+
+# Format, clippy and the tests of the function alone: what to run while you edit src/
+check: (_python "build") (_python "test")
+    cargo fmt --all --check
+    cargo clippy --locked --package redirect --features regional --tests --bins -- -D warnings
+    cargo test --locked --package redirect --features regional -- --skip the_package_answers_every_event
+
+_test-setup: (_debian "redis-server:redis-server" "chromium:chromium" "npm:npm" "node:nodejs" "valgrind:valgrind") (_python "build") (_python "test") (_python "lint") (_npm "tests/stores/node") (_npm "crates/preview/tests")
+
+# The package is built twice, in two folders, with the same bytes
+test-package: (_python "build")
     @.tools/bin/python tests/package/twice.py
-    cargo test --workspace --all-features
-    # As a deployment optimises: it met a limit of the compiler that no other build here does.
-    cargo rustc --package flag-sync --bin flag-sync -- -Copt-level=2
+
+# The tests of every crate
+test-rust: (_python "test") (_npm "tests/stores/node")
+    cargo test --locked --workspace --all-features
+
+# flag-sync compiles as a deployment optimizes it: that met a limit of the compiler that no other build here does
+test-flag-sync:
+    cargo rustc --locked --package flag-sync --bin flag-sync -- -Copt-level=2
+
+# The instructions of a start and of an invocation, of the build that is there
+test-guard: _noop
+    @[ -x target/lambda/redirect/bootstrap ] || just build
     @just _count
+
+# The preview, the pictures and the pages of docs/ in a real browser
+test-browser: (_npm "crates/preview/tests")
+    cargo build --locked --package redirect --package preview
     node --test crates/preview/tests/*.test.mjs
-    @just test-tools
-    @.tools/bin/python tests/fuzz/run.py --seconds 30
+
+# The decision with random requests, for half a minute
+test-fuzz:
+    @python3 tests/fuzz/run.py --seconds 30
 
 # Run the tests of tools/: package, deployment and templates (arguments go to pytest)
 [no-exit-message]
