@@ -1,7 +1,8 @@
 """What `just invoke` says about the flag, and which events it knows. The function itself is tested in tests/it."""
 
-import invoke
 import pytest
+
+import invoke
 from failure import Failure
 
 
