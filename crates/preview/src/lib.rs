@@ -11,6 +11,8 @@ mod control;
 mod environment;
 mod flag;
 mod journal;
+#[cfg(test)]
+mod path_rules;
 mod population;
 mod rules;
 mod script;
