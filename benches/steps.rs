@@ -44,10 +44,10 @@ fn evaluate(criterion: &mut Criterion) {
     }
 }
 
-fn serialise(criterion: &mut Criterion) {
+fn serialize(criterion: &mut Criterion) {
     let redirect = Redirect { status: 302, location: "/site/beta/shop/bicycles/city/index.html?size=54".to_owned() };
     let answer = Answer::Redirect(redirect);
-    criterion.bench_function("serialise", |bencher| bencher.iter(|| black_box(&answer).to_json().is_ok()));
+    criterion.bench_function("serialize", |bencher| bencher.iter(|| black_box(&answer).to_json().is_ok()));
 }
 
 /// Flags with an environment whose flag names so many viewers.
@@ -81,5 +81,5 @@ fn in_redirect_toml(field: &str) -> Option<String> {
     value.map(|value| value.trim_matches('"').to_owned())
 }
 
-criterion_group!(steps, parse, decide, evaluate, serialise);
+criterion_group!(steps, parse, decide, evaluate, serialize);
 criterion_main!(steps);

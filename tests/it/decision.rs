@@ -92,7 +92,7 @@ async fn a_payload_that_is_no_utf_8_is_refused_in_clear_words_and_the_next_one_i
 }
 
 #[tokio::test]
-async fn without_a_key_it_is_offline_and_says_so_first() {
+async fn without_a_key_it_is_offline_and_logs_so_first() {
     let lambda = RuntimeApi::start().await.unwrap();
     let function = start(&lambda, "http://127.0.0.1:1", &[("LAUNCHDARKLY_SDK_KEY", "")]);
     let launchdarkly = launchdarkly(flag(1, true)).await;
@@ -107,7 +107,7 @@ async fn without_a_key_it_is_offline_and_says_so_first() {
 }
 
 #[tokio::test]
-async fn the_log_never_names_the_viewer_unless_it_is_told_to() {
+async fn the_log_never_names_the_viewer_unless_it_is_logged_to() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
     world.visit("/secret-path?secret-query", "192.0.2.77").await;
     let log = world.function.log().join("\n");

@@ -70,7 +70,7 @@ fn a_wrong_key_is_refused_and_never_shown() {
 }
 
 #[tokio::test]
-async fn a_start_that_fails_tells_lambda_why() {
+async fn a_start_that_fails_reports_lambda_why() {
     let lambda = RuntimeApi::start().await.unwrap();
     let mut function = start(&lambda, "http://127.0.0.1:1", &[("REDIRECT_EVENTS", "some")]);
     let error = lambda.init_error().await;
