@@ -104,7 +104,7 @@ fn source(
         (Source::Redis, _) => {
             let redis = RedisDataStore::builder(&settings.store_redis_url).clock(clock.clone());
             let redis = if settings.store_prefix.is_empty() { redis } else { redis.prefix(&settings.store_prefix) };
-            let redis = redis.time_out(settings.request_timeout()).build_async()?;
+            let redis = redis.timeout(settings.request_timeout()).build_async()?;
             Ok(Box::new(StoreSource::new("redis", vec![redis], settings.viewer_budget)))
         }
     }

@@ -74,7 +74,7 @@ pub enum Difference {
     Deleted,
     /// LaunchDarkly no longer has it.
     Gone,
-    /// The store has something that is no item.
+    /// The store has something that is not an item.
     Malformed,
 }
 
@@ -260,7 +260,7 @@ pub struct Report {
     pub written: usize,
     /// Items replaced by tombstones.
     pub deleted: usize,
-    /// How often it began anew because another writer came first, or LaunchDarkly's answer was old.
+    /// How often it started again because another writer was first, or LaunchDarkly's answer was old.
     pub repeated: u32,
 }
 

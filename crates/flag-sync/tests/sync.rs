@@ -467,7 +467,7 @@ each_store!(
 );
 
 #[tokio::test]
-async fn an_item_that_does_not_fit_is_told_by_name_and_the_rest_is_written() {
+async fn an_item_that_does_not_fit_is_reported_by_name_and_the_rest_is_written() {
     let mut large = flag("large", 1);
     large["text"] = json!("x".repeat(400_000));
     let (_standin, source) = launchdarkly(&[flag("a", 1), large], &[]).await;

@@ -1,6 +1,6 @@
 //! DynamoDB.
 //!
-//! One table holds the data of one or more environments, told apart by a prefix:
+//! One table holds the data of one or more environments, distinguished by a prefix:
 //!
 //! | `namespace` (partition key) | `key` (sort key) | other attributes |
 //! |---|---|---|
@@ -14,8 +14,8 @@
 //! <https://launchdarkly.com/docs/sdk/features/storing-data/dynamodb>
 
 use super::{
-    AwsTransport, Condition, Contents, DataStore, Everything, INITED, Marks, SYNCED, Store, StoreError, Stored,
-    USUAL_TIME_OUT, from_millis, namespace, to_millis,
+    AwsTransport, Condition, Contents, DEFAULT_TIME_OUT, DataStore, Everything, INITED, Marks, SYNCED, Store,
+    StoreError, Stored, from_millis, namespace, to_millis,
 };
 use crate::backoff::jitter;
 use crate::clock::Clock;
@@ -37,11 +37,11 @@ use std::time::{Duration, SystemTime};
 const LARGEST_ITEM: usize = 400_000;
 
 /// What one read and one write of a batch take.
-const MOST_READS: usize = 100;
-const MOST_WRITES: usize = 25;
+const MAX_BATCH_READS: usize = 100;
+const MAX_BATCH_WRITES: usize = 25;
 
 /// How often what a batch left over is sent again, and how long after the first time; each time twice as long.
-const MOST_TRIES: u32 = 8;
+const MAX_ATTEMPTS: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
 type Row = HashMap<String, AttributeValue>;
@@ -73,7 +73,7 @@ impl DynamoDbDataStore {
             prefix: String::new(),
             config: None,
             clock: Clock::default(),
-            time_out: USUAL_TIME_OUT,
+            timeout: DEFAULT_TIME_OUT,
         }
     }
 }
@@ -85,7 +85,7 @@ pub struct DynamoDbBuilder {
     prefix: String,
     config: Option<Config>,
     clock: Clock,
-    time_out: Duration,
+    timeout: Duration,
 }
 
 impl DynamoDbBuilder {
@@ -107,8 +107,8 @@ impl DynamoDbBuilder {
 
     /// How long one request may take.
     #[must_use]
-    pub fn time_out(mut self, time_out: Duration) -> Self {
-        self.time_out = time_out;
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
         self
     }
 
@@ -135,7 +135,7 @@ impl DynamoDbBuilder {
     /// # Errors
     /// [`StoreError::Settings`] where Region or credentials are missing.
     pub fn build_async(&self) -> Result<DynamoDb, StoreError> {
-        let transport = AwsTransport(Transport::new(self.clock.clone(), self.time_out));
+        let transport = AwsTransport(Transport::new(self.clock.clone(), self.timeout));
         let config = match &self.config {
             Some(config) => config.to_builder(),
             None => from_environment(&self.table, None)?,
@@ -232,13 +232,13 @@ impl DynamoDb {
     /// Reads rows by their keys, as many times as it takes.
     async fn get(&self, keys: Vec<Row>) -> Result<Vec<Row>, StoreError> {
         let mut found = Vec::new();
-        for keys in keys.chunks(MOST_READS) {
+        for keys in keys.chunks(MAX_BATCH_READS) {
             let mut keys = keys.to_vec();
             for pause in pauses() {
                 let wanted = KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true).build();
                 let wanted = wanted.map_err(|error| self.failed(&error))?;
                 let answer = self.client.batch_get_item().request_items(&self.table, wanted).send().await;
-                let answer = answer.map_err(|error| self.told(&error))?;
+                let answer = answer.map_err(|error| self.aws_error(&error))?;
                 found.extend(answer.responses.unwrap_or_default().remove(&self.table).unwrap_or_default());
                 let left = answer.unprocessed_keys.unwrap_or_default().remove(&self.table);
                 keys = left.map(|left| left.keys).unwrap_or_default();
@@ -255,7 +255,7 @@ impl DynamoDb {
     async fn write(&self, mut batch: Vec<WriteRequest>) -> Result<(), StoreError> {
         for pause in pauses() {
             let answer = self.client.batch_write_item().request_items(&self.table, batch).send().await;
-            let left = answer.map_err(|error| self.told(&error))?.unprocessed_items;
+            let left = answer.map_err(|error| self.aws_error(&error))?.unprocessed_items;
             batch = left.unwrap_or_default().remove(&self.table).unwrap_or_default();
             if batch.is_empty() {
                 break;
@@ -270,7 +270,7 @@ impl DynamoDb {
         let Some(pause) = pause else {
             return Err(StoreError::Throttled {
                 store: self.place.clone(),
-                why: format!("{left} items of a batch were left over {MOST_TRIES} times"),
+                why: format!("{left} items of a batch were left over {MAX_ATTEMPTS} times"),
             });
         };
         tokio::time::sleep(pause).await;
@@ -290,14 +290,14 @@ impl DynamoDb {
             .into_paginator()
             .items()
             .send();
-        rows.collect::<Result<Vec<_>, _>>().await.map_err(|error| self.told(&error))
+        rows.collect::<Result<Vec<_>, _>>().await.map_err(|error| self.aws_error(&error))
     }
 
     fn failed(&self, error: &(impl std::error::Error + ?Sized)) -> StoreError {
         StoreError::Failed { store: self.place.clone(), why: error.to_string() }
     }
 
-    fn told<E, R>(&self, error: &SdkError<E, R>) -> StoreError
+    fn aws_error<E, R>(&self, error: &SdkError<E, R>) -> StoreError
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
         R: std::fmt::Debug,
@@ -369,7 +369,7 @@ impl Store for DynamoDb {
                 .expression_attribute_names("#version", "version")
                 .expression_attribute_values(":version", AttributeValue::N(item.version.to_string())),
             Condition::Unchanged(None) => put.condition_expression("attribute_not_exists(#namespace)"),
-            // A row without a text can only be recognised by that.
+            // A row without a text can only be recognized by that.
             Condition::Unchanged(Some(seen)) if seen.json.is_empty() => put
                 .condition_expression(
                     "attribute_exists(#namespace) AND (NOT attribute_type(#item, :text) OR #item = :item)",
@@ -385,7 +385,7 @@ impl Store for DynamoDb {
                 .expression_attribute_names("#item", "item")
                 .expression_attribute_values(":item", AttributeValue::S(seen.json.clone())),
         };
-        was_done(put.send().await).map_err(|error| self.told(&error))
+        was_done(put.send().await).map_err(|error| self.aws_error(&error))
     }
 
     async fn replace(&self, everything: &Everything) -> Result<(), StoreError> {
@@ -410,11 +410,11 @@ impl Store for DynamoDb {
                     Err(error) => log::error!("{error}"),
                 }
             }
-            for batch in puts.chunks(MOST_WRITES) {
+            for batch in puts.chunks(MAX_BATCH_WRITES) {
                 self.write(batch.to_vec()).await?;
             }
         }
-        for batch in left_over.chunks(MOST_WRITES) {
+        for batch in left_over.chunks(MAX_BATCH_WRITES) {
             self.write(batch.to_vec()).await?;
         }
         self.mark_initialized().await
@@ -422,7 +422,7 @@ impl Store for DynamoDb {
 
     async fn mark_initialized(&self) -> Result<(), StoreError> {
         let put = self.client.put_item().table_name(&self.table).set_item(Some(self.mark(INITED)));
-        put.send().await.map(drop).map_err(|error| self.told(&error))
+        put.send().await.map(drop).map_err(|error| self.aws_error(&error))
     }
 
     async fn mark_synced(&self, at: SystemTime) -> Result<(), StoreError> {
@@ -437,11 +437,11 @@ impl Store for DynamoDb {
             .condition_expression("attribute_not_exists(#at) OR #at < :at")
             .expression_attribute_names("#at", "at")
             .expression_attribute_values(":at", at);
-        was_done(put.send().await).map(drop).map_err(|error| self.told(&error))
+        was_done(put.send().await).map(drop).map_err(|error| self.aws_error(&error))
     }
 }
 
-/// Whether a conditional write was done; that it was not is no error.
+/// Whether a conditional write was done; that it was not is not an error.
 fn was_done<T, E: ProvideErrorMetadata, R>(outcome: Result<T, SdkError<E, R>>) -> Result<bool, SdkError<E, R>> {
     match outcome {
         Ok(_) => Ok(true),
@@ -453,9 +453,9 @@ fn was_done<T, E: ProvideErrorMetadata, R>(outcome: Result<T, SdkError<E, R>>) -
 /// After each try: how long to wait before the next, or `None` after the last. With jitter, so that writers that were
 /// throttled together do not come back together.
 fn pauses() -> impl Iterator<Item = Option<Duration>> {
-    (1..=MOST_TRIES).map(|tried| {
+    (1..=MAX_ATTEMPTS).map(|tried| {
         let longest = FIRST_PAUSE * 2_u32.pow(tried - 1);
-        (tried < MOST_TRIES).then(|| longest.mul_f64(0.5 + jitter() / 2.0))
+        (tried < MAX_ATTEMPTS).then(|| longest.mul_f64(0.5 + jitter() / 2.0))
     })
 }
 
