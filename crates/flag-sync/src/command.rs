@@ -1,8 +1,9 @@
 //! flag-sync's options, and what it is: a Lambda function where Lambda starts it, a command line otherwise.
 
+use super::comparison::{Comparison, Differing, Losses};
 use super::function::{Function, Origin};
 use super::secrets::Secrets;
-use super::writer::{Comparison, Differing, Losses, MassChange, Report, sync};
+use super::writer::{MassChange, Report, sync};
 use crate::log;
 use aws_config::{BehaviorVersion, SdkConfig};
 use chrono::{DateTime, SecondsFormat, Utc};

@@ -12,7 +12,7 @@ use flag_data::items::ItemKind::{Flag, Segment};
 use flag_data::items::State;
 use flag_data::stores::{DynamoDb, DynamoDbDataStore, RedisDataStore, Store};
 use flag_data::transport::{Response, Transport};
-use flag_sync::writer::Comparison;
+use flag_sync::comparison::Comparison;
 use http::{Method, Request};
 use saphyr::{LoadableYamlNode, Yaml};
 use serde_json::{Value, json};

@@ -13,28 +13,25 @@
 //! before the flags that name them, and `$inited` when all the others are there.
 //! <https://launchdarkly.com/docs/sdk/features/storing-data/dynamodb>
 
+mod builder;
+
+pub use builder::DynamoDbBuilder;
+
 use super::{
-    AwsTransport, Condition, Contents, DEFAULT_TIME_OUT, DataStore, Everything, INITED, Marks, SYNCED, Store,
-    StoreError, Stored, from_millis, namespace, to_millis,
+    Condition, Contents, DataStore, Everything, INITED, Marks, SYNCED, Store, StoreError, Stored, from_millis,
+    namespace, to_millis,
 };
 use crate::backoff::jitter;
-use crate::clock::Clock;
 use crate::items::{ItemKey, ItemKind};
-use crate::transport::Transport;
-use aws_credential_types::Credentials;
-use aws_sdk_dynamodb::config::retry::RetryConfig;
-use aws_sdk_dynamodb::config::{BehaviorVersion, Region, StalledStreamProtectionConfig};
 use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{AttributeValue, DeleteRequest, KeysAndAttributes, PutRequest, WriteRequest};
 use aws_sdk_dynamodb::{Client, Config};
-use launchdarkly_server_sdk::{PersistentDataStore, PersistentDataStoreFactory};
 use std::collections::{HashMap, HashSet};
-use std::env;
 use std::time::{Duration, SystemTime};
 
 /// The largest item, attribute names included. DynamoDB's limit is 400 KB; other LaunchDarkly SDKs stop here too.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html#limits-items>
-const LARGEST_ITEM: usize = 400_000;
+const MAX_ITEM_BYTES: usize = 400_000;
 
 /// What one read and one write of a batch take.
 const MAX_BATCH_READS: usize = 100;
@@ -65,119 +62,6 @@ pub struct DynamoDb {
 /// ```
 pub type DynamoDbDataStore = DataStore<DynamoDb>;
 
-impl DynamoDbDataStore {
-    /// Begins with the name of the table.
-    pub fn builder(table: impl Into<String>) -> DynamoDbBuilder {
-        DynamoDbBuilder {
-            table: table.into(),
-            prefix: String::new(),
-            config: None,
-            clock: Clock::default(),
-            timeout: DEFAULT_TIME_OUT,
-        }
-    }
-}
-
-/// Makes a [`DynamoDbDataStore`], or a [`DynamoDb`] without the SDK's part.
-#[derive(Clone, Debug)]
-pub struct DynamoDbBuilder {
-    table: String,
-    prefix: String,
-    config: Option<Config>,
-    clock: Clock,
-    timeout: Duration,
-}
-
-impl DynamoDbBuilder {
-    /// The environment's prefix, for several environments in one table. By default there is none.
-    #[must_use]
-    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.prefix = prefix.into();
-        self
-    }
-
-    /// Region, credentials, endpoint and retries, as the AWS SDK knows them; only its HTTP client is not used, because
-    /// connections that belong to another runtime could wait for ever. By default, what Lambda gives a function:
-    /// Region and credentials from the environment, with `AWS_ENDPOINT_URL_DYNAMODB` for tests.
-    #[must_use]
-    pub fn config(mut self, config: Config) -> Self {
-        self.config = Some(config);
-        self
-    }
-
-    /// How long one request may take.
-    #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-
-    /// The clock that sees a freeze.
-    #[must_use]
-    pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// The store for the SDK.
-    ///
-    /// # Errors
-    /// [`StoreError::Settings`] where Region or credentials are missing, or no thread can be started.
-    pub fn build(&self) -> Result<DynamoDbDataStore, StoreError> {
-        let store = self.build_async()?;
-        let settings =
-            |error: std::io::Error| StoreError::Settings { store: self.table.clone(), why: error.to_string() };
-        DataStore::new(store).map_err(settings)
-    }
-
-    /// The store with asynchronous calls.
-    ///
-    /// # Errors
-    /// [`StoreError::Settings`] where Region or credentials are missing.
-    pub fn build_async(&self) -> Result<DynamoDb, StoreError> {
-        let transport = AwsTransport(Transport::new(self.clock.clone(), self.timeout));
-        let config = match &self.config {
-            Some(config) => config.to_builder(),
-            None => from_environment(&self.table, None)?,
-        };
-        Ok(DynamoDb::new(config.http_client(transport).build(), &self.table, &self.prefix))
-    }
-}
-
-impl PersistentDataStoreFactory for DynamoDbBuilder {
-    fn create_persistent_data_store(&self) -> Result<Box<dyn PersistentDataStore>, std::io::Error> {
-        let store = self.build().map_err(std::io::Error::other)?;
-        Ok(Box::new(store))
-    }
-}
-
-/// The configuration that Lambda gives a function. Its credentials outlive the execution environment.
-/// <https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html#configuration-envvars-runtime>
-fn from_environment(table: &str, region: Option<&str>) -> Result<aws_sdk_dynamodb::config::Builder, StoreError> {
-    let required = |name: &str| {
-        env::var(name).map_err(|_| StoreError::Settings {
-            store: format!("the DynamoDB table {table:?}"),
-            why: format!("the environment variable {name} is missing"),
-        })
-    };
-    let region = region.map_or_else(|| required("AWS_REGION"), |region| Ok(region.to_owned()))?;
-    let credentials = Credentials::new(
-        required("AWS_ACCESS_KEY_ID")?,
-        required("AWS_SECRET_ACCESS_KEY")?,
-        env::var("AWS_SESSION_TOKEN").ok(),
-        None,
-        "environment",
-    );
-    let mut config = Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(region))
-        .credentials_provider(credentials)
-        // The transport has its own limit for a whole request.
-        .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-    config.set_endpoint_url(env::var("AWS_ENDPOINT_URL_DYNAMODB").ok());
-    Ok(config)
-}
-
 impl DynamoDb {
     fn new(config: Config, table: &str, prefix: &str) -> Self {
         let region = config.region().map(|region| format!(" in {region}")).unwrap_or_default();
@@ -187,14 +71,6 @@ impl DynamoDb {
             prefix: prefix.to_owned(),
             place: format!("the DynamoDB table {table:?}{region}"),
         }
-    }
-
-    /// A replica of the table, read by this function: without retries, since another replica is the better one.
-    pub fn replica(table: &str, prefix: &str, region: &str, transport: Transport) -> Result<Self, StoreError> {
-        let config = from_environment(table, Some(region))?
-            .retry_config(RetryConfig::disabled())
-            .http_client(AwsTransport(transport));
-        Ok(Self::new(config.build(), table, prefix))
     }
 
     fn prefixed(&self, name: &str) -> String {
@@ -217,13 +93,13 @@ impl DynamoDb {
         row.insert("item".to_owned(), AttributeValue::S(item.json.clone()));
         let length = |value: &AttributeValue| value.as_s().or(value.as_n()).map_or(0, String::len);
         let size = 100 + row.iter().map(|(name, value)| name.len() + length(value)).sum::<usize>();
-        if size > LARGEST_ITEM {
+        if size > MAX_ITEM_BYTES {
             return Err(StoreError::TooLarge {
                 store: self.place.clone(),
                 kind: kind.singular(),
                 key: key.to_owned(),
                 size,
-                most: LARGEST_ITEM,
+                most: MAX_ITEM_BYTES,
             });
         }
         Ok(row)

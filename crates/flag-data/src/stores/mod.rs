@@ -32,7 +32,7 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 /// How long a request to a database may take, unless a builder says otherwise.
-const DEFAULT_TIME_OUT: Duration = Duration::from_secs(5);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a store did not do what was asked.
 #[derive(Clone, Debug, thiserror::Error)]

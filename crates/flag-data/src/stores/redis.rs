@@ -17,7 +17,7 @@
 //! needs the permission for `EVAL`. That of a reader, such as the edge function, needs `EXISTS`, `GET` and `HMGET`.
 
 use super::{
-    Condition, Contents, DEFAULT_TIME_OUT, DataStore, Everything, INITED, Marks, SYNCED, Store, StoreError, Stored,
+    Condition, Contents, DEFAULT_TIMEOUT, DataStore, Everything, INITED, Marks, SYNCED, Store, StoreError, Stored,
     from_millis, namespace, to_millis,
 };
 use crate::clock::{Clock, Moment};
@@ -95,7 +95,7 @@ impl RedisDataStore {
             prefix: DEFAULT_PREFIX.to_owned(),
             root_certificate: None,
             clock: Clock::default(),
-            timeout: DEFAULT_TIME_OUT,
+            timeout: DEFAULT_TIMEOUT,
         }
     }
 }
