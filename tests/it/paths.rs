@@ -254,3 +254,17 @@ fn a_preview_shows_beta_whatever_the_verdict_and_ends_where_it_is() {
     check_signals("/", "//evil.example/", preview(Preview::Ends), Current, "302 /evil.example/ PreviewOff");
     check_signals("/", "/logo.svg", preview(Preview::Ends), Beta, "302 /logo.svg PreviewOff");
 }
+
+#[test]
+fn every_sample_page_of_beta_names_its_page_of_the_current_site_as_canonical() {
+    let site = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("site");
+    let files = std::fs::read_dir(site.join("beta")).unwrap().map(|file| file.unwrap().path());
+    let pages: Vec<_> = files.filter(|path| path.extension().is_some_and(|ending| ending == "html")).collect();
+    assert!(!pages.is_empty());
+    for page in pages {
+        let name = page.file_name().unwrap().to_str().unwrap();
+        let canonical = format!(r#"<link rel="canonical" href="../{name}">"#);
+        assert!(std::fs::read_to_string(&page).unwrap().contains(&canonical), "{}", page.display());
+        assert!(site.join(name).is_file(), "{name} is not on the current site");
+    }
+}
