@@ -179,6 +179,12 @@ destroy *OPTIONS: (_python "deploy")
 url *OPTIONS: (_python "deploy")
     @python tools/command_line.py url "$@"
 
+# Print a link that shows beta to whoever opens it, and make its token if there is none (a page's address)
+[no-exit-message]
+[positional-arguments]
+preview-link *OPTIONS: (_python "build")
+    @python tools/preview_link.py "$@"
+
 # Follow the function's log in every Region where viewers were (logs ENV store: flag-sync's log)
 [no-exit-message]
 [positional-arguments]

@@ -133,7 +133,7 @@ def test_package_refuses_an_unknown_argument_at_once():
 
 def test_one_place_names_the_oldest_python():
     oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
-    assert f"Python 3 ({oldest} or newer)" in (ROOT / "README.md").read_text()
+    assert f"Python {oldest} or newer" in (ROOT / "README.md").read_text()
     assert sys.version_info >= tuple(map(int, oldest.split(".")))
 
 

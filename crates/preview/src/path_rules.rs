@@ -2,7 +2,7 @@
 //! function is not attached. Both must lead a viewer of the current site to the same place.
 
 use crate::script::Script;
-use redirect::redirect::{Verdict, Visit};
+use redirect::redirect::{Paths, Signals, Verdict, Visit};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -25,7 +25,9 @@ fn by_script(script: &Script, method: &str, path: &str, query: &str) -> String {
 }
 
 fn by_function(method: &str, path: &str, query: &str) -> String {
-    match Visit::new(Some(method), Some(path), Some(query)).answer(Verdict::Current) {
+    let paths = Paths::new("/site", "/site/beta");
+    let visit = Visit::new(&paths, Some(method), Some(path), Some(query), Signals::default());
+    match visit.answer(Verdict::Current) {
         Some(redirect) => format!("{} {}", redirect.status, redirect.location),
         // What the function lets pass below the current site runs the CloudFront Function, which names index pages.
         None if path.ends_with('/') => format!("{path}index.html"),
