@@ -151,7 +151,7 @@ package *OPTIONS: (_python "build")
 doctor *OPTIONS: (_python "deploy")
     @python tools/command_line.py doctor "$@"
 
-# Put site and function on AWS (an environment's name, --dry-run, --without-function, --set PARAMETER=VALUE)
+# Put site and function on AWS (an environment's name, --dry-run, --without-function, --attach, --set PARAMETER=VALUE)
 [no-exit-message]
 [positional-arguments]
 [group('deploy')]
@@ -191,6 +191,12 @@ preview-link *OPTIONS: (_python "build")
 [group('operate')]
 logs *OPTIONS: (_python "deploy")
     @python tools/command_line.py logs "$@"
+
+# Keep the function's logs for so many days, in every Region that has some (retention ENV DAYS)
+[no-exit-message]
+[positional-arguments]
+retention *OPTIONS: (_python "deploy")
+    @python tools/command_line.py retention "$@"
 
 # Put the flag store on AWS: table, flag-sync and its webhook (an environment's name, --dry-run, --set PARAMETER=VALUE)
 [no-exit-message]

@@ -52,7 +52,7 @@ class PackageBucket:
 
     def __init__(self, stack: Stack, account: str) -> None:
         self.name = f"{stack.name}-packages-{account}"
-        self._owned = {"Bucket": self.name, "ExpectedBucketOwner": account}
+        self._owned = owned(self.name, account)
 
     def secure(self) -> None:
         """Makes it, and sets it right on every run: the one before may have been interrupted half-way."""
@@ -107,7 +107,7 @@ class PackageBucket:
     def delete(self) -> None:
         if self._exists():
             say(f"Deleting the package bucket {self.name}")
-            empty(self.name)
+            empty(self._owned)
             client("s3").delete_bucket(**self._owned)
 
     def pending(self) -> list[str]:
@@ -132,6 +132,12 @@ def plan(stack: Stack, shown: Path | None, package: Package | None) -> str:
     return f"{text}\n   and upload {shown}{size_and_key}"
 
 
-def empty(bucket: str) -> None:
+def owned(bucket: str, account: str) -> dict[str, str]:
+    return {"Bucket": bucket, "ExpectedBucketOwner": account}
+
+
+def empty(owned: dict[str, str]) -> None:
+    owner = {"ExpectedBucketOwner": owned["ExpectedBucketOwner"]}
     with Tolerating("NoSuchBucket"):
-        session().resource("s3", config=CONFIG).Bucket(bucket).objects.delete()
+        objects = session().resource("s3", config=CONFIG).Bucket(owned["Bucket"]).objects
+        objects.filter(**owner).delete(**owner)

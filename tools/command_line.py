@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 import edge
+import logs
 import store
 from aws import REPORTED, explained
 from environment import Environment
@@ -57,6 +58,10 @@ def parser() -> argparse.ArgumentParser:
     deploying.add_argument(
         "--without-function", action="store_true", help="bucket and CloudFront only; everyone gets the current site"
     )
+    deploying.add_argument(
+        "--attach", action="store_true",
+        help="with ExistingDistributionId: run the new version in the behaviors that the distribution has",
+    )  # fmt: skip
     storing = command(
         "store-deploy", store.deploy, "build and upload flag-sync, deploy its table, function and webhook",
         "The SDK key of this shell is put into SSM Parameter Store.",
@@ -67,14 +72,26 @@ def parser() -> argparse.ArgumentParser:
             "--set", action="append", default=[], metavar="NAME=VALUE",
             help="a parameter of the template, kept by later deployments; may be repeated",
         )  # fmt: skip
+        added.add_argument(
+            "--tag", action="append", default=[], metavar="NAME=VALUE",
+            help="a tag of the stack and what it makes, kept by later deployments; may be repeated",
+        )  # fmt: skip
+        added.add_argument("--confirm", action="store_true", help="ask before the changes, once shown, are made")
     command("detach", edge.detach, "take the function off the distribution: everyone gets the current site")
-    command("destroy", edge.destroy, "delete everything that deploy made", "Waits for the replicas, which takes hours.")
-    command("store-destroy", store.destroy, "delete everything that store-deploy made")
+    for name, run, text, more in (
+        ("destroy", edge.destroy, "delete everything that deploy made", "Waits for the replicas, which takes hours."),
+        ("store-destroy", store.destroy, "delete everything that store-deploy made", ""),
+    ):
+        command(name, run, text, more).add_argument(
+            "--yes", metavar="ENV", help="the environment's name once more, where nobody can be asked for it"
+        )
     syncing = command(
         "sync", store.sync, "make the table equal to LaunchDarkly now",
         "Ends with 1 when check finds a difference, with 2 when nothing was compared.",
     )  # fmt: skip
     syncing.add_argument("action", nargs="?", default="once", choices=("once", "check"), help="check only compares")
+    for added in (deploying, storing, syncing):
+        added.add_argument("--new-key", action="store_true", help="accept another SDK key than the one deployed with")
     syncing.add_argument("--json", action="store_true", help="print JSON")
     for name, of_edge, of_store, text in (
         ("url", edge.url, store.url, "print the site's address, or that of the flag store's webhook"),
@@ -82,6 +99,13 @@ def parser() -> argparse.ArgumentParser:
     ):
         showing = command(name, of_part(of_edge, of_store), text)
         showing.add_argument("part", nargs="?", default="edge", choices=("edge", "store"), help="(default: edge)")
+    retaining = command(
+        "retention", edge.retain_logs, "set for how long the function's logs are kept, in all Regions that have some"
+    )
+    retaining.add_argument(
+        "days", type=int, choices=logs.RETENTION_DAYS, metavar="DAYS",
+        help=f"one of {', '.join(map(str, logs.RETENTION_DAYS))}",
+    )  # fmt: skip
     command("doctor", edge.examine, "examine key, flag, credentials, Region, quotas and stack", "Changes nothing.")
     return made
 

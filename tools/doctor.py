@@ -5,29 +5,42 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from aws import REGION, REPORTED, client, explained, session
+from botocore.exceptions import ClientError
+
+from aws import REGION, REPORTED, client, code_of, explained, session
+from distribution import behaviors
 from environment import Environment
 from failure import Failure
-from launchdarkly import KEY_SHAPE, KEY_VARIABLE, item, sdk_key, setting
+from launchdarkly import KEY_SHAPE, KEY_VARIABLE, item, needed_key, setting
+from template import load
 from terminal import say
 
 # A new account may have as few as 10, and CloudFront answers 503 above it.
 # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 DEFAULT_CONCURRENCY = 1000
+# What one environment serves, however fast it is.
+REQUESTS_A_SECOND = 10
+
+# A distribution in a flat-rate plan has fewer behaviors than one that is paid by use; no call returns its plan.
+# https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/flat-rate-pricing-plan.html
+FLAT_RATE_BEHAVIORS = {"Free": 5, "Pro": 10}
 
 
 def examine(environment: Environment, root: Path, package: Path) -> None:
     """Prints one line for each thing that is examined; fails if one is wrong."""
     checks: list[tuple[str, str, Callable[[], str]]] = [
         # name, what it needs to be right, the check
-        ("SDK key", "", check_key),
+        ("SDK key", "", lambda: check_key(root)),
         ("Flag", "SDK key", lambda: check_flag(root)),
         ("Credentials", "", check_credentials),
         ("Region", "Credentials", check_region),
         ("Concurrency", "Credentials", check_concurrency),
         ("Zip quota", "", lambda: check_zip_quota(package)),
         ("Stack", "Credentials", lambda: check_stack(environment)),
+        ("Behaviors", "Stack", lambda: check_behaviors(environment, root)),
     ]
+    if setting(root, "source") == "dynamodb":
+        checks.append(("Flag store", "Stack", lambda: check_flag_store(environment, root)))
     wrong: set[str] = set()
     for name, needed, check in checks:
         if needed in wrong:
@@ -46,8 +59,11 @@ def indented(text: str) -> str:
     return text.replace("\n", "\n" + " " * 20)
 
 
-def check_key() -> str:
-    if not KEY_SHAPE.fullmatch(sdk_key()):
+def check_key(root: Path) -> str:
+    key = needed_key(root)
+    if not key:
+        return "not needed: the flag comes from a store, and events are off"
+    if not KEY_SHAPE.fullmatch(key):
         raise Failure(
             f"{KEY_VARIABLE} does not look like an SDK key (sdk- and a UUID). Copy it again from LaunchDarkly; a Relay "
             "Proxy accepts the same one."
@@ -57,7 +73,10 @@ def check_key() -> str:
 
 def check_flag(root: Path) -> str:
     name, base_uri = setting(root, "flag_key"), setting(root, "launchdarkly_base_uri")
-    text = item(base_uri, sdk_key(), "flags", name)
+    key = needed_key(root)
+    if not key:
+        return f"{name} is not examined, as only the store has it; just sync ENV check compares the store"
+    text = item(base_uri, key, "flags", name)
     if text is None:
         raise Failure(
             f"{name} does not exist in this environment. Create it in LaunchDarkly: a boolean flag with that key."
@@ -96,10 +115,14 @@ def check_concurrency() -> str:
     limit = client("lambda").get_account_settings()["AccountLimit"]["ConcurrentExecutions"]
     if limit < DEFAULT_CONCURRENCY:
         raise Failure(
-            f"only {limit} concurrent executions in {REGION} (default: {DEFAULT_CONCURRENCY}); viewers above that get "
-            "a 503. Request more: Service Quotas, AWS Lambda, Concurrent executions, in every Region with viewers."
+            f"only {limit} concurrent executions in {REGION} (default: {DEFAULT_CONCURRENCY}), which serve at most "
+            f"{limit * REQUESTS_A_SECOND:,} requests a second; viewers above that get a 503. "
+            "Request more: Service Quotas, AWS Lambda, Concurrent executions, in every Region with viewers."
         )
-    return f"{limit} concurrent executions in {REGION}; each Region near viewers has its own quota"
+    return (
+        f"{limit} concurrent executions in {REGION}: {limit * REQUESTS_A_SECOND:,} requests a second;\n"
+        "each Region near viewers has its own quota"
+    )
 
 
 def check_zip_quota(package: Path) -> str:
@@ -124,3 +147,44 @@ def check_stack(environment: Environment) -> str:
         return f"{name} is in the state {state}, without a distribution"
     attached = "attached" if distribution.is_attached(environment.function) else "not attached"
     return f"{name} is in the state {state}; the function is {attached}"
+
+
+def check_behaviors(environment: Environment, root: Path) -> str:
+    distribution = environment.distribution() if environment.stack.describe() else None
+    if distribution:
+        count, name = len(list(behaviors(distribution.config()))), distribution.id
+    else:
+        template = load((root / "cloudformation" / "edge.yaml").read_text())
+        config = template["Resources"]["Distribution"]["Properties"]["DistributionConfig"]
+        count, name = len(config["CacheBehaviors"]) + 1, "the distribution to be made"
+    plans = ", ".join(
+        f"{plan} {'allows' if count <= most else 'refuses'} it ({most})" for plan, most in FLAT_RATE_BEHAVIORS.items()
+    )
+    return f"{name} has {count} cache behaviors; of CloudFront's flat-rate plans, {plans}"
+
+
+def check_flag_store(environment: Environment, root: Path) -> str:
+    table = setting(root, "store_table")
+    regions = [region.strip() for region in setting(root, "store_regions").split(",") if region.strip()]
+    for region in regions:
+        try:
+            state = client("dynamodb", region).describe_table(TableName=table)["Table"]["TableStatus"]
+        except ClientError as error:
+            if code_of(error) != "ResourceNotFoundException":
+                raise
+            state = "not there"
+        if state not in ("ACTIVE", "UPDATING"):
+            raise Failure(
+                f"The table {table} in {region} is {state}. Make it with just store-deploy {environment.name} (a "
+                "replica: --set ReplicaRegion1=...), or correct store_table and store_regions in redirect.toml."
+            )
+    role = environment.stack.resources().get("FunctionRole") if environment.stack.describe() else None
+    policy = environment.stack.parameters().get("FlagStorePolicyArn", "")
+    attached = client("iam").list_attached_role_policies(RoleName=role)["AttachedPolicies"] if role else []
+    if role and policy not in [entry["PolicyArn"] for entry in attached]:
+        raise Failure(
+            f"The function's role {role} has no policy to read the table. just deploy {environment.name} --set "
+            "FlagStorePolicyArn=... gives it the one that just store-deploy prints."
+        )
+    reading = f"the function's role has {policy}" if role else "give the function's role its policy: FlagStorePolicyArn"
+    return f"{table} is there in {', '.join(regions)};\n{reading}"

@@ -19,10 +19,11 @@ import recipe
 import stack
 from aws import REGION, account_id, client, code_of
 from bucket import Package, PackageBucket
-from distribution import Distribution
+from distribution import Attachment, Distribution
 from environment import Environment
 from failure import Failure
-from launchdarkly import needed_key
+from launchdarkly import KEY_TAG, fingerprint, needed_key
+from template import Refused, Resolved, load
 from terminal import say, waiting
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,6 +34,9 @@ SITE = ROOT / "site"
 # Parameters of the template that deploy itself sets.
 MANAGED = {"PackageBucket", "PackageKey", "PackageSha256", "AttachFunction"}
 
+# Those of a package, before there is one.
+UNBUILT = {"PackageBucket": "BUCKET", "PackageKey": "packages/HASH.zip", "PackageSha256": f"{'0' * 43}="}
+
 # How often destroy tries whether the replicas are gone, which is after hours.
 REPLICA_POLL_SECONDS = 60
 
@@ -42,9 +46,10 @@ REPLICA_POLL_SECONDS = 60
 
 def deploy(environment: Environment, options: argparse.Namespace) -> None:
     chosen = stack.chosen_parameters(TEMPLATE, MANAGED, options.set)
+    tags = stack.given_tags(options.tag)
     local = pages.pages(SITE)
     if options.dry_run:
-        dry_run(environment, chosen, local, options.without_function)
+        dry_run(environment, chosen, local, options)
         return
 
     # What can be checked is checked before the build, which lasts minutes.
@@ -53,6 +58,15 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
     packages = PackageBucket(environment.stack, account)
     say(f"Environment {environment.name}: stack {environment.stack.name} in {REGION}, account {account}")
     exists = environment.stack.ready()
+    if key:
+        environment.stack.refuse_another_key(key, options.new_key)
+    if not options.without_function:
+        tags[KEY_TAG] = fingerprint(key)
+    kept = environment.stack.parameters(TEMPLATE) if exists else {}
+    resolved = foreseen(environment, kept | chosen, options)
+    if options.attach:
+        existing = Distribution(resolved.parameters["ExistingDistributionId"])
+        attachment(environment, resolved).refuse_others(existing.config())
     if options.without_function and exists and "Function" in environment.stack.resources():
         raise Failure(
             f"The stack {environment.stack.name} has the function already; its replicas keep it from being removed "
@@ -66,14 +80,29 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
 
     say(f"Stack {environment.stack.name}")
     values = {**chosen, **function_parameters(package, packages.name)}
-    if not environment.stack.apply(TEMPLATE, values):
+    if not environment.stack.apply(TEMPLATE, values, tags, environment.confirming(options.confirm)):
         say("  nothing to change")
     outputs = environment.stack.outputs()
-    if package and "DistributionId" in outputs and "Url" in outputs:
+    if package and "Url" in outputs:
         reattach(environment, outputs["DistributionId"])
+    if options.attach:
+        attach(attachment(environment, resolved), outputs)
     if "SiteBucketName" in outputs:
-        publish(local, outputs["SiteBucketName"], Distribution(outputs["DistributionId"]), packages)
-    closing_words(environment, outputs, bool(package))
+        site = bucket.owned(outputs["SiteBucketName"], account)
+        publish(local, site, Distribution(outputs["DistributionId"]), packages)
+    closing_words(environment, outputs, options)
+
+
+def foreseen(environment: Environment, values: dict[str, str], options: argparse.Namespace) -> Resolved:
+    """The template with these values, as if the package were there already. Fails where CloudFormation would."""
+    package = {} if options.without_function else UNBUILT
+    resolved = Resolved(load(TEMPLATE.read_text()), {**values, **package}, environment.stack.name)
+    if options.attach and (options.without_function or not resolved.parameters["ExistingDistributionId"]):
+        raise Failure(
+            "--attach is for the function on a distribution that exists: add --set ExistingDistributionId=E... to it. "
+            "The stack attaches the function to its own distribution by itself."
+        )
+    return resolved
 
 
 def build(key: str) -> Package:
@@ -112,8 +141,30 @@ def reattach(environment: Environment, distribution_id: str) -> None:
     environment.stack.apply(None, {"AttachFunction": "yes"})
 
 
-def publish(local: list[pages.Page], site: str, distribution: Distribution, packages: PackageBucket) -> None:
-    say(f"Site bucket {site}")
+def attachment(environment: Environment, resolved: Resolved) -> Attachment:
+    """The behaviors of the stack's own distribution, were there one, say which function belongs where."""
+    config = resolved.template["Resources"]["Distribution"]["Properties"]["DistributionConfig"]
+    redirected: list[str] = []
+    indexed: list[str] = []
+    for behavior in (config["DefaultCacheBehavior"], *config["CacheBehaviors"]):
+        if "FunctionAssociations" in behavior:
+            group = redirected if "LambdaFunctionAssociations" in behavior else indexed
+            group.append(behavior.get("PathPattern", "*"))
+    return Attachment(environment.function, redirected, indexed)
+
+
+def attach(attachment: Attachment, outputs: dict[str, str]) -> None:
+    distribution = Distribution(outputs["DistributionId"])
+    say(f"Distribution {distribution.id}")
+    functions = outputs["FunctionVersionArn"], outputs["CurrentSiteFunctionArn"]
+    if not distribution.attach(attachment, *functions, PACKAGE.parent):
+        say("  runs this version already")
+    # Also of an update that an interrupted run began.
+    distribution.wait_until_deployed()
+
+
+def publish(local: list[pages.Page], site: dict[str, str], distribution: Distribution, packages: PackageBucket) -> None:
+    say(f"Site bucket {site['Bucket']}")
     changes = pages.plan(local, site)
     stale = sorted({*changes.stale, *packages.pending()})
     if stale:
@@ -128,8 +179,11 @@ def publish(local: list[pages.Page], site: str, distribution: Distribution, pack
         packages.set_pending([])
 
 
-def closing_words(environment: Environment, outputs: dict[str, str], with_function: bool) -> None:
+def closing_words(environment: Environment, outputs: dict[str, str], options: argparse.Namespace) -> None:
+    if "Url" not in outputs and options.attach:
+        return
     if "Url" not in outputs:
+        say(f"just deploy {environment.name} --attach puts the functions into the behaviors that the distribution has.")
         say("The distribution is yours: give its behaviors, on viewer requests, these functions (first match first):")
         say(f"  {outputs['Behaviours']}")
         say(f"  redirect function    {outputs.get('FunctionVersionArn', '(not deployed)')}")
@@ -138,24 +192,39 @@ def closing_words(environment: Environment, outputs: dict[str, str], with_functi
     if "ExistingBucketStatement" in outputs:
         say("The bucket is yours: its policy must have this statement, and the site is yours to upload:")
         say(f"  {outputs['ExistingBucketStatement']}")
-    if not with_function:
+    if options.without_function:
         say(f"Everyone gets the current site. just deploy {environment.name} attaches the function.")
     say(outputs["Url"])
 
 
-def dry_run(environment: Environment, chosen: dict[str, str], local: list[pages.Page], site_only: bool) -> None:
-    package = read_package(PACKAGE) if PACKAGE.exists() and not site_only else None
+def dry_run(
+    environment: Environment, chosen: dict[str, str], local: list[pages.Page], options: argparse.Namespace
+) -> None:
+    try:
+        resolved = foreseen(environment, chosen, options)
+    except Refused as error:
+        raise Failure(
+            f"{error}\nA dry run does not know what earlier deployments set. Give those settings too."
+        ) from None
+    made = resolved.resources()
+    package = read_package(PACKAGE) if PACKAGE.exists() and "Function" in made else None
     say(f"Dry run: AWS is not called, nothing is changed. just deploy {environment.name} would, in {REGION}:")
-    say(f"\n1. {bucket.plan(environment.stack, None if site_only else PACKAGE.relative_to(ROOT), package)}")
+    archive = PACKAGE.relative_to(ROOT) if "Function" in made else None
+    steps = [bucket.plan(environment.stack, archive, package)]
     values = {**chosen, **function_parameters(package, PackageBucket(environment.stack, "ACCOUNT").name)}
-    say(f"\n2. {stack.plan(environment.stack, TEMPLATE, TEMPLATE.relative_to(ROOT), values)}")
-    if "ExistingBucketName" in chosen or "ExistingDistributionId" in chosen:
-        say("\n3. Print what to add to the bucket or distribution that exists; its pages are left alone")
-        return
-    say("\n3. Upload what differs of site/, assets first, and delete what is gone from it:")
-    for page in local:
-        say(f"   {page.key:<28} {page.content_type:<26} {page.cache_control}")
-    say("\n4. Invalidate the paths whose content changed, wait for it, and print the address")
+    steps.append(stack.plan(resolved, TEMPLATE.relative_to(ROOT), values))
+    if options.attach:
+        steps.append(f"Run the function in the behaviors of {chosen['ExistingDistributionId']} that belong to it")
+    elif "Distribution" not in made:
+        steps.append("Print what to add to the distribution that exists; its pages are left alone")
+    elif "SiteBucket" not in made:
+        steps.append("Print what to add to the policy of the bucket that exists; its pages are left alone")
+    else:
+        lines = [f"\n   {page.key:<28} {page.content_type:<26} {page.cache_control}" for page in local]
+        steps.append("Upload what differs of site/, assets first, and delete what is gone from it:" + "".join(lines))
+        steps.append("Invalidate the paths whose content changed, wait for it, and print the address")
+    for number, step in enumerate(steps, 1):
+        say(f"\n{number}. {step}")
 
 
 # ---- detach ----------------------------------------------------------------------------------------------------------
@@ -195,19 +264,24 @@ def detach_now(environment: Environment) -> bool:
 # ---- destroy ---------------------------------------------------------------------------------------------------------
 
 
-def destroy(environment: Environment, _: argparse.Namespace) -> None:
+def destroy(environment: Environment, options: argparse.Namespace) -> None:
     account = account_id()
     environment.confirm(
-        f"This deletes the site, the function and the packages of {environment.name} in the account {account}."
+        f"This deletes the site, the function and the packages of {environment.name} in the account {account} (a "
+        f"script confirms it by --yes {environment.name}).",
+        options.yes,
     )
     if environment.stack.settle():
         has = environment.stack.resources()
         detach_now(environment)
         if "Function" in has:
             delete_function(environment)
+        existing = environment.stack.parameters().get("ExistingDistributionId")
+        if existing:
+            Distribution(existing).release(environment.function)
         if "SiteBucket" in has:
             say(f"Emptying the site bucket {has['SiteBucket']}")
-            bucket.empty(has["SiteBucket"])
+            bucket.empty(bucket.owned(has["SiteBucket"], account))
         say(f"Deleting the stack {environment.stack.name}")
         environment.stack.delete()
         if "LogBucket" in has:
@@ -216,8 +290,8 @@ def destroy(environment: Environment, _: argparse.Namespace) -> None:
         say(f"There is no stack {environment.stack.name}.")
     PackageBucket(environment.stack, account).delete()
     say(
-        f"Nothing is left of {environment.name} but its logs: /aws/lambda/us-east-1.{environment.function} in the "
-        "Regions near which viewers were."
+        f"Nothing is left of {environment.name} but its logs: {environment.log_group} in the Regions near which "
+        f"viewers were. just retention {environment.name} 1 empties them within days."
     )
 
 
@@ -269,7 +343,13 @@ def url(environment: Environment, _: argparse.Namespace) -> None:
 
 def follow_logs(environment: Environment, _: argparse.Namespace) -> None:
     environment.described()
-    logs.follow(f"/aws/lambda/{REGION}.{environment.function}", logs.regions_of_account)
+    logs.follow(environment.log_group, logs.regions_of_account)
+
+
+def retain_logs(environment: Environment, options: argparse.Namespace) -> None:
+    # Logs outlive the stack, so none is asked for.
+    say(f"Log group {environment.log_group}")
+    logs.retain(environment.log_group, options.days)
 
 
 def examine(environment: Environment, _: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from aws import REGION
@@ -31,6 +32,8 @@ class Environment:
         self.stack = Stack(f"redirect-{name}", f"just destroy {name}")
         # The template gives the function the stack's name.
         self.function = self.stack.name
+        # In the Region where a replica runs.
+        self.log_group = f"/aws/lambda/{REGION}.{self.function}"
 
     def described(self) -> dict[str, Any]:
         found = self.stack.describe()
@@ -43,14 +46,20 @@ class Environment:
         found = self.stack.resources().get("Distribution") or self.stack.parameters().get("ExistingDistributionId")
         return Distribution(found) if found else None
 
-    def confirm(self, what: str) -> None:
-        """Asks a person; a script has decided already."""
-        if not sys.stdin.isatty():
-            return
-        say(what)
-        try:
-            answer = input(f"Type {self.name} to go on: ").strip()
-        except EOFError:  # Ctrl-D
-            answer = ""
+    def confirm(self, what: str, yes: str | None = None) -> None:
+        """Asks a person to type the name, unless it was given by --yes."""
+        if yes is None and not sys.stdin.isatty():
+            raise Failure(f"{what} Nobody can be asked here, so nothing was changed.")
+        answer = yes
+        if yes is None:
+            say(what)
+            try:
+                answer = input(f"Type {self.name} to go on: ").strip()
+            except EOFError:  # Ctrl-D
+                answer = ""
         if answer != self.name:
             raise Failure("Not confirmed; nothing was changed.")
+
+    def confirming(self, is_wanted: bool) -> Callable[[], None]:
+        """For a change that is on the screen."""
+        return lambda: self.confirm("These changes are made (--confirm).") if is_wanted else None

@@ -1,5 +1,6 @@
 """LaunchDarkly's flag data, item by item, as the edge function fetches it."""
 
+import hashlib
 import json
 import os
 import re
@@ -12,6 +13,9 @@ from pathlib import Path
 from failure import Failure
 
 KEY_VARIABLE = "LAUNCHDARKLY_SDK_KEY"
+
+# The tag of stacks, and the metadata of packages, that holds the fingerprint of their SDK key.
+KEY_TAG = "redirect-sdk-key"
 
 # An SDK key of LaunchDarkly; the Relay Proxy knows no other shape either.
 # https://launchdarkly.com/docs/sdk/concepts/client-side-server-side#keys
@@ -53,6 +57,11 @@ def sdk_key() -> str:
             f"{KEY_VARIABLE} has characters that no key has (a space or a line break, perhaps). Copy the SDK key again."
         )
     return key
+
+
+def fingerprint(key: str) -> str:
+    """Names a key without showing it: 32 of a hash's bits exclude too few of 2**122 keys to help anyone guess."""
+    return hashlib.sha256(f"redirect: {key}".encode()).hexdigest()[:8] if key else "none"
 
 
 def needed_key(root: Path) -> str:

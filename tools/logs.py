@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from botocore.exceptions import ClientError
 
-from aws import NETWORK, client, code_of, explained
+from aws import NETWORK, REPORTED, client, code_of, explained
 from failure import Failure
 from terminal import say
 
@@ -21,6 +21,12 @@ REGION_POLL_SECONDS = 120
 OVERLAP_MS = 60_000
 
 CONCURRENCY = 16
+
+# What CloudWatch Logs accepts.
+# https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutRetentionPolicy.html
+RETENTION_DAYS = (
+    1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653,
+)  # fmt: skip
 
 Event = tuple[int, str, str, str]
 
@@ -69,6 +75,24 @@ def regions_with(group: str, regions: list[str]) -> list[str]:
         return any(entry["logGroupName"] == group for entry in found["logGroups"])
 
     return [region for region, there in zip(regions, everywhere(has, regions), strict=True) if there]
+
+
+def retain(group: str, days: int) -> None:
+    """Sets for how long the group of that name keeps its lines, in every Region that has it."""
+    failed = []
+    regions = regions_with(group, regions_of_account())
+    for region in regions:
+        try:
+            client("logs", region).put_retention_policy(logGroupName=group, retentionInDays=days)
+            say(f"  {region:<16} {days} days")
+        except REPORTED as error:
+            failed.append(region)
+            say(f"  {region:<16} not set: {explained(error)}", "red")
+    if failed:
+        raise Failure(f"The retention of {group} was not set in {', '.join(failed)}. Run this again.")
+    if not regions:
+        say(f"No Region has the log group {group} yet.")
+    say("Lambda makes the group where viewers are new, and keeps everything there: run this again after some days.")
 
 
 def events(group: str, regions: list[str], since: int) -> list[Event]:

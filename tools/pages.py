@@ -89,8 +89,9 @@ def cache_control(name: str, content_type: str) -> str:
     return HASHED_CACHE if HASHED_NAME.search(name) else ASSET_CACHE
 
 
-def plan(local: list[Page], bucket: str) -> Plan:
-    listing = client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="site/")
+def plan(local: list[Page], owned: dict[str, str]) -> Plan:
+    """`owned` names the bucket and its owner, as each call does: a bucket of that name may be someone else's."""
+    listing = client("s3").get_paginator("list_objects_v2").paginate(**owned, Prefix="site/")
     remote = {entry["Key"]: entry["ETag"].strip('"') for answer in listing for entry in answer.get("Contents", [])}
     upload = [page for page in local if remote.get(page.key) != md5(page.file)]
     delete = sorted(set(remote) - {page.key for page in local})
@@ -102,25 +103,28 @@ def md5(file: Path) -> str:
     return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
 
 
-def publish(changes: Plan, bucket: str) -> None:
+def publish(changes: Plan, owned: dict[str, str]) -> None:
     """Assets first, then the pages that use them, then what no page uses any more."""
     for is_page in (False, True):
-        upload([page for page in changes.upload if page.is_page == is_page], bucket)
+        upload([page for page in changes.upload if page.is_page == is_page], owned)
     for start in range(0, len(changes.delete), 1000):  # S3's limit for one request
         keys = changes.delete[start : start + 1000]
         listed = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
-        for error in client("s3").delete_objects(Bucket=bucket, Delete=listed).get("Errors", []):
-            raise Failure(f"{error['Key']} in {bucket} not deleted: {error.get('Message')} ({error.get('Code')})")
+        for error in client("s3").delete_objects(**owned, Delete=listed).get("Errors", []):
+            raise Failure(
+                f"{error['Key']} in {owned['Bucket']} not deleted: {error.get('Message')} ({error.get('Code')})"
+            )
         for key in keys:
             say(f"  deleted   {key}")
 
 
-def upload(chosen: list[Page], bucket: str) -> None:
+def upload(chosen: list[Page], owned: dict[str, str]) -> None:
+    bucket, owner = owned["Bucket"], owned["ExpectedBucketOwner"]
     with create_transfer_manager(client("s3"), ONE_PART) as manager:
         begun = []
         for page in chosen:
-            headers = {"ContentType": page.content_type, "CacheControl": page.cache_control}
-            begun.append((page, manager.upload(str(page.file), bucket, page.key, headers)))
+            more = {"ContentType": page.content_type, "CacheControl": page.cache_control, "ExpectedBucketOwner": owner}
+            begun.append((page, manager.upload(str(page.file), bucket, page.key, more)))
         for page, future in counted(begun, f"Uploading to {bucket}"):
             future.result()
             say(f"  uploaded  {page.key}  ({page.content_type}; {page.cache_control})")

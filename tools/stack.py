@@ -1,8 +1,8 @@
 """A CloudFormation stack: changed by a change set, followed event by event."""
 
-import re
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ from botocore.exceptions import ClientError, WaiterError
 
 from aws import POLL_SECONDS, REGION, client, code_of
 from failure import Failure
+from launchdarkly import KEY_TAG, fingerprint
+from template import Resolved, load
 from terminal import say, waiting
 
 # States in which an update can start.
@@ -42,9 +44,16 @@ class Stack:
         found = self.describe() or {}
         return {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
 
-    def parameters(self) -> dict[str, str]:
+    def parameters(self, template: Path | None = None) -> dict[str, str]:
+        """Those that the stack has; with a template, of those the ones that it has too."""
+        found = (self.describe() or {}).get("Parameters", [])
+        values = {entry["ParameterKey"]: entry.get("ParameterValue", "") for entry in found}
+        known = load(template.read_text())["Parameters"] if template else values
+        return {name: value for name, value in values.items() if name in known}
+
+    def tags(self) -> dict[str, str]:
         found = self.describe() or {}
-        return {entry["ParameterKey"]: entry.get("ParameterValue", "") for entry in found.get("Parameters", [])}
+        return {entry["Key"]: entry["Value"] for entry in found.get("Tags", [])}
 
     def resources(self) -> dict[str, str]:
         """Physical IDs of what the stack has, by logical ID. Unlike the outputs, also of a stack that failed."""
@@ -104,16 +113,41 @@ class Stack:
     def _repair(self) -> str:
         return f"aws cloudformation continue-update-rollback --region {REGION} --stack-name {self.name}"
 
-    def apply(self, template: Path | None, values: dict[str, str]) -> bool:
+    def refuse_another_key(self, key: str, is_meant: bool) -> None:
+        """A wrong key in the shell would let another environment's flags decide."""
+        before, now = self.tags().get(KEY_TAG), fingerprint(key)
+        if before not in (None, fingerprint(""), now) and not is_meant:
+            raise Failure(
+                f"The SDK key is not the one that the stack {self.name} was deployed with: its fingerprint is {now}, "
+                f"not {before}. Export the right one, or give --new-key if the key was rotated or replaced on purpose."
+            )
+
+    def apply(
+        self,
+        template: Path | None,
+        values: dict[str, str],
+        tags: dict[str, str] | None = None,
+        confirm: Callable[[], None] = lambda: None,
+    ) -> bool:
         """Creates or updates the stack and waits for it; False if there was nothing to change.
 
-        Parameters that `values` leaves out keep their value. Without a template the stack keeps its own.
+        Parameters and tags that are not given stay as they are. Without a template the stack keeps its own. `confirm`
+        is called when the changes are on the screen; its Failure leaves the stack as it is.
         """
+        changed = self._change(template, values, tags or {}, confirm)
+        if not (self.describe() or {}).get("EnableTerminationProtection"):
+            self._protect(True)
+        return changed
+
+    def _protect(self, on: bool) -> None:
+        client("cloudformation").update_termination_protection(StackName=self.name, EnableTerminationProtection=on)
+
+    def _change(
+        self, template: Path | None, values: dict[str, str], tags: dict[str, str], confirm: Callable[[], None]
+    ) -> bool:
         new = not self.ready()
-        before = {} if new else self.parameters()
-        kept = [
-            name for name in before if name not in values and (not template or name in names(template, "Parameters"))
-        ]
+        before = {} if new else self.parameters(template)
+        kept = [name for name in before if name not in values]
         token = f"redirect-{uuid.uuid4()}"
         made = client("cloudformation").create_change_set(
             StackName=self.name,
@@ -124,11 +158,17 @@ class Stack:
                 *({"ParameterKey": name, "ParameterValue": value} for name, value in values.items()),
                 *({"ParameterKey": name, "UsePreviousValue": True} for name in kept),
             ],
+            Tags=[{"Key": name, "Value": value} for name, value in {**self.tags(), **tags}.items()],
             Capabilities=["CAPABILITY_IAM"],
         )
         change_set, stack_id = made["Id"], made["StackId"]
         if not self._is_ready(change_set):
             return False
+        try:
+            confirm()
+        except (Failure, KeyboardInterrupt):
+            client("cloudformation").delete_change_set(ChangeSetName=change_set)
+            raise
         seen = event_ids(stack_id)
         client("cloudformation").execute_change_set(ChangeSetName=change_set, ClientRequestToken=token)
         state = self.follow(stack_id, seen, token)
@@ -154,8 +194,13 @@ class Stack:
             raise Failure(f"CloudFormation refuses the change of {self.name}: {reason}") from None
         for page in api.get_paginator("describe_change_set").paginate(ChangeSetName=change_set):
             for change in (entry["ResourceChange"] for entry in page.get("Changes", [])):
-                new = " (a new one replaces it)" if change.get("Replacement") == "True" else ""
-                say(f"  {change['Action'].lower():<7} {change['LogicalResourceId']}  {change['ResourceType']}{new}")
+                is_lost = change["Action"] == "Remove" or change.get("Replacement") in ("True", "Conditional")
+                replaced = {"True": "  REPLACED by a new one", "Conditional": "  may be REPLACED by a new one"}
+                note = replaced.get(change.get("Replacement", ""), "")
+                say(
+                    f"  {change['Action'].lower():<7} {change['LogicalResourceId']}  {change['ResourceType']}{note}",
+                    "yellow" if is_lost else "",
+                )
         return True
 
     def failure(self, stack_id: str, state: str, token: str) -> str:
@@ -182,6 +227,8 @@ class Stack:
         found = self.describe()
         if not found:
             return
+        if found.get("EnableTerminationProtection"):
+            self._protect(False)
         token = f"redirect-{uuid.uuid4()}"
         seen = event_ids(found["StackId"])
         client("cloudformation").delete_stack(StackName=self.name, ClientRequestToken=token)
@@ -220,22 +267,12 @@ def line(event: dict[str, Any]) -> str:
     return f"{text}: {reason}" if reason else text
 
 
-# ---- Templates, as far as they can be read without an account --------------------------------------------------------
-
-
-def part_of(template: Path, part: str) -> str:
-    """The standard library reads no YAML; our templates indent by two."""
-    found = re.search(rf"^{part}:\n(.*?)(?=^\S|\Z)", template.read_text(), re.MULTILINE | re.DOTALL)
-    return found.group(1) if found else ""
-
-
-def names(template: Path, part: str) -> list[str]:
-    return re.findall(r"^  (\w+):", part_of(template, part), re.MULTILINE)
+# ---- Templates -------------------------------------------------------------------------------------------------------
 
 
 def chosen_parameters(template: Path, managed: set[str], settings: list[str]) -> dict[str, str]:
     """The template's parameters that --set gives; the managed ones are not for users to set."""
-    known = [name for name in names(template, "Parameters") if name not in managed]
+    known = [name for name in load(template.read_text())["Parameters"] if name not in managed]
     chosen = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -247,12 +284,20 @@ def chosen_parameters(template: Path, managed: set[str], settings: list[str]) ->
     return chosen
 
 
-def plan(stack: Stack, template: Path, shown: Path, values: dict[str, str]) -> str:
-    """What `apply` would do, as far as the template shows it."""
-    resource = r"^  (?P<name>\w+):\n    Type: (?P<kind>\S+)\n(?:    Condition: (?P<condition>\w+)\n)?"
-    lines = [f"Create or update the stack {stack.name} from {shown}"]
+def given_tags(tags: list[str]) -> dict[str, str]:
+    """Those that --tag gives."""
+    for tag in tags:
+        name, equals, _ = tag.partition("=")
+        if not name or not equals or name == KEY_TAG or name.startswith("aws:"):
+            raise Failure(
+                f"--tag {tag}: expected NAME=VALUE with a NAME that is neither {KEY_TAG} nor begins with aws:"
+            )
+    return {name: value for name, _, value in (tag.partition("=") for tag in tags)}
+
+
+def plan(resolved: Resolved, shown: Path, values: dict[str, str]) -> str:
+    """What `apply` would make with these values, where there is nothing yet."""
+    lines = [f"Create or update the stack {resolved.stack_name} from {shown}"]
     lines += [f"   parameter {name} = {value}" for name, value in values.items()]
-    for one in re.finditer(resource, part_of(template, "Resources"), re.MULTILINE):
-        condition = f"  (if {one['condition']})" if one["condition"] else ""
-        lines.append(f"   {one['name']:<20} {one['kind']}{condition}")
+    lines += [f"   {name:<20} {part['Type']}" for name, part in resolved.resources().items()]
     return "\n".join(lines)

@@ -20,8 +20,9 @@ from aws import REGION, Tolerating, account_id, client
 from bucket import Package, PackageBucket
 from environment import Environment
 from failure import Failure
-from launchdarkly import KEY_VARIABLE, has_key, sdk_key
+from launchdarkly import KEY_TAG, KEY_VARIABLE, fingerprint, has_key, sdk_key
 from stack import Stack
+from template import Resolved, load
 from terminal import say
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,6 +71,7 @@ class FlagStore:
 def deploy(environment: Environment, options: argparse.Namespace) -> None:
     store = FlagStore(environment)
     chosen = stack.chosen_parameters(TEMPLATE, MANAGED, options.set)
+    tags = stack.given_tags(options.tag)
     for name, place in store.places(chosen).items():
         if not PLACE.fullmatch(place):
             raise Failure(
@@ -89,6 +91,9 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
     places = store.places(kept, chosen)
     if places["SdkKeyParameter"] == store.sdk_key and not key and not has_parameter(store.sdk_key):
         raise Failure(f"The SSM parameter {store.sdk_key} is not there. Export {KEY_VARIABLE} and run this again.")
+    if key and places["SdkKeyParameter"] == store.sdk_key:
+        store.stack.refuse_another_key(key, options.new_key)
+        tags[KEY_TAG] = fingerprint(key)
     recipe.run("_flag-sync")
     package = Package.of(PACKAGE)
 
@@ -98,7 +103,7 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
     packages.upload(package)
     say(f"Stack {store.stack.name}")
     values = {**chosen, **places, "PackageBucket": packages.name, "PackageKey": package.key}
-    if not store.stack.apply(TEMPLATE, values):
+    if not store.stack.apply(TEMPLATE, values, tags, environment.confirming(options.confirm)):
         say("  nothing to change")
     closing_words(store)
 
@@ -121,6 +126,12 @@ def has_parameter(name: str) -> bool:
         client("ssm").get_parameter(Name=name)
         return True
     return False
+
+
+def secret_in(place: str) -> str:
+    if place.startswith("arn:"):
+        return client("secretsmanager").get_secret_value(SecretId=place)["SecretString"]
+    return client("ssm").get_parameter(Name=place, WithDecryption=True)["Parameter"]["Value"]
 
 
 def put_secret(name: str, value: str, overwrite: bool) -> None:
@@ -159,9 +170,9 @@ def dry_run(store: FlagStore, chosen: dict[str, str], has_key: bool) -> None:
         say(f"   {label:<17} {places[name]}{': ' + own[name] if is_own else ', left alone'}")
     say(f"\n2. {bucket.plan(store.stack, PACKAGE.relative_to(ROOT), package)}")
     values = {**chosen, **places, "PackageBucket": PackageBucket(store.stack, "ACCOUNT").name}
-    if package:
-        values["PackageKey"] = package.key
-    say(f"\n3. {stack.plan(store.stack, TEMPLATE, TEMPLATE.relative_to(ROOT), values)}")
+    values["PackageKey"] = package.key if package else "packages/HASH.zip"
+    resolved = Resolved(load(TEMPLATE.read_text()), values, store.stack.name)
+    say(f"\n3. {stack.plan(resolved, TEMPLATE.relative_to(ROOT), values)}")
     say("\n4. Print the table, the policy for functions that read it, and the webhook's address")
 
 
@@ -170,7 +181,13 @@ def dry_run(store: FlagStore, chosen: dict[str, str], has_key: bool) -> None:
 
 def sync(environment: Environment, options: argparse.Namespace) -> int:
     """The binary on this machine does the work that the deployed function does, so that a person sees it."""
-    outputs, parameters = FlagStore(environment).described()
+    store = FlagStore(environment)
+    outputs, parameters = store.described()
+    if options.action == "once" and KEY_TAG in store.stack.tags():
+        key = secret_in(parameters["SdkKeyParameter"])
+        store.stack.refuse_another_key(key, options.new_key)
+        if options.new_key:
+            store.stack.apply(None, {}, {KEY_TAG: fingerprint(key)})
     recipe.run("_flag-sync-here")
     command = [
         str(BINARY), options.action,
@@ -198,11 +215,13 @@ def follow_logs(environment: Environment, _: argparse.Namespace) -> None:
 # ---- destroy ---------------------------------------------------------------------------------------------------------
 
 
-def destroy(environment: Environment, _: argparse.Namespace) -> None:
+def destroy(environment: Environment, options: argparse.Namespace) -> None:
     store = FlagStore(environment)
     account = account_id()
     environment.confirm(
-        f"This deletes table, flag-sync, webhook and secrets of the flag store {store.name} in the account {account}."
+        f"This deletes table, flag-sync, webhook and secrets of the flag store {store.name} in the account {account} "
+        f"(a script confirms it by --yes {store.name}).",
+        options.yes,
     )
     refuse_while_relayed(store)
     if store.stack.settle():

@@ -15,6 +15,7 @@ from moto.s3.models import FakeBucket
 from moto.server import ThreadedMotoServer
 
 import edge
+import permissions
 import recipe
 import store
 from harness import CANARY, ROOT, Cloud
@@ -126,6 +127,8 @@ def cloud(project, moto, standin, monkeypatch, capsys):
     monkeypatch.setattr(time, "sleep", made.sleep)
     yield made
     monkeypatch.undo()
+    denied = sorted((policy, *call) for policy, call in made.permissions if not permissions.grants(policy, call))
+    assert denied == [], "a policy of docs/ lacks these permissions"
     everything = "\n".join(made.record + standin.requests)
     assert CANARY not in everything, "the SDK key was shown"
     assert not any(put["Value"] in everything for put in standin.put_parameters), "a secret was shown"

@@ -15,6 +15,7 @@ import botocore.session
 import aws
 import command_line
 import launchdarkly
+from permissions import needed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,11 +34,15 @@ class Cloud:
     def __init__(self, project, moto, standin, capsys):
         self.project, self.aws, self.capsys = project, standin, capsys
         self.calls = []  # operation and parameters of each call to AWS
+        self.policy = ""  # that of the command that runs
+        self.permissions = set()  # what the calls needed, each with the policy that should grant it
+        self.last_stack = ""
+        standin.on_call = self.note_permissions
         self.recipes = []  # the recipes that were run, each with the SDK key it saw
         self.begun = 0  # how many calls there were before the last command
         self.record, self.pauses = [], 0
         self.on_pause = lambda number: None
-        self.after_call = lambda operation: None
+        self.before_call = self.after_call = lambda operation: None
         arguments = {
             "endpoint_url": moto,
             "region_name": "us-east-1",
@@ -45,8 +50,9 @@ class Cloud:
             "aws_secret_access_key": "b",
         }
         session = new_session()
-        self.s3, self.lambda_, self.iam, self.ssm, self.dynamodb = (
-            session.client(service, **arguments) for service in ("s3", "lambda", "iam", "ssm", "dynamodb")
+        services = ("s3", "lambda", "iam", "ssm", "dynamodb", "secretsmanager", "cloudwatch")
+        self.s3, self.lambda_, self.iam, self.ssm, self.dynamodb, self.secrets, self.cloudwatch = (
+            session.client(service, **arguments) for service in services
         )
         self.logs = lambda region: session.client("logs", **{**arguments, "region_name": region})
 
@@ -54,6 +60,8 @@ class Cloud:
         """The exit status, the lines on stdout, the text on stderr."""
         self.capsys.readouterr()
         self.begun = len(self.calls)
+        is_store = arguments[0] in ("store-deploy", "store-destroy", "sync") or "store" in arguments
+        self.policy = "store-deployer-policy.json" if is_store else "deployer-policy.json"
         aws.session.cache_clear()
         aws.client.cache_clear()
         with (
@@ -61,7 +69,10 @@ class Cloud:
             patch.object(launchdarkly, "_hidden", ""),
             patch.object(boto3, "Session", self.session),
         ):
-            status = command_line.main(list(arguments))
+            try:
+                status = command_line.main(list(arguments))
+            finally:
+                self.policy = ""
         out, err = self.capsys.readouterr()
         self.record += [out, err]
         return status, out.splitlines(), err
@@ -85,7 +96,18 @@ class Cloud:
         made.events.register("after-call", lambda model, **_: self.after_call(model.name))
         return made
 
-    def note(self, params, model, **_):
+    def note_permissions(self, params, model, context, **_):
+        """Of the commands' own calls, and of those that CloudFormation makes for them."""
+        if self.policy:
+            # An ARN of a stack has its name too.
+            self.last_stack = params.get("StackName", self.last_stack).split(":stack/")[-1].split("/")[0]
+            service, region = model.service_model.service_name, context["client_region"]
+            calls = needed(service, model.name, params, region, model.http["method"], self.last_stack)
+            self.permissions |= {(self.policy, call) for call in calls}
+
+    def note(self, params, model, context, **_):
+        self.before_call(model.name)
+        self.note_permissions(params, model, context)
         self.calls.append((model.name, params))
         # The stand-in keeps what goes to SSM.
         if model.name != "PutParameter":
@@ -127,6 +149,17 @@ class Cloud:
         stamp = int((time.time() - seconds_ago) * 1000)
         self.logs(region).put_log_events(
             logGroupName=group, logStreamName="1", logEvents=[{"timestamp": stamp, "message": message}]
+        )
+
+    def make_table(self, region, name):
+        """In place of a replica, which moto does not make."""
+        session = new_session()
+        client = session.client("dynamodb", region_name=region, aws_access_key_id="a", aws_secret_access_key="b")
+        client.create_table(
+            TableName=name,
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": "namespace", "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": "namespace", "KeyType": "HASH"}],
         )
 
     def buckets(self):

@@ -43,6 +43,8 @@ class Stack:
         self.state = "REVIEW_IN_PROGRESS"
         self.body = ""
         self.parameters = {}
+        self.tags = {}
+        self.is_protected = False
         self.outputs = {}
         self.resources = {}  # logical ID -> Resource
         self.events = []  # newest first
@@ -58,14 +60,17 @@ class Resource:
 class Standin:
     def __init__(self, moto_url):
         def client(service):
-            return boto3.client(
+            made = boto3.client(
                 service, endpoint_url=moto_url, region_name=REGION, aws_access_key_id="a", aws_secret_access_key="b"
             )
+            made.meta.events.register("provide-client-params", lambda **call: self.on_call(**call))
+            return made
 
         self.moto_url = moto_url
         self.s3, self.iam, self.lambda_ = client("s3"), client("iam"), client("lambda")
         self.dynamodb, self.logs, self.events = client("dynamodb"), client("logs"), client("events")
         self.gateway, self.cloudwatch = client("apigatewayv2"), client("cloudwatch")
+        self.on_call = lambda **_: None  # is given each call that CloudFormation makes for the deployer
         self._lock = threading.RLock()
         standin = self
 
@@ -209,11 +214,19 @@ class Standin:
             {"ParameterKey": name, "ParameterValue": value} for name, value in stack.parameters.items()
         )
         outputs = members({"OutputKey": name, "OutputValue": value} for name, value in stack.outputs.items())
+        tags = members({"Key": name, "Value": value} for name, value in stack.tags.items())
         return (
             f"<Stacks><member><StackName>{stack.name}</StackName><StackId>{stack.id}</StackId>"
             f"<StackStatus>{stack.state}</StackStatus><CreationTime>2026-01-01T00:00:00Z</CreationTime>"
-            f"<Parameters>{parameters}</Parameters><Outputs>{outputs}</Outputs></member></Stacks>"
+            f"<EnableTerminationProtection>{str(stack.is_protected).lower()}</EnableTerminationProtection>"
+            f"<Parameters>{parameters}</Parameters><Outputs>{outputs}</Outputs>"
+            f"<Tags>{tags}</Tags></member></Stacks>"
         )
+
+    def cfn_update_termination_protection(self, form):
+        stack = self.stack(form["StackName"])
+        stack.is_protected = form["EnableTerminationProtection"] == "true"
+        return f"<StackId>{stack.id}</StackId>"
 
     def cfn_list_stacks(self, _):
         return "<StackSummaries></StackSummaries>"
@@ -258,33 +271,43 @@ class Standin:
                 break
             previous = form.get(prefix + "UsePreviousValue") == "true"
             values[key] = stack.parameters[key] if previous else form[prefix + "ParameterValue"]
+        tags = {}
+        for number in itertools.count(1):
+            prefix = f"Tags.member.{number}."
+            if prefix + "Key" not in form:
+                break
+            tags[form[prefix + "Key"]] = form[prefix + "Value"]
         change_set = f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:changeSet/{form['ChangeSetName']}"
         status, reason = "CREATE_COMPLETE", ""
         try:
-            templates.Resolved(templates.load(body), values, name)
+            resolve(body, values, name)
         except templates.Refused as error:
-            raise AwsFault("ValidationError", str(error)) from None
+            raise AwsFault("ValidationError", f"Template error: {error}") from None
         self.stacks[name] = stack
-        if not new and body == stack.body and values == stack.parameters:
+        if not new and (body, values, tags) == (stack.body, stack.parameters, stack.tags):
             status = "FAILED"
             reason = (
                 "The submitted information didn't contain changes. Submit different information to create a change set."
             )
-        self.change_sets[change_set] = (stack, body, values, status, reason)
+        self.change_sets[change_set] = (stack, body, values, tags, status, reason)
         return f"<Id>{change_set}</Id><StackId>{stack.id}</StackId>"
 
     def cfn_describe_change_set(self, form):
-        stack, body, values, status, reason = self.change_sets[form["ChangeSetName"]]
+        stack, body, values, _, status, reason = self.change_sets[form["ChangeSetName"]]
         changes = ""
         if status == "CREATE_COMPLETE":
-            names = templates.Resolved(templates.load(body), values, stack.name).resources()
-            changes = "".join(
-                "<member><Type>Resource</Type><ResourceChange>"
-                f"<Action>{'Modify' if name in stack.resources else 'Add'}</Action>"
-                f"<LogicalResourceId>{name}</LogicalResourceId><ResourceType>{part['Type']}</ResourceType>"
-                "</ResourceChange></member>"
-                for name, part in names.items()
-            )
+            names = resolve(body, values, stack.name).resources()
+            kinds = {name: part["Type"] for name, part in names.items()}
+            kinds |= {name: part.kind for name, part in stack.resources.items() if name not in names}
+            for name, kind in kinds.items():
+                action = "Add" if name not in stack.resources else "Modify" if name in names else "Remove"
+                # All its properties are for one version only.
+                replaced = "True" if (action, kind) == ("Modify", "AWS::Lambda::Version") else "False"
+                changes += (
+                    f"<member><Type>Resource</Type><ResourceChange><Action>{action}</Action>"
+                    f"<LogicalResourceId>{name}</LogicalResourceId><ResourceType>{kind}</ResourceType>"
+                    f"<Replacement>{replaced}</Replacement></ResourceChange></member>"
+                )
         return f"<Status>{status}</Status><StatusReason>{escape(reason)}</StatusReason><Changes>{changes}</Changes>"
 
     def cfn_delete_change_set(self, form):
@@ -292,15 +315,19 @@ class Standin:
         return ""
 
     def cfn_execute_change_set(self, form):
-        stack, body, values, _, _ = self.change_sets.pop(form["ChangeSetName"])
+        stack, body, values, tags, _, _ = self.change_sets.pop(form["ChangeSetName"])
         verb = "CREATE" if stack.state == "REVIEW_IN_PROGRESS" else "UPDATE"
-        stack.work = self.deploying(stack, body, values, verb, form["ClientRequestToken"])
+        stack.work = self.deploying(stack, body, values, tags, verb, form["ClientRequestToken"])
         if not self.sluggish:
             stack.state = f"{verb}_IN_PROGRESS"
         return ""
 
     def cfn_delete_stack(self, form):
         stack = self.stack(form["StackName"])
+        if stack.is_protected:
+            raise AwsFault(
+                "ValidationError", f"Stack [{stack.name}] cannot be deleted while TerminationProtection is enabled"
+            )
         stack.work = self.deleting(stack, form.get("ClientRequestToken", ""))
         stack.state = "DELETE_IN_PROGRESS"
         return ""
@@ -323,7 +350,7 @@ class Standin:
             },
         )
 
-    def deploying(self, stack, body, values, verb, token):
+    def deploying(self, stack, body, values, tags, verb, token):
         own = "AWS::CloudFormation::Stack"
         yield  # the first question is answered before anything has happened
         stack.state = f"{verb}_IN_PROGRESS"
@@ -332,6 +359,7 @@ class Standin:
         versions = {name: one for name, one in stack.resources.items() if one.kind == "AWS::Lambda::Version"}
         try:
             yield from self.bring_to(stack, body, values, verb, token)
+            stack.tags = tags
             stack.state = f"{verb}_COMPLETE"
         except AwsFault:
             self.resource_faults = {}
@@ -348,7 +376,7 @@ class Standin:
         self.event(stack, token, stack.name, own, stack.state)
 
     def bring_to(self, stack, body, values, verb, token):
-        resolved = templates.Resolved(templates.load(body), values, stack.name)
+        resolved = resolve(body, values, stack.name)
         wanted = resolved.resources()
         for name, part in wanted.items():
             old = stack.resources.get(name)
@@ -479,6 +507,11 @@ class Standin:
         self.cloudwatch.put_metric_alarm(AlarmName=physical, **properties)
         return physical, {}
 
+    def make_cloudwatch_dashboard(self, _, properties, __):
+        name = properties["DashboardName"]
+        self.cloudwatch.put_dashboard(DashboardName=name, DashboardBody=properties["DashboardBody"])
+        return name, {}
+
     def make_apigatewayv2_api(self, _, properties, old):
         name = old.physical if old else self.gateway.create_api(**properties)["ApiId"]
         return name, {"ApiEndpoint": f"https://{name}.execute-api.{REGION}.amazonaws.com"}
@@ -504,10 +537,13 @@ class Standin:
 
     def make_lambda_function(self, _, properties, old):
         name = properties["FunctionName"]
+        # A parameter's value is text.
+        properties = {**properties, "MemorySize": int(properties["MemorySize"])}
         if old:
             self.lambda_.update_function_code(FunctionName=name, **properties["Code"])
-            if "Environment" in properties:
-                self.lambda_.update_function_configuration(FunctionName=name, Environment=properties["Environment"])
+            same = ("Environment", "MemorySize", "LoggingConfig")
+            changed = {key: properties[key] for key in same if key in properties}
+            self.lambda_.update_function_configuration(FunctionName=name, **changed)
         else:
             self.lambda_.create_function(**properties)
         return name, {"Arn": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}"}
@@ -553,6 +589,10 @@ class Standin:
                     raise
         elif resource.kind == "AWS::CloudFront::Distribution":
             self.put_distribution(resource.physical, None)
+        elif resource.kind == "AWS::CloudFront::Function":
+            for found in self.distributions.values():
+                if resource.physical in scripts_of(found["config"]):
+                    raise AwsFault("FunctionInUse", "Cannot delete function, it is associated with a distribution.")
         elif resource.kind == "AWS::IAM::ManagedPolicy":
             if self.iam.list_entities_for_policy(PolicyArn=resource.physical)["PolicyRoles"]:
                 raise AwsFault("DeleteConflict", "Cannot delete a policy attached to entities.")
@@ -568,6 +608,8 @@ class Standin:
             self.events.delete_rule(Name=resource.physical)
         elif resource.kind == "AWS::CloudWatch::Alarm":
             self.cloudwatch.delete_alarms(AlarmNames=[resource.physical])
+        elif resource.kind == "AWS::CloudWatch::Dashboard":
+            self.cloudwatch.delete_dashboards(DashboardNames=[resource.physical])
 
     # ---- CloudFront --------------------------------------------------------------------------------------------------
 
@@ -653,6 +695,10 @@ class Standin:
         return 204, {}, ""
 
 
+def resolve(body, values, name):
+    return templates.Resolved(templates.load(body), values, name, ACCOUNT)
+
+
 def replicated(arn):
     return AwsFault(
         "InvalidParameterValueException",
@@ -686,6 +732,12 @@ def attached(config):
         for behavior in behaviors_of(config)
         for entry in behavior["LambdaFunctionAssociations"].get("Items", [])
     }
+
+
+def scripts_of(config):
+    """The ARNs of the CloudFront Functions that a distribution runs."""
+    parts = behaviors_of(config)
+    return {entry["FunctionARN"] for part in parts for entry in part["FunctionAssociations"].get("Items", [])}
 
 
 def api_form(config):

@@ -14,7 +14,18 @@ import recipe
 from failure import Failure
 from harness import CANARY, ROOT
 
-COMMANDS = ("deploy", "detach", "destroy", "url", "logs", "doctor", "store-deploy", "store-destroy", "sync")
+COMMANDS = (
+    "deploy",
+    "detach",
+    "destroy",
+    "url",
+    "logs",
+    "retention",
+    "doctor",
+    "store-deploy",
+    "store-destroy",
+    "sync",
+)
 
 
 def run(*arguments):
@@ -36,7 +47,7 @@ def test_help_names_the_recipe_and_describes_each_argument(cloud, command):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_unknown_argument_ends_before_anything_is_built(cloud, command):
     with pytest.raises(SystemExit) as ended:
-        cloud(command, "production", "--bogus")
+        cloud(command, "production", *(["30"] if command == "retention" else []), "--bogus")
     assert ended.value.code == 2
     err = cloud.capsys.readouterr().err
     assert f"usage: just {command} " in err

@@ -72,6 +72,13 @@ def test_where_a_path_leads(handler, path, expected):
     assert handler(path) == expected
 
 
+def test_only_a_directory_of_the_current_site_needs_it(handler):
+    """So /site/*/ runs it and /site/* does not, where each request would be paid."""
+    for path in ("/site/a", "/site/a.css", "/site/a/b.html", "/site/a/.", "/site//a", "/site/betamax", "/site/..b"):
+        assert handler(path) == path
+        assert handler(f"{path}/") == f"{path}/index.html"
+
+
 def test_other_methods_keep_method_and_body(handler):
     assert handler("/form", "POST") == "307 /site/form"
     assert handler("/form", "HEAD") == "302 /site/form"

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import subprocess
 import sys
 
@@ -10,11 +11,13 @@ import pytest
 from botocore.exceptions import ClientError
 
 import pages
-from harness import ROOT
+from harness import CANARY, ROOT
+from launchdarkly import fingerprint
 from standin import attached, behaviors_of
 
 FUNCTION = "arn:aws:lambda:us-east-1:123456789012:function:redirect-production"
 STAND_IN = "arn:aws:cloudfront::123456789012:function/redirect-production-current-site"
+ASSETS = ("/site/beta/*.*", "/site/*")  # what no function answers
 PACKAGES = "redirect-production-packages-123456789012"
 
 
@@ -80,6 +83,21 @@ def test_the_first_deploy_makes_everything(cloud):
     }
     assert uploads(cloud).index("site/style.css") < uploads(cloud).index("site/index.html"), "assets go before pages"
     assert cloud.aws.invalidations == [], "nothing was cached before"
+
+
+def test_the_stack_names_its_sdk_key_by_a_fingerprint(cloud, monkeypatch):
+    cloud.does("deploy")
+    first = cloud.stack().tags
+    assert first == {"redirect-sdk-key": fingerprint(CANARY)}
+    assert len(fingerprint(CANARY)) == 8 and fingerprint(CANARY) not in CANARY
+    cloud.stack().tags["team"] = "web"
+    cloud.does("detach")
+    cloud.does("deploy")
+    assert cloud.stack().tags == {**first, "team": "web"}, "tags of others stay"
+    other = "sdk-c0ffee00-0000-4000-8000-00000000beef"
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", other)
+    cloud.does("deploy", "--new-key")
+    assert cloud.stack().tags["redirect-sdk-key"] == fingerprint(other) != fingerprint(CANARY)
 
 
 def test_progress_is_shown_while_the_stack_is_made(cloud):
@@ -165,7 +183,7 @@ def test_the_site_can_come_first_and_the_function_later(cloud):
     assert attached(cloud.config()) == set()
     for behavior in behaviors_of(cloud.config()):
         functions = [entry["FunctionARN"] for entry in behavior["FunctionAssociations"].get("Items", [])]
-        assert functions == ([] if behavior.get("PathPattern") == "/site/beta/*.*" else [STAND_IN])
+        assert functions == ([] if behavior.get("PathPattern") in ASSETS else [STAND_IN])
     assert "Function" not in cloud.stack().resources
 
     cloud.package()
@@ -178,7 +196,7 @@ def test_environments_live_side_by_side(cloud):
     cloud.does("deploy", "staging")
     cloud.does("deploy", "production", "--without-function")
     assert set(cloud.aws.stacks) == {"redirect-staging", "redirect-production"}
-    cloud.does("destroy", "staging")
+    cloud.does("destroy", "staging", "--yes", "staging")
     assert set(cloud.aws.stacks) == {"redirect-production"}
     assert [name for name in cloud.buckets() if "staging" in name] == []
     assert len([name for name in cloud.buckets() if "production" in name]) == 2
@@ -243,6 +261,101 @@ def test_deploy_in_a_process_of_its_own(cloud):
     assert (done.returncode, done.stderr) == (0, "")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
     assert "  nothing to change" in cloud.does("deploy"), "both ways of running it leave the same behind"
+
+
+# ---- Guards ----------------------------------------------------------------------------------------------------------
+
+OTHER_KEY = "sdk-0ddba115-0000-4000-8000-00000000beef"
+
+
+def test_another_key_must_be_meant(cloud, monkeypatch):
+    cloud.does("deploy")
+    before = cloud.stack().tags["redirect-sdk-key"]
+    assert re.fullmatch("[0-9a-f]{8}", before) and before not in CANARY
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", OTHER_KEY)
+    cloud.recipes.clear()
+    err = cloud.fails("deploy")
+    assert before in err and "give --new-key" in err and OTHER_KEY not in err
+    assert cloud.recipes == []
+    cloud.package(b"with the other key")
+    cloud.does("deploy", "--new-key")
+    assert cloud.stack().tags["redirect-sdk-key"] != before
+    cloud.does("deploy")
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", CANARY)
+    assert "give --new-key" in cloud.fails("deploy")
+
+
+def test_a_deployment_that_fails_leaves_the_fingerprint_of_the_key_that_runs(cloud, monkeypatch):
+    cloud.does("deploy")
+    before = cloud.stack().tags
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", OTHER_KEY)
+    cloud.package(b"with the other key")
+    cloud.aws.resource_faults["Distribution"] = "Rate exceeded"
+    cloud.fails("deploy", "--new-key")
+    assert cloud.stack().tags == before
+
+
+def test_tags_are_kept_from_one_deploy_to_the_next(cloud):
+    cloud.does("deploy", "--tag", "team=web", "--tag", "cost=a=b")
+    cloud.does("deploy", "--tag", "team=shop")
+    tags = dict(cloud.stack().tags)
+    assert len(tags.pop("redirect-sdk-key")) == 8
+    assert tags == {"team": "shop", "cost": "a=b"}
+    for wrong in ("team", "=x", "aws:x=y", "redirect-sdk-key=0"):
+        assert "expected NAME=VALUE" in cloud.fails("deploy", "--tag", wrong)
+
+
+def test_the_stack_is_protected_until_destroy(cloud):
+    cloud.does("deploy")
+    assert cloud.stack().is_protected
+    cloud.stack().is_protected = False
+    cloud.does("deploy")
+    assert cloud.stack().is_protected, "also if a run was interrupted before it came to that"
+    cloud.does("destroy", "--yes", "production")
+    assert cloud.aws.stacks == {}
+
+
+def test_a_script_must_confirm_the_deletion(cloud):
+    cloud.does("deploy")
+    before = cloud.config()
+    for arguments, reported in (([], "--yes production"), (["--yes", "staging"], "Not confirmed")):
+        assert reported in cloud.fails("destroy", *arguments)
+        assert cloud.config() == before
+
+
+def test_changes_are_shown_and_made_when_confirmed(cloud, monkeypatch):
+    cloud.does("deploy", "--set", "AccessLogs=yes")
+    cloud.package(b"second")
+    change = ("deploy", "--set", "AccessLogs=no", "--confirm")
+    assert "Nobody can be asked here" in cloud.fails(*change)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda _: "no")
+    _, out, err = cloud(*change)
+    assert "Not confirmed" in err
+    assert "  modify  FunctionVersion  AWS::Lambda::Version  REPLACED by a new one" in out
+    assert "  remove  LogDelivery  AWS::Logs::Delivery" in out
+    assert attached(cloud.config()) == {f"{FUNCTION}:1"}
+    assert cloud.aws.change_sets == {}, "none is left behind"
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", interrupt)
+    assert cloud(*change)[0] == 130
+    assert cloud.aws.change_sets == {}
+    monkeypatch.setattr("builtins.input", lambda _: "production")
+    cloud.does(*change)
+    assert attached(cloud.config()) == {f"{FUNCTION}:2"}
+    assert "LogDelivery" not in cloud.stack().resources
+
+
+def test_more_memory_is_a_new_version_of_the_same_package(cloud):
+    cloud.does("deploy")
+    cloud.does("deploy", "--set", "MemorySize=256", "--set", "SystemLogLevel=WARN")
+    (arn,) = attached(cloud.config())
+    assert arn == f"{FUNCTION}:2"
+    assert cloud.lambda_.get_function_configuration(FunctionName=arn)["MemorySize"] == 256
+    assert cloud.stack().resources["Function"].properties["LoggingConfig"]["SystemLogLevel"] == "WARN"
 
 
 # ---- deploy, with faults ---------------------------------------------------------------------------------------------
@@ -339,13 +452,16 @@ def test_a_bucket_of_someone_else_gets_no_package(cloud):
     assert "PutObject" not in cloud.operations()
 
 
-def test_every_use_of_the_package_bucket_names_its_owner(cloud):
+def test_every_use_of_a_bucket_names_its_owner(cloud):
+    """Of the site's too, whose name someone may take when it is gone."""
     cloud.does("deploy")
-    private = [
-        params for operation, params in cloud.calls if params.get("Bucket") == PACKAGES and operation != "CreateBucket"
-    ]
-    assert len(private) >= 7
-    assert all(params["ExpectedBucketOwner"] == "123456789012" for params in private)
+    (cloud.project / "site/style.css").unlink()
+    cloud.does("deploy")
+    cloud.does("destroy", "--yes", "production")
+    uses = [(name, params) for name, params in cloud.calls if "Bucket" in params and name != "CreateBucket"]
+    assert len({params["Bucket"] for _, params in uses}) == 2
+    assert {"PutObject", "ListObjectsV2", "DeleteObjects", "ListObjects", "DeleteBucket"} <= {name for name, _ in uses}
+    assert [name for name, params in uses if params.get("ExpectedBucketOwner") != "123456789012"] == []
 
 
 def test_a_lost_connection_does_not_end_a_wait(cloud):
@@ -396,7 +512,7 @@ def test_a_stack_that_cannot_be_made_says_why_and_how_to_go_on(cloud):
     assert "ROLLBACK_COMPLETE" in err
     assert "CREATE_FAILED" in err and "maximum size of the function is 1048576" in err
     assert "just destroy" in cloud.fails("deploy")
-    cloud.does("destroy")
+    cloud.does("destroy", "--yes", "production")
     cloud.does("deploy")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
 
@@ -439,7 +555,7 @@ def test_detach_sends_everyone_to_the_current_site(cloud):
     assert any("CloudFront is spreading the change" in line for line in out)
     assert attached(cloud.config()) == set()
     for behavior in behaviors_of(cloud.config()):
-        if behavior.get("PathPattern") != "/site/beta/*.*":
+        if behavior.get("PathPattern") not in ASSETS:
             assert [entry["FunctionARN"] for entry in behavior["FunctionAssociations"]["Items"]] == [STAND_IN]
     assert cloud.stack().parameters["AttachFunction"] == "no", "the stack's next update would attach it otherwise"
     assert "The function is not attached to any behavior." in cloud.does("detach")
@@ -500,32 +616,192 @@ def test_deploy_attaches_again_what_was_detached_behind_the_stack(cloud):
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
 
 
-def test_detach_from_an_existing_distribution_spares_other_functions(cloud):
-    other = "arn:aws:lambda:us-east-1:123456789012:function:other:3"
+# ---- A distribution that exists --------------------------------------------------------------------------------------
 
-    def behavior(*arns):
-        items = [{"EventType": kind, "LambdaFunctionARN": arn, "IncludeBody": False} for kind, arn in arns]
+OTHER = "arn:aws:lambda:us-east-1:123456789012:function:other:3"
+OTHER_SCRIPT = "arn:aws:cloudfront::123456789012:function/other"
+EXISTING = ("deploy", "--set", "ExistingDistributionId=E1EXAMPLE")
+
+
+def existing(cloud, behaviors):
+    """Puts a distribution there: of each path pattern, what its events run. None is the default behavior."""
+
+    def behavior(pattern, runs):
+        lambdas, scripts = [], []
+        for event, arn in runs:
+            if ":lambda:" in arn:
+                lambdas.append({"EventType": event, "LambdaFunctionARN": arn, "IncludeBody": False})
+            else:
+                scripts.append({"EventType": event, "FunctionARN": arn})
         return {
+            **({"PathPattern": pattern} if pattern else {}),
             "TargetOriginId": "mine",
             "ViewerProtocolPolicy": "https-only",
-            "LambdaFunctionAssociations": {"Quantity": len(items), "Items": items},
-            "FunctionAssociations": {"Quantity": 0},
+            "LambdaFunctionAssociations": {"Quantity": len(lambdas), "Items": lambdas},
+            "FunctionAssociations": {"Quantity": len(scripts), "Items": scripts},
         }
 
-    cloud.does("deploy", "--set", "ExistingDistributionId=E1EXAMPLE")
-    cloud.aws.put_distribution(
-        "E1EXAMPLE",
+    others = [behavior(pattern, runs) for pattern, runs in behaviors.items() if pattern]
+    header = {"HeaderName": "x-origin-secret", "HeaderValue": "for the origin alone"}
+    origin = {"Id": "mine", "DomainName": "example.com", "CustomHeaders": {"Quantity": 1, "Items": [header]}}
+    config = {
+        "CallerReference": "mine",
+        "Comment": "",
+        "Enabled": True,
+        "Origins": {"Quantity": 1, "Items": [origin]},
+        "DefaultCacheBehavior": behavior(None, behaviors[None]),
+        "CacheBehaviors": {"Quantity": len(others), "Items": others},
+    }
+    cloud.aws.put_distribution("E1EXAMPLE", config)
+
+
+def what_runs(cloud):
+    found = {}
+    for behavior in behaviors_of(cloud.config()):
+        lambdas = behavior["LambdaFunctionAssociations"].get("Items", [])
+        scripts = behavior["FunctionAssociations"].get("Items", [])
+        found[behavior.get("PathPattern")] = [
+            (entry["EventType"], entry.get("LambdaFunctionARN") or entry["FunctionARN"]) for entry in lambdas + scripts
+        ]
+    return found
+
+
+def saved(cloud):
+    return sorted((cloud.project / "target/edge").glob("E1EXAMPLE-*.json"))
+
+
+def test_a_release_to_an_existing_distribution_is_one_command(cloud):
+    runs = {
+        None: [("viewer-request", f"{FUNCTION}:1"), ("origin-request", OTHER)],
+        # CloudFront accepts a pattern without the slash too.
+        "site/beta": [],
+        "/site/beta/*": [("viewer-request", STAND_IN)],
+        "/site/beta/*.*": [],
+        "/site/*/": [],
+        "/de/*": [("viewer-request", f"{FUNCTION}:1")],
+        "/api/*": [("viewer-request", OTHER)],
+    }
+    cloud.does(*EXISTING)
+    existing(cloud, runs)
+    cloud.package(b"second")
+    cloud.aws.slow_distribution = 2
+    text = "\n".join(cloud.does("deploy", "--attach"))
+    new = ("viewer-request", f"{FUNCTION}:2")
+    assert what_runs(cloud) == {
+        None: [("origin-request", OTHER), new],
+        "site/beta": [new],
+        "/site/beta/*": [new],
+        "/site/beta/*.*": [],
+        "/site/*/": [("viewer-request", STAND_IN)],
+        "/de/*": [new],
+        "/api/*": [("viewer-request", OTHER)],
+    }
+    assert cloud.aws.calls["UpdateDistribution"] == 1, "all at once"
+    # What changed is printed, what was before is kept, an origin's secret header included and so for the owner alone.
+    assert "function:redirect-production:1 -> function:redirect-production:2" in text
+    assert "/site/beta/*.htm*    is not one of its behaviors" in text
+    assert "CloudFront is spreading the change" in text
+    (file,) = saved(cloud)
+    assert f"configuration of before is in {file}" in text
+    assert json.loads(file.read_text())["DefaultCacheBehavior"]["LambdaFunctionAssociations"]["Quantity"] == 2
+    assert (file.stat().st_mode & 0o777, "for the origin alone" in text) == (0o600, False)
+
+    assert "  runs this version already" in cloud.does("deploy", "--attach")
+    assert cloud.aws.calls["UpdateDistribution"] == 1
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        {None: [("viewer-request", OTHER)], "/site/beta": []},
+        {None: [], "/site/beta": [("viewer-request", OTHER_SCRIPT)]},
+        # A CloudFront Function on responses and Lambda@Edge on requests exclude each other too.
+        {None: [], "/site/beta": [("viewer-response", OTHER_SCRIPT)]},
+    ],
+)
+def test_nothing_is_attached_beside_another_function(cloud, runs):
+    cloud.does(*EXISTING)
+    existing(cloud, runs)
+    cloud.recipes.clear()
+    cloud.package(b"second")
+    err = cloud.fails("deploy", "--attach")
+    assert "Nothing was attached" in err
+    assert ("*" if runs[None] else "/site/beta") + "  " + (OTHER if runs[None] else OTHER_SCRIPT) in err
+    assert what_runs(cloud) == runs
+    assert cloud.recipes == [], "that is seen before anything is built"
+
+
+def test_a_function_of_ones_own_may_name_the_index_pages(cloud):
+    own = [("viewer-request", OTHER_SCRIPT)]
+    cloud.does(*EXISTING)
+    existing(cloud, {None: [], "/site/*/": own})
+    cloud.does("deploy", "--attach")
+    assert what_runs(cloud) == {None: [("viewer-request", f"{FUNCTION}:1")], "/site/*/": own}
+
+
+@pytest.mark.parametrize(("faults", "tries"), [([412], 2), ([412, 412], 3)])
+def test_attaching_survives_a_change_by_someone_else(cloud, faults, tries):
+    cloud.does(*EXISTING)
+    existing(cloud, {None: []})
+    cloud.aws.faults["UpdateDistribution"] = faults
+    cloud.does("deploy", "--attach")
+    assert what_runs(cloud) == {None: [("viewer-request", f"{FUNCTION}:1")]}
+    assert cloud.aws.calls["UpdateDistribution"] == tries
+
+
+def test_a_refused_attachment_is_reported_and_a_later_run_attaches(cloud):
+    cloud.does(*EXISTING)
+    existing(cloud, {None: [], "/site/beta": []})
+    cloud.aws.faults["UpdateDistribution"] = [403]
+    assert "UpdateDistribution failed: " in cloud.fails("deploy", "--attach")
+    assert what_runs(cloud) == {None: [], "/site/beta": []}
+    cloud.aws.slow_distribution = 2
+    first = cloud.pauses + 1
+    cloud.on_pause = lambda number: (_ for _ in ()).throw(KeyboardInterrupt) if number == first else None
+    assert cloud("deploy", "--attach")[0] == 130
+    assert "  runs this version already" in cloud.does("deploy", "--attach")
+
+
+@pytest.mark.parametrize("arguments", [["--attach"], [*EXISTING[1:], "--attach", "--without-function"]])
+def test_attach_needs_a_function_and_a_distribution_that_exists(cloud, arguments):
+    for more in ([], ["--dry-run"]):
+        assert "ExistingDistributionId" in cloud.fails("deploy", *arguments, *more)
+    assert cloud.recipes == []
+
+
+def test_detach_spares_other_functions_and_partial_and_old_associations_go(cloud):
+    cloud.does(*EXISTING)
+    existing(
+        cloud,
         {
-            "CallerReference": "mine",
-            "Comment": "",
-            "Enabled": True,
-            "Origins": {"Quantity": 1, "Items": [{"Id": "mine", "DomainName": "example.com"}]},
-            "DefaultCacheBehavior": behavior(("viewer-request", f"{FUNCTION}:1"), ("origin-request", other)),
-            "CacheBehaviors": {"Quantity": 0},
+            None: [("viewer-request", f"{FUNCTION}:1"), ("origin-request", OTHER)],
+            "/site/beta": [("viewer-request", f"{FUNCTION}:7")],
+            "/site/beta/*": [],
         },
     )
     cloud.does("detach")
-    assert attached(cloud.config()) == {other}
+    assert what_runs(cloud) == {None: [("origin-request", OTHER)], "/site/beta": [], "/site/beta/*": []}
+
+
+def test_after_detach_the_current_site_is_where_the_distribution_has_its_function(cloud):
+    cloud.does(*EXISTING)
+    existing(cloud, {None: [], "/site/*/": []})
+    cloud.does("deploy", "--attach")
+    cloud.does("detach")
+    current = [("viewer-request", STAND_IN)]
+    assert what_runs(cloud) == {None: current, "/site/*/": current}
+    cloud.does("deploy", "--attach")
+    assert what_runs(cloud) == {None: [("viewer-request", f"{FUNCTION}:1")], "/site/*/": current}
+
+
+def test_destroy_leaves_an_existing_distribution_without_our_functions(cloud):
+    """CloudFront deletes no CloudFront Function that a distribution runs."""
+    cloud.does(*EXISTING)
+    existing(cloud, {None: [], "/site/*/": [], "/api/*": [("viewer-request", OTHER_SCRIPT)]})
+    cloud.does("deploy", "--attach")
+    cloud.does("destroy", "--yes", "production")
+    assert what_runs(cloud) == {None: [], "/site/*/": [], "/api/*": [("viewer-request", OTHER_SCRIPT)]}
+    assert cloud.aws.stacks == {}
 
 
 # ---- destroy ---------------------------------------------------------------------------------------------------------
@@ -536,13 +812,13 @@ def test_destroy_waits_for_the_replicas_and_leaves_nothing(cloud):
     cloud.package(b"second")
     cloud.does("deploy")
     cloud.aws.replicas_live_for = 3
-    out = cloud.does("destroy")
+    out = cloud.does("destroy", "--yes", "production")
     assert sum("waiting for the replicas" in line for line in out) == 3
     assert any("Interrupting is safe" in line for line in out)
     assert cloud.buckets() == []
     assert cloud.aws.stacks == {} and cloud.aws.distributions == {}
     assert cloud.lambda_.list_functions()["Functions"] == []
-    out = cloud.does("destroy")
+    out = cloud.does("destroy", "--yes", "production")
     assert "There is no stack redirect-production." in out
 
 
@@ -558,10 +834,10 @@ def test_an_interrupted_destroy_resumes(cloud, when):
             raise KeyboardInterrupt
 
     cloud.on_pause = interrupt
-    status, _, err = cloud("destroy")
+    status, _, err = cloud("destroy", "--yes", "production")
     assert status == 130
     assert "just destroy production resumes" in err
-    cloud.does("destroy")
+    cloud.does("destroy", "--yes", "production")
     assert cloud.buckets() == [] and cloud.aws.stacks == {} and cloud.aws.distributions == {}
     assert cloud.lambda_.list_functions()["Functions"] == []
 
@@ -570,7 +846,7 @@ def test_a_deploy_after_an_interrupted_destroy_brings_the_site_back(cloud):
     cloud.does("deploy")
     first = cloud.pauses + 1
     cloud.on_pause = lambda number: (_ for _ in ()).throw(KeyboardInterrupt) if number == first else None
-    assert cloud("destroy")[0] == 130
+    assert cloud("destroy", "--yes", "production")[0] == 130
     assert attached(cloud.config()) == set()
     cloud.does("deploy")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
@@ -587,18 +863,18 @@ def test_a_stack_that_cannot_be_deleted_says_why(cloud):
 
     cloud.aws.unmake = refuse
     try:
-        err = cloud.fails("destroy")
+        err = cloud.fails("destroy", "--yes", "production")
     finally:
         cloud.aws.unmake = real
     assert "DELETE_FAILED" in err and "not empty" in err
-    cloud.does("destroy")
+    cloud.does("destroy", "--yes", "production")
     assert cloud.buckets() == []
 
 
 def test_the_access_logs_outlive_the_site(cloud):
     cloud.does("deploy", "--set", "AccessLogs=yes")
     kept = cloud.bucket("logbucket")
-    out = cloud.does("destroy")
+    out = cloud.does("destroy", "--yes", "production")
     assert f"The bucket of the access logs stays: {kept}" in out
     assert cloud.buckets() == [kept]
 

@@ -16,6 +16,7 @@ STACK = "redirect-production-flags"
 PACKAGES = f"{STACK}-packages-{ACCOUNT}"
 SDK_KEY = "/redirect/production/sdk-key"
 WEBHOOK_SECRET = "/redirect/production/webhook-secret"
+OTHER_KEY = "sdk-0ddba115-0000-4000-8000-00000000beef"
 SECRET_ARN = f"arn:aws:secretsmanager:us-east-1:{ACCOUNT}:secret:launchdarkly/{{}}-AbC123"
 
 
@@ -100,7 +101,7 @@ def test_the_key_goes_to_ssm_and_nowhere_else(cloud, monkeypatch):
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", "sdk-c0ffee00-0000-4000-8000-0000000000ld")
     cloud.does("store-deploy")
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", CANARY)
-    cloud.does("store-deploy")
+    cloud.does("store-deploy", "--new-key")
     assert secret(cloud, SDK_KEY) == CANARY, "another key in the shell replaces it"
     puts = [(put["Name"], put["Type"], put["Overwrite"]) for put in cloud.aws.put_parameters]
     of_key = (SDK_KEY, "SecureString", True)
@@ -248,7 +249,7 @@ def test_a_stack_that_cannot_be_made_says_why_and_how_to_go_on(cloud):
     assert "with just store-destroy production" in cloud.fails("store-deploy")
     assert len(cloud.aws.put_parameters) == puts, "what is refused changes nothing"
     assert "is in the state ROLLBACK_COMPLETE" in cloud.fails("url", "production", "store")
-    cloud.does("store-destroy")
+    cloud.does("store-destroy", "--yes", "production")
     assert left(cloud) == NOTHING
     cloud.does("store-deploy")
     assert left(cloud) == ALL
@@ -258,7 +259,7 @@ def test_an_update_that_fails_goes_back_to_the_package_before(cloud):
     """Also when the edge environment of that name was destroyed meanwhile: its package bucket is another one."""
     cloud.does("deploy", "--without-function")
     cloud.does("store-deploy")
-    cloud.does("destroy")
+    cloud.does("destroy", "--yes", "production")
     before = cloud.stack(STACK).parameters["PackageKey"]
     cloud.flag_sync_package(b"second")
     cloud.aws.resource_faults["FailingAlarm"] = "Rate exceeded"
@@ -287,6 +288,38 @@ def test_a_secret_that_was_not_to_be_seen_yet_is_kept(cloud, monkeypatch):
     monkeypatch.setattr(store, "has_parameter", lambda _: False)
     cloud.does("store-deploy")
     assert secret(cloud, WEBHOOK_SECRET) == made
+
+
+def test_another_key_must_be_meant(cloud, monkeypatch):
+    """That of another environment would replace every flag in the table."""
+    cloud.does("store-deploy")
+    write_flag_sync(cloud, 0)
+    cloud.does("sync")
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", OTHER_KEY)
+    cloud.recipes.clear()
+    assert "give --new-key" in cloud.fails("store-deploy")
+    assert (secret(cloud, SDK_KEY), cloud.recipes) == (CANARY, [])
+    cloud.does("store-deploy", "--new-key")
+    assert secret(cloud, SDK_KEY) == OTHER_KEY
+    monkeypatch.delenv("LAUNCHDARKLY_SDK_KEY")
+    cloud.does("store-deploy")
+
+    # The key that flag-sync reads, put there by hand: compared before the table is touched, read for check alone.
+    cloud.ssm.put_parameter(Name=SDK_KEY, Value=CANARY, Type="SecureString", Overwrite=True)
+    status, _, err = cloud("sync")
+    assert status == 2 and "give --new-key" in err
+    assert cloud("sync", "production", "check")[0] == 0
+    cloud.does("sync", "--new-key")
+    cloud.does("sync")
+
+
+def test_a_key_in_secrets_manager_is_compared_too(cloud):
+    cloud.does("store-deploy")
+    arn = cloud.secrets.create_secret(Name="redirect/key", SecretString=OTHER_KEY)["ARN"]
+    cloud.does("store-deploy", "--set", f"SdkKeyParameter={arn}")
+    write_flag_sync(cloud, 0)
+    assert "give --new-key" in cloud("sync")[2]
+    cloud.does("sync", "--new-key")
 
 
 # ---- url, logs, sync -------------------------------------------------------------------------------------------------
@@ -354,9 +387,9 @@ def test_stores_and_environments_live_side_by_side(cloud):
     production = left(cloud)
     cloud.does("store-deploy", "staging")
     assert secret(cloud, WEBHOOK_SECRET) != secret(cloud, "/redirect/staging/webhook-secret")
-    cloud.does("store-destroy", "staging")
+    cloud.does("store-destroy", "staging", "--yes", "staging")
     assert left(cloud) == production
-    cloud.does("store-destroy")
+    cloud.does("store-destroy", "--yes", "production")
     assert left(cloud)["stacks"] == ["redirect-production"]
     assert f"redirect-production-packages-{ACCOUNT}" in cloud.buckets()
     assert parameters(cloud) == []
@@ -368,12 +401,12 @@ def test_a_store_that_is_read_is_not_destroyed(cloud):
     policy = cloud.stack(STACK).resources["ReadPolicy"].physical
     cloud.package()
     cloud.does("deploy", "--set", f"FlagStorePolicyArn={policy}")
-    err = cloud.fails("store-destroy")
+    err = cloud.fails("store-destroy", "--yes", "production")
     assert "redirect-production-functionrole" in err
     assert "just deploy production --set FlagStorePolicyArn=" in err
     assert cloud.stack(STACK).state == "CREATE_COMPLETE"
     cloud.does("deploy", "--set", "FlagStorePolicyArn=")
-    cloud.does("store-destroy")
+    cloud.does("store-destroy", "--yes", "production")
     assert STACK not in cloud.aws.stacks
 
 
@@ -382,10 +415,12 @@ def test_a_store_that_the_relay_proxy_writes_is_not_destroyed(cloud):
     relay = standin.Stack("redirect-production-relay", 99)
     relay.state, relay.parameters = "CREATE_COMPLETE", {"TableName": STACK}
     cloud.aws.stacks[relay.name] = relay
-    assert "delete-stack --region us-east-1 --stack-name redirect-production-relay" in cloud.fails("store-destroy")
+    assert "delete-stack --region us-east-1 --stack-name redirect-production-relay" in cloud.fails(
+        "store-destroy", "--yes", "production"
+    )
     assert parameters(cloud) == [SDK_KEY, WEBHOOK_SECRET]
     relay.parameters = {"TableName": "another"}
-    cloud.does("store-destroy")
+    cloud.does("store-destroy", "--yes", "production")
     assert STACK not in cloud.aws.stacks
 
 
@@ -394,10 +429,10 @@ def test_an_interrupted_destroy_resumes(cloud, operation):
     cloud.does("store-deploy")
     cloud.aws.steps = 3
     interrupt_after(cloud, operation)
-    status, _, err = cloud("store-destroy")
+    status, _, err = cloud("store-destroy", "--yes", "production")
     assert status == 130
     assert "just store-destroy production resumes" in err
-    cloud.does("store-destroy")
+    cloud.does("store-destroy", "--yes", "production")
     assert left(cloud) == NOTHING
 
 

@@ -16,6 +16,7 @@ TEMPLATES = sorted((ROOT / "cloudformation").glob("*.yaml"))
 EDGE = ROOT / "cloudformation/edge.yaml"
 FLAG_STORE = ROOT / "cloudformation/flag-store.yaml"
 PACKAGE = {"PackageBucket": "bucket", "PackageKey": "packages/1.zip", "PackageSha256": "A" * 43 + "="}
+ACCOUNT = "123456789012"
 FUNCTION, CURRENT_SITE = "arn:function:1", "arn:current-site"
 
 
@@ -24,7 +25,7 @@ def each_template(test):
 
 
 def edge(**values):
-    resolved = templates.Resolved(templates.load(EDGE.read_text()), values, "redirect-test")
+    resolved = templates.Resolved(templates.load(EDGE.read_text()), values, "redirect-test", ACCOUNT)
     resolved.physical = {name: name for name in resolved.template["Resources"]} | {"FunctionVersion": FUNCTION}
     known = {
         "FunctionARN": CURRENT_SITE,
@@ -40,7 +41,9 @@ def edge(**values):
 def flag_store(**values):
     names = {"PackageBucket": "bucket", "PackageKey": "packages/1.zip"}
     names |= {"SdkKeyParameter": "/test/sdk-key", "WebhookSecretParameter": "/test/webhook-secret"}
-    resolved = templates.Resolved(templates.load(FLAG_STORE.read_text()), names | values, "redirect-test-flags")
+    resolved = templates.Resolved(
+        templates.load(FLAG_STORE.read_text()), names | values, "redirect-test-flags", ACCOUNT
+    )
     resolved.physical = {name: name for name in resolved.template["Resources"]}
     known = {"Arn": "arn", "ApiEndpoint": "https://api.example"}
     resolved.attributes = dict.fromkeys(resolved.template["Resources"], known)
@@ -144,11 +147,13 @@ def who_answers(path, config):
         ("/sitemap.xml", "function"),
         ("/site-map", "function"),
         ("/sitebeta/x", "function"),
-        ("/site/index.html", "current site"),
-        ("/site/style.css", "current site"),
+        ("/site/index.html", "nobody"),
+        ("/site/style.css", "nobody"),
         ("/site/docs/", "current site"),
-        ("/site/betamax/x.html", "current site"),
-        ("/site/beta.html", "current site"),
+        ("/site/a.b/c/", "current site"),
+        ("/site/betamax/", "current site"),
+        ("/site/betamax/x.html", "nobody"),
+        ("/site/beta.html", "nobody"),
         ("/site/beta", "function"),
         ("/site/beta/", "function"),
         ("/site/beta/index.html", "function"),
@@ -190,9 +195,9 @@ def test_no_page_of_beta_escapes_the_function():
 def test_without_the_function_the_current_site_answers_everywhere():
     for values in ({}, {**PACKAGE, "AttachFunction": "no"}):
         config = properties(edge(**values), "Distribution")["DistributionConfig"]
-        for path in ("/", "/a/b", "/site", "/site/", "/site/beta", "/site/beta/", "/site/beta/x.html", "/site/x"):
+        for path in ("/", "/a/b", "/site", "/site/", "/site/beta", "/site/beta/", "/site/beta/x.html", "/site/x/"):
             assert who_answers(path, config) == "current site", path
-        assert who_answers("/site/beta/x.css", config) == "nobody"
+        assert who_answers("/site/beta/x.css", config) == who_answers("/site/x", config) == "nobody"
 
 
 def test_methods_reach_the_function_where_it_answers_itself():
@@ -241,6 +246,87 @@ def test_a_custom_domain_has_tls_1_2():
     assert config["ViewerCertificate"]["AcmCertificateArn"] == certificate
 
 
+@pytest.mark.parametrize(
+    ("names", "aliases", "address"),
+    [
+        ("www.example.com", ["www.example.com"], "https://www.example.com/"),
+        (
+            "www.example.com,example.com,*.example.org",
+            ["www.example.com", "example.com", "*.example.org"],
+            "https://www.example.com/",
+        ),
+        # Nobody can open an address with an asterisk.
+        ("*.example.com", ["*.example.com"], "https://d.example/"),
+    ],
+)
+def test_the_address_works_whatever_the_domains_are(names, aliases, address):
+    first, _, more = names.partition(",")
+    certificate = "arn:aws:acm:us-east-1:123456789012:certificate/0a1b"
+    resolved = edge(DomainName=first, MoreDomainNames=more, CertificateArn=certificate)
+    assert properties(resolved, "Distribution")["DistributionConfig"]["Aliases"] == aliases
+    assert resolved.outputs()["Url"] == address
+
+
+def test_what_a_platform_team_requires_can_be_set():
+    boundary = "arn:aws:iam::123456789012:policy/boundary"
+    acl = "arn:aws:wafv2:us-east-1:123456789012:global/webacl/redirect/0a1b"
+    resolved = edge(**PACKAGE, PermissionsBoundary=boundary, WebACLArn=acl, PriceClass="PriceClass_100")
+    config = properties(resolved, "Distribution")["DistributionConfig"]
+    assert (config["WebACLId"], config["PriceClass"]) == (acl, "PriceClass_100")
+    assert properties(resolved, "FunctionRole")["PermissionsBoundary"] == boundary
+    assert properties(flag_store(PermissionsBoundary=boundary), "SyncRole")["PermissionsBoundary"] == boundary
+    assert "PermissionsBoundary" not in properties(flag_store(), "SyncRole")
+    assert "WebACLId" not in properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
+    assert "PermissionsBoundary" not in properties(edge(**PACKAGE), "FunctionRole")
+
+
+@pytest.mark.parametrize(("logs", "addresses"), [("yes", {"c-ip", "x-forwarded-for"}), ("without-ip", set())])
+def test_access_logs_hold_no_query_and_no_cookie_and_addresses_only_if_wanted(logs, addresses):
+    fields = set(properties(edge(**PACKAGE, AccessLogs=logs), "LogDelivery")["RecordFields"])
+    assert not {"cs-uri-query", "cs(Cookie)", "cs(Referer)"} & fields
+    assert {"c-ip", "x-forwarded-for"} & fields == addresses
+    assert {"date", "time", "cs-uri-stem", "sc-status"} <= fields
+
+
+# ---- Watching over it ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "distribution"), [(PACKAGE, "Distribution"), (PACKAGE | {"ExistingDistributionId": "E1"}, "E1")]
+)
+def test_alarm_and_dashboard_watch_the_distribution(values, distribution):
+    topic = "arn:aws:sns:us-east-1:123456789012:alarms"
+    alarm = properties(edge(**values, AlarmTopicArn=topic), "ErrorAlarm")
+    assert (alarm["Namespace"], alarm["MetricName"]) == ("AWS/CloudFront", "5xxErrorRate")
+    dimensions = {"DistributionId": distribution, "Region": "Global"}
+    assert {entry["Name"]: entry["Value"] for entry in alarm["Dimensions"]} == dimensions
+    assert alarm["AlarmActions"] == alarm["OKActions"] == [topic]
+    assert "AlarmActions" not in properties(edge(**values), "ErrorAlarm")
+
+    body = json.loads(properties(edge(**values), "Dashboard")["DashboardBody"])
+    metrics = [metric for widget in body["widgets"] for metric in widget["properties"].get("metrics", [])]
+    assert [metric[1] for metric in metrics] == ["Requests", "5xxErrorRate", "4xxErrorRate"]
+    for metric in metrics:
+        assert metric[2:] == ["DistributionId", distribution, "Region", "Global"]
+
+
+def test_the_dashboard_shows_the_logs_of_one_region_at_a_time():
+    body = json.loads(properties(edge(**PACKAGE), "Dashboard")["DashboardBody"])
+    (variable,) = body["variables"]
+    regions = [entry["value"] for entry in variable["values"]]
+    assert variable["defaultValue"] in regions
+    assert variable["pattern"] not in json.dumps([widget for widget in body["widgets"] if widget["type"] != "log"])
+    (line,) = re.findall(r'^    (\{"level".*\})$', (ROOT / "docs/logs.md").read_text(), re.MULTILINE)
+    logs = [widget["properties"] for widget in body["widgets"] if widget["type"] == "log"]
+    for widget in logs:
+        assert widget["region"] == variable["pattern"]
+        source, filtered, stats = widget["query"].split(" | ")
+        assert source == "SOURCE '/aws/lambda/us-east-1.redirect-test'"
+        fields = re.findall(r"ispresent\((\w+)\)", filtered) + re.findall(r"(?:avg|max)\((\w+)\)", stats)
+        assert set(fields) <= set(json.loads(line)), "the function logs no such field"
+    assert len(logs) == 3
+
+
 def test_only_cloudfront_reads_the_bucket_and_only_the_site():
     policy = properties(edge(), "SiteBucketPolicy")["PolicyDocument"]
     allow, deny = policy["Statement"]
@@ -267,7 +353,8 @@ def test_the_function_is_what_lambda_at_edge_takes():
     (timeout,) = re.findall(r"^function_timeout_seconds = (\d+)", (ROOT / "redirect.toml").read_text(), re.MULTILINE)
     assert function["Timeout"] == int(timeout) <= 5
     assert (function["Runtime"], function["Handler"]) == ("python3.13", "carrier.handler")
-    assert (function["MemorySize"], function["Architectures"]) == (128, ["x86_64"])
+    assert (int(function["MemorySize"]), function["Architectures"]) == (128, ["x86_64"])
+    assert function["LoggingConfig"] == {"LogFormat": "JSON", "SystemLogLevel": "INFO"}
     for refused in (
         "Environment",
         "Layers",
@@ -280,11 +367,12 @@ def test_the_function_is_what_lambda_at_edge_takes():
         assert refused not in function
 
 
-def test_the_version_is_replaced_with_the_package_and_kept():
+def test_the_version_is_replaced_with_package_and_configuration_and_kept():
     version = templates.load(EDGE.read_text())["Resources"]["FunctionVersion"]
     assert (version["DeletionPolicy"], version["UpdateReplacePolicy"]) == ("Retain", "Retain")
-    first, second = edge(**PACKAGE), edge(**PACKAGE | {"PackageSha256": "B" * 43 + "="})
-    assert properties(first, "FunctionVersion")["CodeSha256"] != properties(second, "FunctionVersion")["CodeSha256"]
+    first = properties(edge(**PACKAGE), "FunctionVersion")
+    for other in ({"PackageSha256": "B" * 43 + "="}, {"MemorySize": "256"}, {"SystemLogLevel": "WARN"}):
+        assert properties(edge(**PACKAGE | other), "FunctionVersion") != first, other
 
 
 def test_the_role_may_write_its_logs_and_nothing_else():
@@ -304,8 +392,9 @@ def test_the_role_may_write_its_logs_and_nothing_else():
 
 # ---- What is made when -----------------------------------------------------------------------------------------------
 
-SITE = {"SiteBucket", "SiteBucketPolicy", "OriginAccessControl", "Distribution", "CurrentSite"}
-REDIRECT = {"FunctionRole", "Function", "FunctionVersion"}
+ALWAYS = {"CurrentSite", "ErrorAlarm"}
+SITE = {"SiteBucket", "SiteBucketPolicy", "OriginAccessControl", "Distribution"} | ALWAYS
+REDIRECT = {"FunctionRole", "Function", "FunctionVersion", "Dashboard"}
 LOGS = {"LogBucket", "LogBucketPolicy", "LogSource", "LogDestination", "LogDelivery"}
 
 
@@ -317,8 +406,8 @@ LOGS = {"LogBucket", "LogBucketPolicy", "LogSource", "LogDestination", "LogDeliv
         (PACKAGE | {"AttachFunction": "no"}, SITE | REDIRECT),
         (PACKAGE | {"AccessLogs": "yes"}, SITE | REDIRECT | LOGS),
         (PACKAGE | {"ExistingBucketName": "mine"}, (SITE | REDIRECT) - {"SiteBucket", "SiteBucketPolicy"}),
-        (PACKAGE | {"ExistingDistributionId": "E1"}, {"CurrentSite"} | REDIRECT),
-        (PACKAGE | {"ExistingDistributionId": "E1", "AccessLogs": "yes"}, {"CurrentSite"} | REDIRECT),
+        (PACKAGE | {"ExistingDistributionId": "E1"}, ALWAYS | REDIRECT),
+        (PACKAGE | {"ExistingDistributionId": "E1", "AccessLogs": "yes"}, ALWAYS | REDIRECT),
     ],
 )
 def test_what_is_made(values, expected):
@@ -336,6 +425,10 @@ def test_what_is_made(values, expected):
         ({"DomainName": "www.example.com"}, "belong together"),
         ({"ExistingDistributionId": "E1", "ExistingBucketName": "mine"}, "Leave ExistingBucketName empty"),
         ({"FlagStorePolicyArn": "flag-store"}, "ARN of a customer managed policy"),
+        ({"MoreDomainNames": "example.com"}, "stand beside DomainName"),
+        ({"MoreDomainNames": "example.com, example.org"}, "without spaces"),
+        ({"MemorySize": "64"}, "between 128 and 10240"),
+        ({"AlarmTopicArn": "arn:aws:sns:eu-west-1:123456789012:alarms"}, "in us-east-1"),
     ],
 )
 def test_parameters_that_do_not_fit_are_refused(values, reported):

@@ -28,6 +28,8 @@ fn managed_python(lambda: &RuntimeApi, root: &Path, settings: &[(&str, &str)]) -
     let mut command = Command::new(python);
     command.args(["-B", "-m", "awslambdaric", "carrier.handler"]).current_dir(root).env_clear();
     command.envs(lambda_environment(lambda)).envs(settings.iter().copied());
+    // As LoggingConfig in cloudformation/edge.yaml has it.
+    command.env("AWS_LAMBDA_LOG_FORMAT", "JSON").env("AWS_LAMBDA_LOG_LEVEL", "INFO");
     command.env("LAMBDA_TASK_ROOT", root).env("_HANDLER", "carrier.handler");
     command.env("AWS_EXECUTION_ENV", "AWS_Lambda_python3.13").env("PYTHONPATH", root);
     Function::run(command).unwrap()

@@ -15,7 +15,7 @@ const ATTACHED: [(&str, &str); 3] =
     [("PackageBucket", "preview"), ("PackageKey", "preview"), ("PackageSha256", "preview")];
 
 /// Without effect on this machine: there is no certificate and no cache, and loopback needs no compression.
-const NO_EFFECT_HERE: [&str; 9] = [
+const NO_EFFECT_HERE: [&str; 11] = [
     "Aliases",
     "CachePolicyId",
     "Comment",
@@ -23,8 +23,10 @@ const NO_EFFECT_HERE: [&str; 9] = [
     "Enabled",
     "HttpVersion",
     "IPV6Enabled",
+    "PriceClass",
     "ViewerCertificate",
     "ViewerProtocolPolicy",
+    "WebACLId",
 ];
 
 /// AWS's managed policy `SecurityHeadersPolicy`.
@@ -319,10 +321,10 @@ mod tests {
         for path in ["/site/beta", "/site/beta/", "/site/beta/index.html", "/site/beta/a/b", "/site/beta/../../x"] {
             check_edge(path, "function");
         }
-        for path in ["/site/index.html", "/site/style.css", "/site/a/", "/site/beta.html", "/site//a"] {
+        for path in ["/site/a/", "/site/a/b.c/", "/site/a/."] {
             check_edge(path, "script");
         }
-        for path in ["/site/beta/logo.svg", "/site/beta/a/style.css"] {
+        for path in ["/site/index.html", "/site/beta.html", "/site//a", "/site/beta/logo.svg", "/site/beta/a/style.css"] {
             check_edge(path, "nothing");
         }
     }
