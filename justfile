@@ -151,12 +151,31 @@ package *OPTIONS: (_python "build")
 doctor *OPTIONS: (_python "deploy")
     @python tools/command_line.py doctor "$@"
 
+# What runs, what the flag says, and what viewers got in the last minutes (an environment's name, --json)
+[group('operate')]
+[no-exit-message]
+[positional-arguments]
+status *OPTIONS: (_python "deploy")
+    @python tools/command_line.py status "$@"
+
 # Put site and function on AWS (an environment's name, --dry-run, --without-function, --attach, --set PARAMETER=VALUE)
 [no-exit-message]
 [positional-arguments]
 [group('deploy')]
 deploy *OPTIONS: (_python "deploy")
     @python tools/command_line.py deploy "$@"
+
+# Publish site/ alone; the function stays as it is
+[no-exit-message]
+[positional-arguments]
+publish *OPTIONS: (_python "deploy")
+    @python tools/command_line.py publish "$@"
+
+# Make the package that was live before live again, or the one with that hash (--list shows them)
+[no-exit-message]
+[positional-arguments]
+rollback *OPTIONS: (_python "deploy")
+    @python tools/command_line.py rollback "$@"
 
 # Take the function off the distribution at once: everyone gets the current site
 [no-exit-message]

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import edge
 import logs
+import rollback
+import status
 import store
 from aws import REPORTED, explained
 from environment import Environment
@@ -33,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         if options.command == "logs":
             return 0  # the way to end it
-        again = f"just {options.command} {options.environment}"
+        again = " ".join(filter(None, ("just", options.command, options.environment, getattr(options, "hash", ""))))
         print(f"\nInterrupted. What AWS has begun goes on there; {again} resumes.", file=sys.stderr)
         return 130
 
@@ -77,6 +79,20 @@ def parser() -> argparse.ArgumentParser:
             help="a tag of the stack and what it makes, kept by later deployments; may be repeated",
         )  # fmt: skip
         added.add_argument("--confirm", action="store_true", help="ask before the changes, once shown, are made")
+    seeing = command(
+        "status", status.run, "show what runs, what the flag says, and what viewers got",
+        f"The log's last {status.MINUTES} minutes are read in all Regions at once. Ends with 1 when something cannot "
+        "be read.",
+    )  # fmt: skip
+    seeing.add_argument("--json", action="store_true", help="print JSON")
+    command("publish", edge.publish, "publish site/ without building or changing the function")
+    rolling = command(
+        "rollback", rollback.run, "make the package that was live before live again",
+        "Needs neither a build nor the SDK key nor LaunchDarkly.",
+    )  # fmt: skip
+    rolling.add_argument("hash", nargs="?", default="", metavar="HASH", help="the beginning of a package's hash")
+    rolling.add_argument("--list", action="store_true", help="list what can be chosen, and change nothing")
+    rolling.add_argument("--new-key", action="store_true", help="accept a package with another SDK key")
     command("detach", edge.detach, "take the function off the distribution: everyone gets the current site")
     for name, run, text, more in (
         ("destroy", edge.destroy, "delete everything that deploy made", "Waits for the replicas, which takes hours."),

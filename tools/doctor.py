@@ -26,6 +26,10 @@ REQUESTS_A_SECOND = 10
 FLAT_RATE_BEHAVIORS = {"Free": 5, "Pro": 10}
 
 
+class Warned(str):
+    """A finding that is right as it is, but may not be what was intended."""
+
+
 def examine(environment: Environment, root: Path, package: Path) -> None:
     """Prints one line for each thing that is examined; fails if one is wrong."""
     checks: list[tuple[str, str, Callable[[], str]]] = [
@@ -47,7 +51,9 @@ def examine(environment: Environment, root: Path, package: Path) -> None:
             say(f"--     {name:<12} not examined, as it needs: {needed}", "dim")
             continue
         try:
-            say(f"ok     {name:<12} {indented(check())}", "green")
+            found = check()
+            verdict, style = ("warn", "yellow") if isinstance(found, Warned) else ("ok", "green")
+            say(f"{verdict:<6} {name:<12} {indented(found)}", style)
         except REPORTED as error:
             wrong.add(name)
             say(f"WRONG  {name:<12} {indented(explained(error))}", "red")
@@ -94,7 +100,14 @@ def check_flag(root: Path) -> str:
         raise Failure(
             f"{name} is off: everyone gets its off variation. Switch it on in LaunchDarkly if that is not intended."
         )
-    return f"{name} exists at {base_uri}, is boolean and on (version {flag.get('version')})"
+    text = f"{name} exists at {base_uri}, is boolean and on (version {flag.get('version')})"
+    off = flag.get("offVariation")
+    if isinstance(off, int) and variations[off : off + 1] == [True]:
+        return Warned(
+            f"{text}\nIts off variation is true: whoever switches it off sends everyone to the new site. Make the off "
+            "variation false in LaunchDarkly."
+        )
+    return text
 
 
 def check_credentials() -> str:

@@ -13,12 +13,13 @@ from botocore.exceptions import ClientError
 
 import bucket
 import doctor
+import last_flags
 import logs
 import pages
 import recipe
 import stack
 from aws import REGION, account_id, client, code_of
-from bucket import Package, PackageBucket
+from bucket import Package, PackageBucket, now
 from distribution import Attachment, Distribution
 from environment import Environment
 from failure import Failure
@@ -32,7 +33,7 @@ PACKAGE = ROOT / "target" / "edge" / "redirect.zip"
 SITE = ROOT / "site"
 
 # Parameters of the template that deploy itself sets.
-MANAGED = {"PackageBucket", "PackageKey", "PackageSha256", "AttachFunction"}
+MANAGED = {"PackageBucket", "PackageKey", "PackageSha256", "Release", "AttachFunction"}
 
 # Those of a package, before there is one.
 UNBUILT = {"PackageBucket": "BUCKET", "PackageKey": "packages/HASH.zip", "PackageSha256": f"{'0' * 43}="}
@@ -73,13 +74,18 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
             f"now. just detach {environment.name} takes it away from the viewers."
         )
 
-    package = None if options.without_function else build(key)
+    before = environment.stack.parameters() if exists else {}
+    package = None if options.without_function else build(environment, packages, before.get("PackageKey", ""), key)
     packages.secure()
     if package:
-        packages.upload(package)
+        packages.upload(package, fingerprint(key))
+        if before:
+            packages.note_live()
 
     say(f"Stack {environment.stack.name}")
     values = {**chosen, **function_parameters(package, packages.name)}
+    if package and before.get("PackageKey") == package.key and not environment.stack.was_rolled_back():
+        values.pop("Release")
     if not environment.stack.apply(TEMPLATE, values, tags, environment.confirming(options.confirm)):
         say("  nothing to change")
     outputs = environment.stack.outputs()
@@ -87,10 +93,12 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
         reattach(environment, outputs["DistributionId"])
     if options.attach:
         attach(attachment(environment, resolved), outputs)
+    if package:
+        packages.note_live()
     if "SiteBucketName" in outputs:
         site = bucket.owned(outputs["SiteBucketName"], account)
-        publish(local, site, Distribution(outputs["DistributionId"]), packages)
-    closing_words(environment, outputs, options)
+        publish_pages(local, site, Distribution(outputs["DistributionId"]), packages)
+    closing_words(environment, outputs, bool(package), options.attach)
 
 
 def foreseen(environment: Environment, values: dict[str, str], options: argparse.Namespace) -> Resolved:
@@ -105,7 +113,11 @@ def foreseen(environment: Environment, values: dict[str, str], options: argparse
     return resolved
 
 
-def build(key: str) -> Package:
+def build(environment: Environment, packages: PackageBucket, live: str, key: str) -> Package:
+    """Flag data that did not change keeps its date, so that the same inputs make the package that is live; and while
+    LaunchDarkly is down, the live package's flag data is used again."""
+    if live and environment.stack.tags().get(KEY_TAG) == fingerprint(key) and (flags := packages.flags(live)):
+        last_flags.write(ROOT, key, flags)
     recipe.run("package", key)
     return read_package(PACKAGE)
 
@@ -128,6 +140,7 @@ def function_parameters(package: Package | None, packages: str) -> dict[str, str
         "PackageBucket": packages,
         "PackageKey": package.key,
         "PackageSha256": package.checksum,
+        "Release": now(),
         "AttachFunction": "yes",
     }
 
@@ -163,7 +176,9 @@ def attach(attachment: Attachment, outputs: dict[str, str]) -> None:
     distribution.wait_until_deployed()
 
 
-def publish(local: list[pages.Page], site: dict[str, str], distribution: Distribution, packages: PackageBucket) -> None:
+def publish_pages(
+    local: list[pages.Page], site: dict[str, str], distribution: Distribution, packages: PackageBucket
+) -> None:
     say(f"Site bucket {site['Bucket']}")
     changes = pages.plan(local, site)
     stale = sorted({*changes.stale, *packages.pending()})
@@ -179,8 +194,10 @@ def publish(local: list[pages.Page], site: dict[str, str], distribution: Distrib
         packages.set_pending([])
 
 
-def closing_words(environment: Environment, outputs: dict[str, str], options: argparse.Namespace) -> None:
-    if "Url" not in outputs and options.attach:
+def closing_words(
+    environment: Environment, outputs: dict[str, str], with_function: bool, is_attached: bool = False
+) -> None:
+    if "Url" not in outputs and is_attached:
         return
     if "Url" not in outputs:
         say(f"just deploy {environment.name} --attach puts the functions into the behaviors that the distribution has.")
@@ -192,7 +209,7 @@ def closing_words(environment: Environment, outputs: dict[str, str], options: ar
     if "ExistingBucketStatement" in outputs:
         say("The bucket is yours: its policy must have this statement, and the site is yours to upload:")
         say(f"  {outputs['ExistingBucketStatement']}")
-    if options.without_function:
+    if not with_function:
         say(f"Everyone gets the current site. just deploy {environment.name} attaches the function.")
     say(outputs["Url"])
 
@@ -225,6 +242,24 @@ def dry_run(
         steps.append("Invalidate the paths whose content changed, wait for it, and print the address")
     for number, step in enumerate(steps, 1):
         say(f"\n{number}. {step}")
+
+
+# ---- publish ---------------------------------------------------------------------------------------------------------
+
+
+def publish(environment: Environment, _: argparse.Namespace) -> None:
+    local = pages.pages(SITE)
+    environment.described()
+    environment.stack.ready()
+    outputs = environment.stack.outputs()
+    if "SiteBucketName" not in outputs:
+        raise Failure(f"The stack {environment.stack.name} has no bucket of its own: upload the site to yours.")
+    account = account_id()
+    packages = PackageBucket(environment.stack, account)
+    publish_pages(
+        local, bucket.owned(outputs["SiteBucketName"], account), Distribution(outputs["DistributionId"]), packages
+    )
+    say(outputs["Url"])
 
 
 # ---- detach ----------------------------------------------------------------------------------------------------------

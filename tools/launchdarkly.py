@@ -26,6 +26,10 @@ MAX_BYTES = 16_000_000
 TIMEOUT_SECONDS = 10
 
 
+class Unavailable(Failure):
+    """LaunchDarkly is down or out of reach, which says nothing about key and flag."""
+
+
 _hidden = ""
 
 
@@ -110,12 +114,13 @@ def item(base_uri: str, key: str, kind: str, name: str) -> str | None:
                 f"LaunchDarkly rejected the SDK key ({error.code} from {base_uri}). It was rotated, or it belongs to "
                 f"another instance: check {KEY_VARIABLE} and launchdarkly_base_uri in redirect.toml."
             ) from None
-        raise Failure(
+        failed = Unavailable if error.code == 429 or error.code >= 500 else Failure
+        raise failed(
             f"LaunchDarkly answers {error.code} for the {what} ({base_uri}). Try again later, or see its status page."
         ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise Failure(
+        raise Unavailable(
             f"LaunchDarkly cannot be reached at {base_uri}: {reason}. Check the network and launchdarkly_base_uri."
         ) from None
     if len(body) > MAX_BYTES:

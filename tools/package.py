@@ -21,9 +21,10 @@ from pathlib import Path
 
 import zopfli
 
+import last_flags
 import recipe
 from failure import Failure
-from launchdarkly import KEY_VARIABLE, item, needed_key, setting
+from launchdarkly import KEY_VARIABLE, Unavailable, item, needed_key, setting
 
 ROOT = Path(__file__).resolve().parents[1]
 BINARY = Path("target/lambda/redirect/bootstrap")
@@ -54,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.flags:
             flags = flags_from(options.flags)
         elif key and not options.no_flags:
-            flags = fetched_flags(key)
+            flags = current_flags(key)
         recipe.run("build", key)
         members = {"redirect": (checked_binary(key), 0o755), "carrier.py": (read(CARRIER), 0o644)}
         if flags:
@@ -68,6 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
                 "leave a dependency out."
             )
         write(package)
+        if flags and not options.flags:
+            last_flags.write(ROOT, key, flags)
     except Failure as error:
         print(f"No package: {error}", file=sys.stderr)
         return 1
@@ -147,6 +150,21 @@ def elf_sections(binary: bytes) -> dict[str, bytes]:
 # ---- The flag data ---------------------------------------------------------------------------------------------------
 
 
+def current_flags(key: str) -> bytes | None:
+    """The fetched data; that of the last package where it is the same but for the date, so that the same inputs give
+    the same package, and where LaunchDarkly is down."""
+    last = last_flags.read(ROOT, key)
+    try:
+        fetched = fetched_flags(key)
+    except Unavailable as error:
+        kept = f"that of {json.loads(last)['fetched_at']}, from the last package" if last else "none"
+        print(f"Flag data not fetched: {error}\nBundled instead: {kept}.", file=sys.stderr, flush=True)
+        return last
+    if last and last_flags.undated(last) == last_flags.undated(fetched):
+        return last
+    return fetched
+
+
 def fetched_flags(key: str) -> bytes:
     """The flag and what it names: prerequisites, and segments through rules and other segments, level by level."""
     base_uri = setting(ROOT, "launchdarkly_base_uri")
@@ -171,13 +189,16 @@ def fetched_flags(key: str) -> bytes:
             named += names_in(json.loads(text), kind)
         wanted = [entry for entry in dict.fromkeys(named) if entry not in seen]
         seen.update(wanted)
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     # Put together as text, so that every item stays as LaunchDarkly wrote it, numbers included.
     parts = [
         f'"{kind}":{{' + ",".join(f"{json.dumps(name)}:{text.strip()}" for name, text in items.items()) + "}"
         for kind, items in fetched.items()
     ]
-    return f'{{"fetched_at":"{now}",{",".join(parts)}}}\n'.encode()
+    return f'{{"fetched_at":"{now()}",{",".join(parts)}}}\n'.encode()
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def names_in(data: dict, kind: str) -> Iterator[tuple[str, str]]:

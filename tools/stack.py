@@ -55,6 +55,9 @@ class Stack:
         found = self.describe() or {}
         return {entry["Key"]: entry["Value"] for entry in found.get("Tags", [])}
 
+    def was_rolled_back(self) -> bool:
+        return (self.describe() or {}).get("StackStatus") == "UPDATE_ROLLBACK_COMPLETE"
+
     def resources(self) -> dict[str, str]:
         """Physical IDs of what the stack has, by logical ID. Unlike the outputs, also of a stack that failed."""
         found = client("cloudformation").describe_stack_resources(StackName=self.name)
@@ -208,11 +211,6 @@ class Stack:
         events = [event for event in newest_events(stack_id) if event.get("ClientRequestToken") == token]
         failed = [event for event in reversed(events) if event["ResourceStatus"].endswith("_FAILED")]
         text = "\n".join([f"The stack {self.name} ended in {state}.", *(f"  {line(event)}" for event in failed[:3])])
-        if "A version for this Lambda function exists" in text:
-            return (
-                f"{text}\nThis very package was published before, by a deployment that was rolled back. Package again "
-                "(fresh flag data makes another package), then deploy."
-            )
         if state in NEVER_MADE:
             return f"{text}\nCorrect the cause, run {self._destroy} to remove the remains, then deploy again."
         if state == "UPDATE_ROLLBACK_COMPLETE":

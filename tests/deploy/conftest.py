@@ -17,6 +17,7 @@ from moto.server import ThreadedMotoServer
 import edge
 import permissions
 import recipe
+import status
 import store
 from harness import CANARY, ROOT, Cloud
 from standin import Standin
@@ -108,6 +109,7 @@ def cloud(project, moto, standin, monkeypatch, capsys):
         "AWS_ENDPOINT_URL_CLOUDFORMATION": standin.url,
         "AWS_ENDPOINT_URL_CLOUDFRONT": standin.url,
         "AWS_ENDPOINT_URL_LAMBDA": standin.url,
+        "AWS_ENDPOINT_URL_CLOUDWATCH_LOGS": standin.url,
         "AWS_ENDPOINT_URL_SSM": standin.url,
         "LAUNCHDARKLY_SDK_KEY": CANARY,
     }.items():
@@ -123,6 +125,7 @@ def cloud(project, moto, standin, monkeypatch, capsys):
     monkeypatch.setattr(store, "TEMPLATE", project / "cloudformation/flag-store.yaml")
     monkeypatch.setattr(store, "PACKAGE", project / "target/lambda/flag-sync/bootstrap.zip")
     monkeypatch.setattr(store, "BINARY", project / "target/release/flag-sync")
+    monkeypatch.setattr(status, "ROOT", project)
     monkeypatch.setattr(recipe, "run", made.run_recipe)
     monkeypatch.setattr(time, "sleep", made.sleep)
     yield made
@@ -132,3 +135,11 @@ def cloud(project, moto, standin, monkeypatch, capsys):
     everything = "\n".join(made.record + standin.requests)
     assert CANARY not in everything, "the SDK key was shown"
     assert not any(put["Value"] in everything for put in standin.put_parameters), "a secret was shown"
+
+
+@pytest.fixture
+def moments(monkeypatch):
+    """Each deployment has a moment of its own."""
+    numbers = iter(range(60))
+    for module in ("edge", "rollback"):
+        monkeypatch.setattr(f"{module}.now", lambda: f"2026-01-31T12:{next(numbers):02}:00Z")

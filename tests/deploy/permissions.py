@@ -21,7 +21,14 @@ S3_ACTIONS = {
     "PutBucketEncryption": "PutEncryptionConfiguration",
 }
 # Calls about nothing in particular.
-WITHOUT_RESOURCE = {"ListStacks", "GetAccountSettings", "GetCallerIdentity", "DescribeRegions", "DescribeLogGroups"}
+WITHOUT_RESOURCE = {
+    "ListStacks",
+    "GetAccountSettings",
+    "GetCallerIdentity",
+    "GetQueryResults",
+    "DescribeRegions",
+    "DescribeLogGroups",
+}
 
 
 class Needed(NamedTuple):
@@ -61,7 +68,8 @@ def needed(service, operation, params, region, verb, stack):
         resource = policy if policy and not role else f"arn:aws:iam::{ACCOUNT}:{own}"
         context = (("iam:PolicyARN", policy),) if policy and role else ()
     elif service == "logs":
-        resource = f"{place}log-group:{params['logGroupName']}:"
+        # The results of a query have no resource of their own.
+        resource = f"{place}log-group:{params['logGroupName']}:" if "logGroupName" in params else "*"
     elif service == "dynamodb":
         resource = f"{place}table/{params['TableName']}"
     elif service == "ssm":

@@ -1,7 +1,7 @@
 """A stand-in for what moto cannot do: CloudFormation with CloudFront's types, CloudFront, replicated functions.
 
 It works the project's real templates out, makes what moto has in moto, and keeps distributions itself. Questions for
-SSM pass through it to moto.
+SSM and CloudWatch Logs pass through it to moto.
 CloudFormation's work goes on with every question about the stack's events, so that a test needs no clock. It records
 every request, and fails where a test wants it to.
 """
@@ -99,6 +99,9 @@ class Standin:
         self._server.server_close()
 
     def reset(self):
+        self.query_results = {}  # Region -> rows of Logs Insights, which has no engine here
+        self.query_state = "Complete"  # how a query ends, after a question that finds it running
+        self.queries = {}  # ID -> Region, text, whether it was asked for before
         self.requests = []  # as text, but for the secrets that are put into SSM
         self.put_parameters = []  # these
         self.regions = set()  # the Regions in whose name requests were signed
@@ -160,7 +163,11 @@ class Standin:
 
     def route(self, method, path, form, body, headers):
         service, _, operation = headers.get("X-Amz-Target", "").partition(".")
-        if service == "AmazonSSM":
+        if operation in ("StartQuery", "GetQueryResults"):
+            region = re.findall(r"/\d{8}/([\w-]+)/", headers["Authorization"])[0]
+            handler = self.start_query if operation == "StartQuery" else self.get_query_results
+            return operation, lambda: (200, {}, json.dumps(handler(region, json.loads(body))))
+        if service in ("AmazonSSM", "Logs_20140328"):
             return operation, lambda: self.pass_on(body, headers)
         if "Action" in form:
             action = form["Action"]
@@ -541,8 +548,8 @@ class Standin:
         properties = {**properties, "MemorySize": int(properties["MemorySize"])}
         if old:
             self.lambda_.update_function_code(FunctionName=name, **properties["Code"])
-            same = ("Environment", "MemorySize", "LoggingConfig")
-            changed = {key: properties[key] for key in same if key in properties}
+            settings = ("Environment", "Description", "Runtime", "MemorySize", "Timeout", "LoggingConfig")
+            changed = {setting: properties[setting] for setting in settings if setting in properties}
             self.lambda_.update_function_configuration(FunctionName=name, **changed)
         else:
             self.lambda_.create_function(**properties)
@@ -553,6 +560,11 @@ class Standin:
         actual = self.lambda_.get_function(FunctionName=name)["Configuration"]["CodeSha256"]
         if actual != properties["CodeSha256"]:
             raise AwsFault("InvalidRequest", f"CodeSHA256 {properties['CodeSha256']} is different from {actual}")
+        # Lambda publishes nothing that is equal to the version before, and CloudFormation takes that for a failure.
+        same = ("CodeSha256", "Description", "Runtime", "MemorySize", "Timeout")
+        latest, *versions = self.lambda_.list_versions_by_function(FunctionName=name)["Versions"]
+        if versions and all(latest[setting] == versions[-1][setting] for setting in same):
+            raise AwsFault("AlreadyExists", "A version for this Lambda function exists ( 1 ). Modify the function.")
         return self.lambda_.publish_version(FunctionName=name)["FunctionArn"], {}
 
     def make_cloudfront_originaccesscontrol(self, physical, properties, _):
@@ -677,6 +689,23 @@ class Standin:
                 "</InvalidationBatch></Invalidation>"
             ),
         )
+
+    # ---- Logs Insights -----------------------------------------------------------------------------------------------
+
+    def start_query(self, region, request):
+        name = f"query-{next(self._numbers)}"
+        self.queries[name] = [region, request, False]
+        return {"queryId": name}
+
+    def get_query_results(self, region, request):
+        asked = self.queries[request["queryId"]]
+        assert asked[0] == region, "a query is known in its own Region alone"
+        asked[2], again = True, asked[2]
+        rows = [
+            [{"field": name, "value": value} for name, value in row.items()]
+            for row in self.query_results.get(region, [])
+        ]
+        return {"status": self.query_state if again else "Running", "results": rows if again else []}
 
     # ---- Lambda ------------------------------------------------------------------------------------------------------
 

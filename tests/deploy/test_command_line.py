@@ -16,6 +16,9 @@ from harness import CANARY, ROOT
 
 COMMANDS = (
     "deploy",
+    "status",
+    "publish",
+    "rollback",
     "detach",
     "destroy",
     "url",

@@ -2,18 +2,25 @@
 
 import base64
 import hashlib
+import io
+import itertools
 import json
 import re
 import subprocess
 import sys
+import zipfile
 
 import pytest
 from botocore.exceptions import ClientError
 
+import package as package_module
 import pages
+import recipe
+from failure import Failure
 from harness import CANARY, ROOT
 from launchdarkly import fingerprint
 from standin import attached, behaviors_of
+from test_package import elf
 
 FUNCTION = "arn:aws:lambda:us-east-1:123456789012:function:redirect-production"
 STAND_IN = "arn:aws:cloudfront::123456789012:function/redirect-production-current-site"
@@ -38,7 +45,8 @@ def test_the_first_deploy_makes_everything(cloud):
     # The package: by content hash, in a private bucket of its own.
     sha256 = hashlib.sha256(package)
     key = f"packages/{sha256.hexdigest()}.zip"
-    assert cloud.keys(PACKAGES) == [key]
+    assert cloud.keys(PACKAGES) == ["history.json", key]
+    assert cloud.s3.head_object(Bucket=PACKAGES, Key=key)["Metadata"] == {"redirect-sdk-key": fingerprint(CANARY)}
     assert cloud.s3.get_object(Bucket=PACKAGES, Key=key)["Body"].read() == package
     block = cloud.s3.get_public_access_block(Bucket=PACKAGES)["PublicAccessBlockConfiguration"]
     assert block == dict.fromkeys(
@@ -48,9 +56,14 @@ def test_the_first_deploy_makes_everything(cloud):
     assert encryption["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
     ownership = cloud.s3.get_bucket_ownership_controls(Bucket=PACKAGES)["OwnershipControls"]["Rules"]
     assert ownership == [{"ObjectOwnership": "BucketOwnerEnforced"}]
-    (statement,) = json.loads(cloud.s3.get_bucket_policy(Bucket=PACKAGES)["Policy"])["Statement"]
-    assert statement["Effect"] == "Deny"
-    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+    tls, readers = json.loads(cloud.s3.get_bucket_policy(Bucket=PACKAGES)["Policy"])["Statement"]
+    assert (tls["Effect"], readers["Effect"]) == ("Deny", "Deny")
+    assert tls["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+    assert readers["Resource"] == f"arn:aws:s3:::{PACKAGES}/packages/*"
+    assert readers["Condition"] == {
+        "ArnNotLike": {"aws:PrincipalArn": ["arn:aws:sts::123456789012:user/moto"]},
+        "Bool": {"aws:PrincipalIsAWSService": "false"},
+    }
 
     # The function: what Lambda@Edge takes, with the package's bytes.
     function = cloud.lambda_.get_function(FunctionName="redirect-production")["Configuration"]
@@ -115,7 +128,6 @@ def test_a_second_deploy_changes_nothing(cloud):
     assert "  6 files unchanged" in out
     assert uploads(cloud) == []
     assert cloud.aws.calls["ExecuteChangeSet"] == 1
-    assert "PutObject" not in cloud.operations()
     assert cloud.aws.invalidations == []
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
 
@@ -173,7 +185,7 @@ def test_another_package_becomes_another_version_and_the_old_one_stays(cloud):
     versions = cloud.lambda_.list_versions_by_function(FunctionName="redirect-production")["Versions"]
     assert [version["Version"] for version in versions] == ["$LATEST", "1", "2"]
     assert versions[2]["CodeSha256"] == base64.b64encode(hashlib.sha256(second).digest()).decode()
-    assert len(cloud.keys(PACKAGES)) == 2, "a rollback of the stack needs the package before"
+    assert len(cloud.keys(PACKAGES)) == 3, "a rollback of the stack needs the package before"
 
 
 def test_the_site_can_come_first_and_the_function_later(cloud):
@@ -356,6 +368,156 @@ def test_more_memory_is_a_new_version_of_the_same_package(cloud):
     assert arn == f"{FUNCTION}:2"
     assert cloud.lambda_.get_function_configuration(FunctionName=arn)["MemorySize"] == 256
     assert cloud.stack().resources["Function"].properties["LoggingConfig"]["SystemLogLevel"] == "WARN"
+
+
+def test_a_new_runtime_makes_a_new_version_of_the_same_package(cloud):
+    cloud.does("deploy")
+    template = cloud.project / "cloudformation/edge.yaml"
+    template.write_text(template.read_text().replace("python3.13", "python3.14"))
+    cloud.does("deploy")
+    assert attached(cloud.config()) == {f"{FUNCTION}:2"}
+    assert cloud.lambda_.get_function(FunctionName=f"{FUNCTION}:2")["Configuration"]["Runtime"] == "python3.14"
+    cloud.does("deploy")
+    assert attached(cloud.config()) == {f"{FUNCTION}:2"}
+
+
+def test_a_package_whose_deployment_failed_can_be_deployed_again(cloud, moments):
+    """Lambda publishes nothing that is equal to the version before, which the failed deployment has left behind."""
+    cloud.does("deploy")
+    cloud.package(b"second")
+    cloud.aws.resource_faults["Distribution"] = "Rate exceeded"
+    cloud.fails("deploy")
+    cloud.does("deploy")
+    assert attached(cloud.config()) == {f"{FUNCTION}:3"}
+
+
+# ---- Flag data that is bundled ---------------------------------------------------------------------------------------
+
+FLAGS = "target/edge/flags-" + fingerprint(CANARY) + ".json"
+
+
+@pytest.fixture
+def packing(cloud, launchdarkly, monkeypatch):
+    """Packs for real, around a program as far as its headers go; each package is fetched at another time."""
+    for name in ("src/carrier/carrier.py", "target/lambda/redirect/bootstrap"):
+        (cloud.project / name).parent.mkdir(parents=True, exist_ok=True)
+        (cloud.project / name).write_bytes(elf())
+    launchdarkly.answers["/sdk/flags/rebrand"] = (200, '{"key":"rebrand","version":1,"share":0.50}')
+    monkeypatch.setenv("LAUNCHDARKLY_BASE_URI", launchdarkly.address)
+    monkeypatch.setattr(package_module, "ROOT", cloud.project)
+    minutes = itertools.count()
+    monkeypatch.setattr(package_module, "now", lambda: f"2026-01-31T12:{next(minutes):02}:00Z")
+
+    def run_recipe(name, key=""):
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("LAUNCHDARKLY_SDK_KEY", key)
+            if name == "package" and package_module.main([]):
+                raise Failure("just package failed; see above why.")
+
+    monkeypatch.setattr(recipe, "run", run_recipe)
+    cloud.launchdarkly = launchdarkly
+    return cloud
+
+
+def bundled(cloud):
+    """The date and the flag in the package that is live."""
+    key = cloud.stack().parameters["PackageKey"]
+    with zipfile.ZipFile(io.BytesIO(cloud.s3.get_object(Bucket=PACKAGES, Key=key)["Body"].read())) as package:
+        if "flags.json" not in package.namelist():
+            return None
+        flags = json.loads(package.read("flags.json"))
+        return flags["fetched_at"][11:16], flags["flags"]["rebrand"]["version"]
+
+
+def another_machine(cloud):
+    (cloud.project / FLAGS).unlink(missing_ok=True)
+
+
+def test_flag_data_that_did_not_change_makes_no_new_version(packing):
+    packing.does("deploy")
+    assert bundled(packing) == ("12:00", 1)
+    for _ in range(2):
+        assert "  nothing to change" in packing.does("deploy")
+        another_machine(packing)
+    packing.launchdarkly.answers["/sdk/flags/rebrand"] = (200, '{"key":"rebrand","version":2}')
+    packing.does("deploy")
+    assert bundled(packing) == ("12:03", 2)
+    assert attached(packing.config()) == {f"{FUNCTION}:2"}
+
+
+@pytest.mark.parametrize("status", [503, 429])
+def test_a_deploy_without_launchdarkly_bundles_the_last_flags(packing, status):
+    packing.does("deploy")
+    another_machine(packing)
+    (packing.project / "src/carrier/carrier.py").write_text("changed")
+    packing.launchdarkly.answers["/sdk/flags/rebrand"] = (status, "")
+    _, _, err = packing("deploy")
+    assert f"LaunchDarkly answers {status}" in err
+    assert "Bundled instead: that of 2026-01-31T12:00:00Z" in err
+    assert bundled(packing) == ("12:00", 1)
+    assert attached(packing.config()) == {f"{FUNCTION}:2"}
+
+
+def test_a_first_deploy_without_launchdarkly_bundles_none(packing, monkeypatch):
+    monkeypatch.setenv("LAUNCHDARKLY_BASE_URI", "http://127.0.0.1:9")
+    status, _, err = packing("deploy")
+    assert status == 0 and "Bundled instead: none." in err
+    assert bundled(packing) is None
+
+
+def test_another_keys_flags_are_never_bundled(packing, monkeypatch):
+    packing.does("deploy")
+    other = "sdk-c0ffee00-0000-4000-8000-00000000beef"
+    (packing.project / "target/lambda/redirect/bootstrap").write_bytes(elf(key=other))
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", other)
+    packing.launchdarkly.answers["/sdk/flags/rebrand"] = (503, "")
+    packing.does("deploy", "--new-key")
+    assert bundled(packing) is None
+
+
+def test_a_rejected_key_still_stops_a_deploy(packing):
+    packing.launchdarkly.answers["/sdk/flags/rebrand"] = (401, "")
+    assert "rejected the SDK key" in packing.fails("deploy")
+    assert packing.aws.stacks == {}
+
+
+# ---- publish ---------------------------------------------------------------------------------------------------------
+
+
+def test_publish_changes_the_pages_alone(cloud, monkeypatch):
+    cloud.does("deploy")
+    cloud.recipes.clear()
+    (cloud.project / "target/edge/redirect.zip").unlink()
+    monkeypatch.delenv("LAUNCHDARKLY_SDK_KEY")
+    (cloud.project / "site/index.html").write_text("second")
+    out = cloud.does("publish")
+    assert uploads(cloud) == ["site/index.html"]
+    assert cloud.aws.invalidations == [["/site/index.html", "/site/"]]
+    assert out[-1].startswith("https://")
+    assert cloud.recipes == [] and cloud.aws.calls["ExecuteChangeSet"] == 1
+    assert attached(cloud.config()) == {f"{FUNCTION}:1"}
+
+
+def test_an_interrupted_publish_resumes(cloud):
+    cloud.does("deploy")
+    (cloud.project / "site/index.html").write_text("second")
+
+    def interrupt(operation):
+        if operation == "CreateInvalidation":
+            raise KeyboardInterrupt
+
+    cloud.after_call = interrupt
+    status, _, err = cloud("publish")
+    assert status == 130 and "just publish production resumes" in err
+    cloud.after_call = lambda _: None
+    cloud.does("publish")
+    assert cloud.aws.invalidations[-1] == ["/site/index.html", "/site/"]
+
+
+def test_publish_needs_a_bucket_of_the_stack(cloud):
+    assert "There is no stack" in cloud.fails("publish")
+    cloud.does("deploy", "--set", "ExistingDistributionId=E1EXAMPLE")
+    assert "upload the site to yours" in cloud.fails("publish")
 
 
 # ---- deploy, with faults ---------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-FLAG = {"key": "rebrand", "version": 3, "on": True, "variations": [True, False]}
+FLAG = {"key": "rebrand", "version": 3, "on": True, "variations": [True, False], "offVariation": 1}
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def findings(cloud):
     _, out, _ = cloud("doctor")
     found, name = {}, ""
     for line in out:
-        if line.startswith(("ok ", "WRONG ", "-- ")):
+        if line.startswith(("ok ", "warn ", "WRONG ", "-- ")):
             verdict, name, text = line.split(None, 1)[0], line[7:20].strip(), line[20:]
             found[name] = [verdict == "ok", text]
         else:
@@ -65,6 +65,17 @@ def test_doctor_sees_what_is_wrong_with_the_flag(ready, flag, reported):
     ready.launchdarkly.answers["/sdk/flags/rebrand"] = (200, json.dumps(flag)) if flag else (404, "")
     right, text = findings(ready)["Flag"]
     assert not right and reported in text
+
+
+def test_doctor_warns_when_off_would_mean_the_new_site(ready):
+    ready.launchdarkly.answers["/sdk/flags/rebrand"] = (200, json.dumps({**FLAG, "offVariation": 0}))
+    _, out, err = ready("doctor")
+    assert any(line.startswith("warn   Flag ") for line in out)
+    assert "Its off variation is true" in "\n".join(out)
+    assert "Flag" not in err, "a warning is not a failure"
+    for off in (1, None):
+        ready.launchdarkly.answers["/sdk/flags/rebrand"] = (200, json.dumps({**FLAG, "offVariation": off}))
+        assert "off variation" not in findings(ready)["Flag"][1]
 
 
 @pytest.mark.parametrize(

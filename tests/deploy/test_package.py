@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import last_flags
 import package as module
 import recipe
 from harness import CANARY, ROOT
@@ -225,7 +226,6 @@ def test_flag_data_given_by_hand_is_taken_verbatim(tree, tmp_path, pack):
         ((401, ""), "rejected the SDK key (401"),
         ((403, ""), "rejected the SDK key (403"),
         ((404, ""), "has no flag rebrand"),
-        ((500, ""), "answers 500 for the flag rebrand"),
         ((302, ""), "answers 302 for the flag rebrand"),
         ((200, "<html>"), "is not flag data"),
         ((200, "[]"), "is not flag data"),
@@ -242,10 +242,26 @@ def test_flag_data_that_cannot_be_had_stops_the_package(tree, launchdarkly, answ
     assert "/elsewhere" not in [path for path, _ in launchdarkly.asked], "the key does not follow a redirect"
 
 
-def test_an_unreachable_launchdarkly_stops_the_package(tree, pack):
+def test_without_launchdarkly_the_package_has_the_last_flag_data_or_none(tree, launchdarkly, pack):
     status, said = pack(tree, LAUNCHDARKLY_BASE_URI="http://127.0.0.1:9")
-    assert status == 1
-    assert "cannot be reached at http://127.0.0.1:9" in said
+    assert status == 0
+    assert "cannot be reached at http://127.0.0.1:9" in said and "Bundled instead: none." in said
+    with zipfile.ZipFile(package(tree)) as archive:
+        assert "flags.json" not in archive.namelist()
+
+    pack(tree, LAUNCHDARKLY_BASE_URI=launchdarkly.address)
+    before = package(tree).read_bytes()
+    launchdarkly.answers["/sdk/segments/team"] = (500, "")
+    status, said = pack(tree, LAUNCHDARKLY_BASE_URI=launchdarkly.address)
+    assert status == 0
+    assert "answers 500 for the segment team" in said and "from the last package" in said
+    assert package(tree).read_bytes() == before
+
+
+def test_a_number_that_is_written_otherwise_is_a_change():
+    first, second = (f'{{"fetched_at":"x","flags":{{"a":{number}}}}}'.encode() for number in ("0.5", "0.50"))
+    assert last_flags.undated(first) == last_flags.undated(first.replace(b"x", b"y"))
+    assert last_flags.undated(first) != last_flags.undated(second)
 
 
 @pytest.mark.parametrize(
