@@ -9,6 +9,7 @@ use crate::redirect::Redirect;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 /// What a Lambda@Edge function is invoked for.
 #[derive(Debug)]
@@ -34,6 +35,31 @@ pub struct ViewerRequest<'a> {
     pub uri: Option<Cow<'a, str>>,
     /// The query string without `?`.
     pub querystring: Option<Cow<'a, str>>,
+    /// The headers, unread: [`Headers::parse`] reads them where a setting needs them.
+    pub headers: Option<&'a RawValue>,
+}
+
+/// The headers of a request, by their names in lower case.
+#[derive(Debug, Default)]
+pub struct Headers<'a>(BTreeMap<Cow<'a, str>, &'a RawValue>);
+
+impl<'a> Headers<'a> {
+    /// Reads the names alone. Headers that cannot be read are none.
+    pub fn parse(json: &'a RawValue) -> Self {
+        Self(serde_json::from_str(json.get()).unwrap_or_default())
+    }
+
+    /// The values of a header, one for each time that it was sent.
+    pub fn values(&self, name: &str) -> Vec<Cow<'a, str>> {
+        #[derive(Deserialize)]
+        struct Header<'a> {
+            #[serde(borrow)]
+            value: Cow<'a, str>,
+        }
+        let Some(json) = self.0.get(name) else { return Vec::new() };
+        let headers: Vec<Header<'_>> = serde_json::from_str(json.get()).unwrap_or_default();
+        headers.into_iter().map(|header| header.value).collect()
+    }
 }
 
 /// A payload that is not a CloudFront event: what is missing.
@@ -79,6 +105,8 @@ struct Fields<'a> {
     uri: Option<&'a RawValue>,
     #[serde(borrow)]
     querystring: Option<&'a RawValue>,
+    #[serde(borrow)]
+    headers: Option<&'a RawValue>,
 }
 
 impl<'a> Event<'a> {
@@ -105,6 +133,7 @@ impl<'a> Event<'a> {
                     method: text(request.method),
                     uri: text(request.uri),
                     querystring: text(request.querystring),
+                    headers: request.headers,
                 }))
             }
             (_, Some(raw)) | (Some(raw), None) => Ok(Self::Other(raw)),
@@ -134,8 +163,8 @@ fn text(json: Option<&RawValue>) -> Option<Cow<'_, str>> {
 pub enum Answer<'a> {
     /// The request (or response) of the event, unchanged: CloudFront continues with it.
     PassThrough(&'a RawValue),
-    /// A response made here.
-    Redirect(Redirect),
+    /// A response made here, and the cookies that it sets.
+    Redirect(Redirect, Vec<String>),
 }
 
 impl Answer<'_> {
@@ -146,7 +175,7 @@ impl Answer<'_> {
     pub fn to_json(&self) -> serde_json::Result<Box<RawValue>> {
         match self {
             Self::PassThrough(raw) => Ok((*raw).to_owned()),
-            Self::Redirect(redirect) => redirect.to_json(),
+            Self::Redirect(redirect, cookies) => redirect.to_json(cookies),
         }
     }
 }
@@ -156,18 +185,26 @@ impl Redirect {
     /// the status is text, a header name in lower case maps to a list of values. `no-store` keeps browsers from
     /// remembering the redirect, so that the flag's next change reaches everyone; CloudFront itself never caches a
     /// generated response.
-    fn to_json(&self) -> serde_json::Result<Box<RawValue>> {
-        // Only two values differ from answer to answer: a serializer would take several times as long.
+    fn to_json(&self, cookies: &[String]) -> serde_json::Result<Box<RawValue>> {
+        // Few values differ from answer to answer: a serializer would take several times as long.
         let status = if self.status == 307 { "307" } else { "302" };
         let location = serde_json::to_string(&self.location)?;
-        let parts = [
+        let mut json = [
             r#"{"status":""#,
             status,
             r#"","headers":{"location":[{"key":"Location","value":"#,
             &location,
-            r#"}],"cache-control":[{"key":"Cache-Control","value":"no-store"}]}}"#,
-        ];
-        RawValue::from_string(parts.concat())
+            r#"}],"cache-control":[{"key":"Cache-Control","value":"no-store"}]"#,
+        ]
+        .concat();
+        for (index, cookie) in cookies.iter().enumerate() {
+            json += if index == 0 { r#","set-cookie":["# } else { "," };
+            json += r#"{"key":"Set-Cookie","value":"#;
+            json += &serde_json::to_string(cookie)?;
+            json.push('}');
+        }
+        json += if cookies.is_empty() { "}}" } else { "]}}" };
+        RawValue::from_string(json)
     }
 }
 
@@ -250,17 +287,32 @@ mod tests {
 
     #[test]
     fn a_location_with_quotes_is_a_valid_answer() {
-        let answer = Answer::Redirect(Redirect { status: 302, location: r#"/site/a?""#.to_owned() }).to_json().unwrap();
+        let redirect = Redirect::new(302, r#"/site/a?""#.to_owned());
+        let answer = Answer::Redirect(redirect, Vec::new()).to_json().unwrap();
         let answer: serde_json::Value = serde_json::from_str(answer.get()).unwrap();
         assert_eq!(answer["headers"]["location"][0]["value"], r#"/site/a?""#);
     }
 
     #[test]
     fn a_redirect_is_a_response_that_cloudfront_accepts() {
-        let redirect = Redirect { status: 307, location: "/site/a?b".to_owned() };
-        assert_eq!(
-            Answer::Redirect(redirect).to_json().unwrap().get(),
-            r#"{"status":"307","headers":{"location":[{"key":"Location","value":"/site/a?b"}],"cache-control":[{"key":"Cache-Control","value":"no-store"}]}}"#
-        );
+        let redirect = Redirect::new(307, "/site/a?b".to_owned());
+        let json = |cookies| Answer::Redirect(redirect.clone(), cookies).to_json().unwrap().get().to_owned();
+        let start = r#"{"status":"307","headers":{"location":[{"key":"Location","value":"/site/a?b"}],"cache-control":[{"key":"Cache-Control","value":"no-store"}]"#;
+        assert_eq!(json(vec![]), format!("{start}}}}}"));
+        let cookies = r#","set-cookie":[{"key":"Set-Cookie","value":"a=b"},{"key":"Set-Cookie","value":"c=d"}]}}"#;
+        assert_eq!(json(vec!["a=b".to_owned(), "c=d".to_owned()]), format!("{start}{cookies}"));
+    }
+
+    #[test]
+    fn a_header_that_cannot_be_read_spoils_no_other() {
+        let json = r#"{"a":[{"key":"A","value":"1"},{"value":"2"}],"b":[{"key":"B"}],"c":7,"d":[],"e":[{"value":"\ud800"}],"f":[{"value":"\u0041"}]}"#;
+        let json = RawValue::from_string(json.to_owned()).unwrap();
+        let headers = Headers::parse(&json);
+        assert_eq!(headers.values("a"), ["1", "2"]);
+        assert_eq!(headers.values("f"), ["A"]);
+        for name in ["b", "c", "d", "e", "none"] {
+            assert!(headers.values(name).is_empty(), "{name}");
+        }
+        assert!(Headers::parse(&RawValue::from_string("7".to_owned()).unwrap()).values("a").is_empty());
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::flags::{DataState, ErrorKind, Evaluation};
 use crate::log::Level;
-use crate::redirect::{self, Redirect, Verdict};
+use crate::redirect::{Paths, Redirect, Verdict};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -27,7 +27,10 @@ pub struct DecisionLine {
     /// The value of the flag; absent if it was not evaluated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variation: Option<bool>,
-    /// LaunchDarkly's evaluation reason, and what it rests on.
+    /// LaunchDarkly's evaluation reason, or that the visitor has a preview.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// What the evaluation rests on.
     #[serde(flatten)]
     pub rests_on: Option<RestsOn>,
     /// From the event to the answer, without Lambda's part, in microseconds.
@@ -54,7 +57,6 @@ pub enum Outcome {
 #[derive(Debug, Serialize)]
 #[allow(missing_docs)]
 pub struct RestsOn {
-    pub reason: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_kind: Option<&'static str>,
     pub source: &'static str,
@@ -81,11 +83,16 @@ impl DecisionLine {
         self.outcome = Outcome::Error;
     }
 
+    /// Records that a preview shows beta, whatever the flag says.
+    pub fn previewed(&mut self) {
+        self.reason = Some("PREVIEW");
+    }
+
     /// Records an evaluation, and what keeps it from being as good as it should be.
     pub fn evaluated(&mut self, evaluation: &Evaluation, flag_key: &str) {
         self.variation = Some(evaluation.verdict == Verdict::Beta);
+        self.reason = Some(evaluation.reason.as_str());
         self.rests_on = Some(RestsOn {
-            reason: evaluation.reason.as_str(),
             error_kind: evaluation.reason.error().map(ErrorKind::as_str),
             source: evaluation.source,
             data: evaluation.data.as_str(),
@@ -116,10 +123,10 @@ impl DecisionLine {
     }
 
     /// Records the answer; `None` passes the request through. Path and query are the viewer's own business.
-    pub fn answered(&mut self, redirect: Option<&Redirect>) {
+    pub fn answered(&mut self, redirect: Option<&Redirect>, paths: &Paths) {
         let what = match redirect {
             None => "pass-through".to_owned(),
-            Some(redirect) => format!("{} to {}", redirect.status, redirect::site(redirect)),
+            Some(redirect) => format!("{} to {}", redirect.status, paths.site(redirect)),
         };
         self.message = if self.message.is_empty() { what } else { format!("{what}: {}", self.message) };
         self.outcome = if redirect.is_some() { Outcome::Redirect } else { Outcome::PassThrough };

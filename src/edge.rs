@@ -4,16 +4,16 @@ use crate::cloudfront::{Answer, Event, ViewerRequest};
 use crate::decision_log::DecisionLine;
 use crate::flags::Flags;
 use crate::log::{self, Level};
-use crate::redirect::{self, Redirect, Verdict, Visit};
+use crate::preview_token::PreviewToken;
+use crate::redirect::{Paths, Redirect, Verdict, Visit};
 use crate::settings::{Log, Settings};
+use crate::visitor::Visitors;
 use flag_data::clock::Clock;
 use futures_util::FutureExt;
 use lambda_runtime::tower::{Layer, Service};
 use lambda_runtime::{BoxFuture, Diagnostic, Error, LambdaEvent, LambdaInvocation};
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
-use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +23,8 @@ use std::time::Instant;
 /// The edge function of one execution environment.
 pub struct Edge {
     settings: Arc<Settings>,
+    paths: Paths,
+    visitors: Visitors,
     clock: Clock,
     flags: Flags,
     /// The line of the last decision; written when the response is out.
@@ -31,9 +33,11 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// A function that answers with these flags.
-    pub fn new(settings: Arc<Settings>, clock: Clock, flags: Flags) -> Self {
-        Self { settings, clock, flags, line: Mutex::default(), is_cold: AtomicBool::new(true) }
+    /// A function that answers with these flags, and to preview links with this token.
+    pub fn new(settings: Arc<Settings>, token: Option<&PreviewToken>, clock: Clock, flags: Flags) -> Self {
+        let paths = Paths::new(&settings.current_path, &settings.beta_path);
+        let visitors = Visitors::new(settings.clone(), token);
+        Self { settings, paths, visitors, clock, flags, line: Mutex::default(), is_cold: AtomicBool::new(true) }
     }
 
     /// The flags it answers with.
@@ -62,8 +66,11 @@ impl Edge {
         let answer = match Event::parse(payload) {
             Ok(Event::ViewerRequest(request)) => {
                 let decision = AssertUnwindSafe(self.decide(&request, line)).catch_unwind().await;
-                match or_current_site(decision, line) {
-                    Some(redirect) => Answer::Redirect(redirect),
+                match or_fallback(decision, &self.paths, line) {
+                    Some(redirect) => {
+                        let cookies = redirect.cookies.iter().map(|cookie| self.visitors.set_cookie(cookie)).collect();
+                        Answer::Redirect(redirect, cookies)
+                    }
                     None => Answer::PassThrough(request.raw),
                 }
             }
@@ -89,20 +96,27 @@ impl Edge {
         }
         let Some(uri) = request.uri.as_deref() else {
             line.warn("the request has no uri");
-            return Some(redirect::current_site());
+            return self.paths.fallback();
         };
-        let visit = Visit::new(request.method.as_deref(), Some(uri), request.querystring.as_deref());
+        let viewer = self.visitors.viewer(request);
+        let (signals, query) = viewer.signals();
+        let visit = Visit::new(&self.paths, request.method.as_deref(), Some(uri), query.as_deref(), signals);
+        if visit.is_preview() {
+            line.previewed();
+        }
         if !visit.needs_verdict() {
             return visit.answer(Verdict::NoData);
         }
-        let Some(client_ip) = valid_address(request.client_ip.as_ref()) else {
+        let Some(visitor) = viewer.visitor(visit.accepts_id()) else {
             line.warn("the request has no valid client IP");
-            return visit.answer(Verdict::Current);
+            return visit.answer(self.paths.verdict_on_nobody());
         };
         self.flags.on_arrival().await;
-        let evaluation = self.flags.evaluate(client_ip, visit.is_entry());
+        let evaluation = self.flags.evaluate(&visitor, visit.is_entry());
         line.evaluated(&evaluation, &self.settings.flag_key);
-        visit.answer(evaluation.verdict)
+        let mut redirect = visit.answer(evaluation.verdict)?;
+        redirect.cookies.extend(visitor.cookie());
+        Some(redirect)
     }
 
     /// What waits until the viewer has their answer.
@@ -116,18 +130,17 @@ impl Edge {
     }
 }
 
-/// The client IP if it is an address, as CloudFront spells it.
-fn valid_address<'a>(client_ip: Option<&'a Cow<'_, str>>) -> Option<&'a str> {
-    client_ip.map(Cow::as_ref).filter(|ip| ip.parse::<IpAddr>().is_ok())
-}
-
 /// The answer to a decision, also to one that panicked. `None` passes the request through.
-fn or_current_site(decision: std::thread::Result<Option<Redirect>>, line: &mut DecisionLine) -> Option<Redirect> {
+fn or_fallback(
+    decision: std::thread::Result<Option<Redirect>>,
+    paths: &Paths,
+    line: &mut DecisionLine,
+) -> Option<Redirect> {
     let redirect = decision.unwrap_or_else(|_| {
         line.warn("the decision panicked");
-        Some(redirect::current_site())
+        paths.fallback()
     });
-    line.answered(redirect.as_ref());
+    line.answered(redirect.as_ref(), paths);
     redirect
 }
 
@@ -192,21 +205,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_sends_the_viewer_to_the_current_site() {
-        let mut line = DecisionLine::default();
-        let decision = AssertUnwindSafe(async { panic!("a fault of ours") }).catch_unwind().await;
-        let redirect = or_current_site(decision, &mut line).unwrap();
-        assert_eq!((redirect.status, redirect.location.as_str()), (302, "/site/index.html"));
-        assert_eq!(line.message, "302 to /site: the decision panicked");
-        assert_eq!(line.level, Level::Warn);
-    }
-
-    #[test]
-    fn only_an_address_is_a_valid_client_ip() {
-        for (text, expected) in
-            [("192.0.2.1", true), ("2001:db8::1", true), ("2001:DB8:0::1", true), ("", false), ("localhost", false)]
+        for (current, expected) in
+            [("/site", "302 to /site: the decision panicked"), ("/", "pass-through: the decision panicked")]
         {
-            assert_eq!(valid_address(Some(&Cow::Borrowed(text))).is_some(), expected, "{text}");
+            let (paths, mut line) = (Paths::new(current, "/site/beta"), DecisionLine::default());
+            let decision = AssertUnwindSafe(async { panic!("a fault of ours") }).catch_unwind().await;
+            let redirect = or_fallback(decision, &paths, &mut line);
+            assert_eq!(redirect, (current == "/site").then(|| Redirect::new(302, "/site/index.html".to_owned())));
+            assert_eq!((line.message.as_str(), line.level), (expected, Level::Warn));
         }
-        assert_eq!(valid_address(None), None);
     }
 }

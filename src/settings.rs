@@ -10,6 +10,14 @@ use std::time::Duration;
 /// The reserve at the end of an invocation: nothing of ours runs in the last 500 ms before its deadline.
 pub const DEADLINE_RESERVE: Duration = Duration::from_millis(500);
 
+/// The cookie of whoever has a preview.
+pub const PREVIEW_COOKIE: &str = "redirect-preview";
+/// The cookie of whoever was led home from beta in root mode.
+pub const GUARD_COOKIE: &str = "redirect-guard";
+
+/// Headers that hold secrets, and attributes that a context has already.
+const REFUSED_HEADERS: [&str; 7] = ["cookie", "authorization", "key", "kind", "anonymous", "name", "_meta"];
+
 /// How the flag data is kept fresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Updates {
@@ -92,6 +100,11 @@ macro_rules! settings {
 
 settings! {
     flag_key: String = "flag_key", Given::key;
+    current_path: String = "current_path", |given| if given.value == "/" { Ok(given.value) } else { given.path() };
+    beta_path: String = "beta_path", Given::path;
+    visitor_cookie: String = "visitor_cookie", Given::cookie;
+    visitor_cookie_days: u64 = "visitor_cookie_days", |given| given.number("days", 0..=400);
+    context_headers: Vec<String> = "context_headers", Given::headers;
     source: Source = "source", Given::source;
     store_table: String = "store_table", Given::table;
     store_regions: Vec<String> = "store_regions", Given::regions;
@@ -200,6 +213,44 @@ impl Given<'_> {
             let names: Vec<_> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
             self.refuse(format!("one of {}", names.join(", ")))
         })
+    }
+
+    /// Segments that mean the same to every server and browser, encoded or not.
+    fn path(self) -> Result<String, SettingError> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._~-".contains(c);
+        let is_plain = |segment: &str| !segment.is_empty() && !segment.starts_with('.') && segment.chars().all(fits);
+        match self.value.strip_prefix('/') {
+            Some(path) if path.len() < 100 && path.split('/').all(is_plain) => Ok(self.value),
+            _ => Err(self.refuse(
+                "a path such as /site/beta: segments of letters, digits, '.', '_', '~' and '-' that do not start with \
+                 '.', and no slash at the end",
+            )),
+        }
+    }
+
+    fn cookie(self) -> Result<String, SettingError> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let is_ours = [PREVIEW_COOKIE, GUARD_COOKIE].contains(&self.value.as_str());
+        if self.value.len() <= 64 && self.value.chars().all(fits) && !is_ours {
+            return Ok(self.value);
+        }
+        Err(self.refuse(format!(
+            "the name of a cookie, up to 64 letters, digits, '.', '_' and '-', other than {PREVIEW_COOKIE} and \
+             {GUARD_COOKIE}; or nothing"
+        )))
+    }
+
+    fn headers(self) -> Result<Vec<String>, SettingError> {
+        let names: Vec<_> = self.value.split(',').map(|name| name.trim().to_ascii_lowercase()).collect();
+        let names: Vec<_> = names.into_iter().filter(|name| !name.is_empty()).collect();
+        let fits = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+        if names.iter().all(|name| name.chars().all(fits) && !REFUSED_HEADERS.contains(&name.as_str())) {
+            return Ok(names);
+        }
+        Err(self.refuse(format!(
+            "names of request headers with commas between them, such as user-agent,accept-language; none of {}",
+            REFUSED_HEADERS.join(", ")
+        )))
     }
 
     fn uri(self) -> Result<String, SettingError> {
@@ -328,7 +379,19 @@ impl Settings {
         let settings = Self::parse(&given)?;
         settings.fit_timeout(&given("function_timeout_seconds")?)?;
         settings.fit_source(&given)?;
+        settings.fit_paths(&given("beta_path")?)?;
         Ok(settings)
+    }
+
+    /// With beta above the current site, each page of that would be one of beta too.
+    fn fit_paths(&self, beta: &Given<'_>) -> Result<(), SettingError> {
+        let below_beta = self.current_path.strip_prefix(&self.beta_path);
+        if below_beta.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+            return Err(
+                beta.refuse(format!("a path other than current_path ({}), and not above it", self.current_path))
+            );
+        }
+        Ok(())
     }
 
     /// How long one request for flag data or with events may take.

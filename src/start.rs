@@ -3,6 +3,7 @@
 use crate::edge::{BetweenInvocations, Edge};
 use crate::flags::{Flags, offline};
 use crate::log::{self, Level};
+use crate::preview_token::{PREVIEW_TOKEN_VARIABLE, PreviewToken};
 use crate::settings::{Fetch, SettingError, Settings, Source};
 use flag_data::clock::Clock;
 use flag_data::sdk_key::{SDK_KEY_VARIABLE, SdkKey};
@@ -20,9 +21,10 @@ use lambda_runtime_api_client::body::Body;
 use std::env;
 use std::sync::Arc;
 
-/// What `build.rs` compiled in: `redirect.toml`, a field a line, and the SDK key.
+/// What `build.rs` compiled in: `redirect.toml`, a field a line, and the secrets.
 const SETTINGS: &str = include_str!(concat!(env!("OUT_DIR"), "/settings.txt"));
 const SDK_KEY: &str = include_str!(concat!(env!("OUT_DIR"), "/sdk-key.txt"));
+const PREVIEW_TOKEN: &str = include_str!(concat!(env!("OUT_DIR"), "/preview-token.txt"));
 
 /// The function, ready for events. A start that fails is reported to Lambda and logged, and ends the process.
 pub async fn edge_or_report() -> Arc<Edge> {
@@ -54,6 +56,8 @@ pub async fn serve(edge: Arc<Edge>) -> Result<(), Error> {
 async fn edge() -> Result<Arc<Edge>, Error> {
     let settings = Arc::new(settings(|variable| env::var(variable).ok())?);
     let key = SdkKey::parse(&env::var(SDK_KEY_VARIABLE).unwrap_or_else(|_| SDK_KEY.to_owned()))?;
+    let token = env::var(PREVIEW_TOKEN_VARIABLE).unwrap_or_else(|_| PREVIEW_TOKEN.to_owned());
+    let token = PreviewToken::parse(&token)?;
     if key.is_none() && settings.source == Source::LaunchDarkly {
         let what =
             "offline mode, because there is no SDK key: the flag data is that of the repository, no events are sent";
@@ -61,7 +65,7 @@ async fn edge() -> Result<Arc<Edge>, Error> {
     }
     let clock = Clock::of_function(settings.function_timeout);
     let flags = flags(settings.clone(), key.as_ref(), clock.clone()).await?;
-    Ok(Arc::new(Edge::new(settings, clock, flags)))
+    Ok(Arc::new(Edge::new(settings, token.as_ref(), clock, flags)))
 }
 
 /// The flags, from the source that the settings name.
@@ -104,7 +108,7 @@ fn source(
         (Source::Redis, _) => {
             let redis = RedisDataStore::builder(&settings.store_redis_url).clock(clock.clone());
             let redis = if settings.store_prefix.is_empty() { redis } else { redis.prefix(&settings.store_prefix) };
-            let redis = redis.time_out(settings.request_timeout()).build_async()?;
+            let redis = redis.timeout(settings.request_timeout()).build_async()?;
             Ok(Box::new(StoreSource::new("redis", vec![redis], settings.viewer_budget)))
         }
     }

@@ -1,10 +1,11 @@
-"""Sends the events of events/ to the function, in cargo-lambda's local Lambda, and shows what it answers.
+"""Sends events to the function, in cargo-lambda's local Lambda, and shows what it answers.
 
 Beside each event stands its expected outcome, in a file of the same name that ends in .expected: `302 {site}/a`,
 `307 {site}/a`, `pass-through`, or `error: ..`; `{site}` is the site that the flag chose, and ` | ` separates
-alternatives. The exit status is 0 when every event had its expected outcome.
+alternatives. The exit status is 0 when every event had its expected outcome and the flag was evaluated.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -45,6 +46,8 @@ class LocalLambda:
             self.port = free.getsockname()[1]
         self.lines: queue.Queue[str] = queue.Queue()
         self.output: list[str] = []
+        self.log: list[str] = []
+        self.notes: list[str] = []
         self.process = subprocess.Popen(
             f"cargo lambda watch --invoke-address 127.0.0.1 --invoke-port {self.port} --ignore-changes".split(),
             cwd=ROOT,
@@ -96,14 +99,16 @@ class LocalLambda:
                 line = json.loads(text[start:])
             except ValueError:
                 continue
+            self.log.append(text[start:].rstrip())
             if "outcome" in line:
                 return line
-            if "offline mode" in line.get("message", ""):
-                print(f"{line['message']}\n", file=sys.stderr)
-            elif "did not start" in line.get("message", ""):
+            if "did not start" in line.get("message", ""):
                 raise Failure(line["message"])
-            elif line.get("level") in ("warn", "error"):
-                print(f"{line['level']}: {line['message']}", file=sys.stderr)
+            # The runtime repeats what the decision's line says of an error.
+            if line["message"].startswith("Diagnostic"):
+                continue
+            # Below the table: a line in the middle of it would be in the way.
+            self.notes.append(line["message"] if line.get("level") == "info" else f"{line['level']}: {line['message']}")
 
     def stop(self) -> None:
         for number in (signal.SIGINT, signal.SIGKILL):
@@ -118,10 +123,20 @@ class LocalLambda:
 
 
 def build() -> None:
-    """Cargo shows its own progress; the local Lambda would build without a word."""
-    print("Building the function (the first time takes a minute or two) ...", file=sys.stderr)
-    if subprocess.run(["cargo", "build", "--locked", "--bin", FUNCTION], cwd=ROOT, check=False).returncode != 0:
-        raise Failure("the function was not built; cargo says why above")
+    """One line in place of cargo's three hundred, and all of them if it fails."""
+    print("Building the function (the first time takes a minute or two) ...", file=sys.stderr, flush=True)
+    command = ["cargo", "build", "--locked", "--bin", FUNCTION]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    output, crates = [], 0
+    for line in process.stdout or ():
+        output.append(line)
+        crates += "Compiling" in line
+        if crates and sys.stderr.isatty():
+            print(f"\r{crates} crates compiled", end="", file=sys.stderr, flush=True)
+    if crates and sys.stderr.isatty():
+        print("\r" + " " * 30, end="\r", file=sys.stderr)
+    if process.wait():
+        raise Failure(f"the function was not built:\n{''.join(output)}")
 
 
 def invoke(local: LocalLambda, path: Path) -> Outcome:
@@ -181,10 +196,11 @@ def report(local: LocalLambda, paths: list[Path]) -> int:
     widths = [max(len(path.stem) for path in paths), max(len(viewer(path)) for path in paths), 9, 19, 6, 0]
     widths = [max(width, len(title)) for width, title in zip(widths, COLUMNS, strict=True)]
     print(row(COLUMNS, widths))
-    wrong = 0
+    wrong, lines = 0, []
     for path in paths:
         outcome = invoke(local, path)
         line = outcome.line
+        lines.append(line)
         variation = {True: "true", False: "false", None: "-"}[line.get("variation")]
         reason = line.get("error_kind") or line.get("reason") or "-"
         fits = is_expected(path, outcome)
@@ -193,24 +209,63 @@ def report(local: LocalLambda, paths: list[Path]) -> int:
         print(row((path.stem, viewer(path), variation, reason, outcome.status, shown), widths) + mark, flush=True)
         wrong += fits is False
     print()
+    for note in dict.fromkeys(local.notes):
+        print(note)
     print(f"{len(paths) - wrong} of {len(paths)} events had their expected outcome.")
-    return 1 if wrong else 0
+    text, is_evaluated = evaluated(lines)
+    print(text)
+    return 0 if is_evaluated and not wrong else 1
 
 
-def main() -> int:
-    paths = [Path(argument) for argument in sys.argv[1:]] or sorted((ROOT / "events").glob("*.json"))
-    for path in paths:
-        if not path.is_file():
-            known = ", ".join(sorted(event.name for event in (ROOT / "events").glob("*.json")))
-            print(f"{path}: no such event; there are: {known}", file=sys.stderr)
-            return 2
+def evaluated(lines: list[dict]) -> tuple[str, bool]:
+    """Which flag data the decisions rest on, and whether the flag was evaluated, if it was to be."""
+    decided = [line for line in lines if "reason" in line]
+    good = [line for line in decided if line["reason"] != "ERROR"]
+    if good:
+        version = f" in version {good[-1]['flag_version']}" if "flag_version" in good[-1] else ""
+        place = {"launchdarkly": "LaunchDarkly", "bundled": "the repository"}.get(
+            good[-1]["source"], good[-1]["source"]
+        )
+        return f"The flag was evaluated{version}, from {place} ({good[-1]['data']} data).", True
+    if decided:
+        return f"The flag was not evaluated: {decided[-1]['message'].split(': ', 1)[-1]}.", False
+    return "No event needed the flag.", True
+
+
+def found(name: str) -> Path:
+    """An event by its path, its file name, or the name alone."""
+    folder = ROOT / "events"
+    for path in (Path(name), folder / name, folder / f"{name}.json"):
+        if path.is_file():
+            try:
+                json.loads(path.read_bytes())
+            except ValueError as error:
+                raise Failure(f"{name}: not an event, because it is not JSON: {error}") from None
+            return path
+    known = ", ".join(sorted(event.stem for event in folder.glob("*.json")))
+    raise Failure(f"{name}: no such event; there are: {known}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="just invoke",
+        description="Sends events to the function in a local Lambda, and shows what it answers.",
+        epilog="With LAUNCHDARKLY_SDK_KEY set, your flag decides; without it, the sample flag of the repository.",
+    )
+    parser.add_argument("events", nargs="*", metavar="EVENT", help="such as ipv4; all of events/ if there is none")
+    parser.add_argument("--log", action="store_true", help="print the function's log lines too")
+    options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     local = None
     try:
+        paths = [found(name) for name in options.events] or sorted((ROOT / "events").glob("*.json"))
         build()
         local = LocalLambda()
         local.wait_until_it_listens()
-        return report(local, paths)
+        status = report(local, paths)
+        if options.log:
+            print("\n" + "\n".join(local.log))
+        return status
     except Failure as failure:
         print(failure, file=sys.stderr)
         return 1

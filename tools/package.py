@@ -35,8 +35,8 @@ PACKAGE = Path("target/edge/redirect.zip")
 # https://docs.aws.amazon.com/linux/al2023/release-notes/all-packages-AL2023.html
 NEWEST_GLIBC = (2, 34)
 # Ours, not Lambda's: a larger package starts more slowly. A store's client needs its share.
-MAX_BYTES = 2_200_000
-MAX_BYTES_WITH_STORE = 3_200_000
+MAX_BYTES = 2_250_000
+MAX_BYTES_WITH_STORE = 3_250_000
 
 
 def main(arguments: list[str] | None = None) -> int:

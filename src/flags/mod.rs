@@ -15,13 +15,14 @@ pub use package::offline;
 
 use crate::redirect::Verdict;
 use crate::settings::{DEADLINE_RESERVE, Events, Settings, Updates};
+use crate::visitor::Visitor;
 use client::Decider;
 use events::Delivery;
 use flag_data::clock::Clock;
 use flag_data::sdk_key::SdkKey;
 use flag_data::sources::FlagSource;
 use flag_data::transport::Transport;
-use launchdarkly_server_sdk::{Context, ContextBuilder};
+use launchdarkly_server_sdk::Context;
 use package::Package;
 use parking_lot::Mutex;
 use refresh::Refresher;
@@ -152,8 +153,8 @@ impl Flags {
         }
     }
 
-    /// Evaluates the flag for a viewer, from what is in memory. Only an evaluation that is a visit makes an event.
-    pub fn evaluate(&self, client_ip: &str, is_visit: bool) -> Evaluation {
+    /// Evaluates the flag for a visitor, from what is in memory. Only an evaluation that is a visit makes an event.
+    pub fn evaluate(&self, visitor: &Visitor<'_>, is_visit: bool) -> Evaluation {
         let data_age = self.snapshot.age(&self.clock);
         let data = match (self.snapshot.origin(), &self.refresher) {
             (_, None) => DataState::Sdk,
@@ -168,7 +169,7 @@ impl Flags {
         } else if self.snapshot.is_unsafe() {
             ErrorKind::MalformedFlag.result()
         } else {
-            match context(client_ip, self.settings.events) {
+            match visitor.context(self.settings.events) {
                 Ok(context) => self.decide(context, is_visit),
                 Err(_) => ErrorKind::UserNotSpecified.result(),
             }
@@ -203,14 +204,4 @@ impl Flags {
         }
         result
     }
-}
-
-/// The viewer's context: kind `user`, with the address exactly as CloudFront gives it as the key, since two spellings of
-/// one address would be two contexts. Anonymous where no address may leave AWS, because the SDK omits such contexts.
-fn context(client_ip: &str, events: Events) -> Result<Context, String> {
-    let mut builder = ContextBuilder::new(client_ip);
-    if events == Events::Summary {
-        builder.anonymous(true);
-    }
-    builder.build()
 }

@@ -22,9 +22,13 @@ S3_ACTIONS = {
 }
 # Calls about nothing in particular.
 WITHOUT_RESOURCE = {
-    "DescribeLogGroups", "DescribeRegions", "GetAccountSettings", "GetCallerIdentity", "GetQueryResults", "ListStacks",
-    "StopQuery",
-}  # fmt: skip
+    "ListStacks",
+    "GetAccountSettings",
+    "GetCallerIdentity",
+    "GetQueryResults",
+    "DescribeRegions",
+    "DescribeLogGroups",
+}
 
 
 class Needed(NamedTuple):
@@ -64,7 +68,8 @@ def needed(service, operation, params, region, verb, stack):
         resource = policy if policy and not role else f"arn:aws:iam::{ACCOUNT}:{own}"
         context = (("iam:PolicyARN", policy),) if policy and role else ()
     elif service == "logs":
-        resource = f"{place}log-group:{params['logGroupName']}:"
+        # The results of a query have no resource of their own.
+        resource = f"{place}log-group:{params['logGroupName']}:" if "logGroupName" in params else "*"
     elif service == "dynamodb":
         resource = f"{place}table/{params['TableName']}"
     elif service == "ssm":

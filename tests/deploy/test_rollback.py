@@ -23,9 +23,9 @@ def deployed(cloud, moments):
     return cloud
 
 
-def deploy(cloud, content, *options):
+def deploy(cloud, content, *arguments):
     found = hashlib.sha256(cloud.package(content)).hexdigest()
-    cloud.does("deploy", *options)
+    cloud.does("deploy", *arguments)
     return found
 
 

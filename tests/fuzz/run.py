@@ -28,8 +28,8 @@ COVERAGE = [
 
 
 def host() -> str:
-    told = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout
-    return next(line.split(": ")[1] for line in told.splitlines() if line.startswith("host: "))
+    output = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout
+    return next(line.split(": ")[1] for line in output.splitlines() if line.startswith("host: "))
 
 
 def main() -> int:
@@ -61,11 +61,11 @@ def main() -> int:
     done = subprocess.run(
         [*fuzz, "-print_final_stats=1"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
     )
-    told = done.stdout.decode(errors="replace")
+    output = done.stdout.decode(errors="replace")
     if done.returncode == 0:
-        print("\n".join(line for line in told.splitlines() if line.startswith("stat::")))
+        print("\n".join(line for line in output.splitlines() if line.startswith("stat::")))
     else:
-        print(told, file=sys.stderr)
+        print(output, file=sys.stderr)
         print(f"The fuzzer found an input that fails: see {crashes.relative_to(ROOT)}", file=sys.stderr)
     return done.returncode
 

@@ -111,13 +111,13 @@ async fn init_error(root: &Path) -> String {
 }
 
 #[tokio::test]
-async fn a_missing_binary_is_an_init_error_that_says_so() {
+async fn a_missing_binary_is_an_init_error_that_names_it() {
     let root = task_root("carrier-missing");
     check_names(&init_error(&root).await, &["carrier-missing/redirect", "No such file", "just package"]);
 }
 
 #[tokio::test]
-async fn a_binary_that_is_not_executable_is_an_init_error_that_says_so() {
+async fn a_binary_that_is_not_executable_is_an_init_error_that_names_it() {
     let root = task_root("carrier-mode");
     fs::copy(env!("CARGO_BIN_EXE_redirect"), root.join("redirect")).unwrap();
     fs::set_permissions(root.join("redirect"), fs::Permissions::from_mode(0o644)).unwrap();
@@ -125,7 +125,7 @@ async fn a_binary_that_is_not_executable_is_an_init_error_that_says_so() {
 }
 
 #[tokio::test]
-async fn a_binary_for_another_architecture_is_an_init_error_that_says_so() {
+async fn a_binary_for_another_architecture_is_an_init_error_that_names_it() {
     let root = task_root("carrier-arch");
     let mut binary = fs::read(env!("CARGO_BIN_EXE_redirect")).unwrap();
     // e_machine of the ELF header: AArch64.
@@ -136,7 +136,7 @@ async fn a_binary_for_another_architecture_is_an_init_error_that_says_so() {
 }
 
 #[tokio::test]
-async fn a_binary_that_fails_to_start_tells_lambda_itself() {
+async fn a_binary_that_fails_to_start_reports_to_lambda_itself() {
     let root = task_root("carrier-start");
     fs::copy(env!("CARGO_BIN_EXE_redirect"), root.join("redirect")).unwrap();
     let lambda = RuntimeApi::start().await.unwrap();

@@ -430,9 +430,16 @@ async fn a_warm_function_and_a_cold_one_accept_the_same_data() {
         }
     };
     for fetch in FETCHES {
-        let mut cold = Site::new(service(2, keys.clone()).await, fetch).await;
+        // Megabytes take their time on a busy machine.
+        let settings = [
+            ("REDIRECT_FETCH", fetch),
+            ("REDIRECT_INIT_BUDGET_MS", "9000"),
+            ("REDIRECT_VIEWER_BUDGET_MS", "5000"),
+            ("REDIRECT_BETWEEN_BUDGET_MS", "10000"),
+        ];
+        let mut cold = Site::with(service(2, keys.clone()).await, &settings).await;
         cold.visit("/a", 0).await;
-        let mut warm = Site::new(service(1, keys[..4].to_vec()).await, fetch).await;
+        let mut warm = Site::with(service(1, keys[..4].to_vec()).await, &settings).await;
         warm.visit("/a", 0).await;
         for (number, key) in keys.iter().enumerate() {
             set_segment(&warm.world.launchdarkly, &big(key, number));

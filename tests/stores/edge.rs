@@ -106,14 +106,14 @@ async fn a_change_reaches_the_function_and_an_outage_does_not_hurt_it() {
         let line = edge.decide("192.0.2.1").await;
         assert_eq!((&line["reason"], &line["flag_version"]), (&json!("FALLTHROUGH"), &json!(12)));
     }
-    let told =
+    let logged =
         servers::line(&edge.function, |line| line["message"].as_str().unwrap_or_default().contains("AccessDenied"))
             .await;
-    assert_eq!(told["level"], "error");
+    assert_eq!(logged["level"], "error");
 }
 
 #[tokio::test]
-async fn a_store_that_is_not_initialised_is_not_trusted() {
+async fn a_store_that_is_not_initialized_is_not_trusted() {
     let table = servers::new_table().await;
     let uri = servers::dynamodb_uri();
     let edge = start(&[
@@ -130,7 +130,7 @@ async fn a_store_that_is_not_initialised_is_not_trusted() {
 }
 
 #[tokio::test]
-async fn a_store_that_was_not_synchronised_for_long_is_told() {
+async fn a_store_that_was_not_synchronized_for_long_is_logged() {
     let table = servers::new_table().await;
     let store = DynamoDbDataStore::builder(&table).config(config(&servers::dynamodb_uri()));
     let store = store.build_async().unwrap();
@@ -180,7 +180,10 @@ async fn a_wrong_setting_names_itself_and_hides_a_password() {
         (vec![("REDIRECT_SOURCE", "etcd")], "REDIRECT_SOURCE is \"etcd\"; expected one of"),
         (vec![("REDIRECT_SOURCE", "dynamodb")], "store_table is \"\"; expected the name of the table"),
         (vec![("REDIRECT_SOURCE", "redis")], "store_redis_url is \"\"; expected the address"),
-        (vec![("REDIRECT_STORE_REDIS_URL", "http://:hunter2@x")], "REDIRECT_STORE_REDIS_URL is no address of a Redis"),
+        (
+            vec![("REDIRECT_STORE_REDIS_URL", "http://:hunter2@x")],
+            "REDIRECT_STORE_REDIS_URL is not the address of a Redis",
+        ),
         (vec![("REDIRECT_STORE_REGIONS", "Frankfurt")], "REDIRECT_STORE_REGIONS is \"Frankfurt\""),
         (
             vec![

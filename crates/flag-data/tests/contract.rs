@@ -158,7 +158,7 @@ async fn the_time_of_the_last_sync_never_goes_back(store: impl Store) {
         assert_eq!(store.read(&[]).await.unwrap().marks.synced, Some(time(expected)));
     }
     assert!(!is_initialized(&store).await);
-    assert!(store.all(Flag).await.unwrap().is_empty(), "the mark is no flag");
+    assert!(store.all(Flag).await.unwrap().is_empty(), "the mark is not a flag");
 }
 
 /// Each test of the contract for each store.

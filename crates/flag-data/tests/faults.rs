@@ -16,7 +16,7 @@ async fn behind_a_proxy() -> (DynamoDbProxy, DynamoDb) {
     let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
     let store = DynamoDbDataStore::builder(servers::new_table().await)
         .config(config(&proxy.uri()))
-        .time_out(Duration::from_millis(500));
+        .timeout(Duration::from_millis(500));
     let store = store.build_async().unwrap();
     (proxy, store)
 }
@@ -147,7 +147,7 @@ async fn a_redis_that_was_restarted_is_used_again() {
     server.kill();
     assert!(matches!(store.read(&[]).await, Err(StoreError::Unreachable { .. })));
     let _again = servers::start_redis(Some(server.port));
-    assert!(!store.read(&[]).await.unwrap().marks.initialized, "it lost its data, and says so");
+    assert!(!store.read(&[]).await.unwrap().marks.initialized, "it lost its data, and reports that");
     store.replace(&sixty()).await.unwrap();
     assert_eq!(store.all(Flag).await.unwrap().len(), 60);
 }
@@ -157,7 +157,7 @@ async fn a_redis_that_was_restarted_is_used_again() {
 async fn a_redis_that_answers_late_leaves_nothing_behind() {
     let server = servers::start_redis(None);
     let wire = Wire::to(server.port).await;
-    let store = RedisDataStore::builder(wire.url()).time_out(Duration::from_millis(200)).build_async().unwrap();
+    let store = RedisDataStore::builder(wire.url()).timeout(Duration::from_millis(200)).build_async().unwrap();
     let before = Everything { flags: items(&[("a", 1)]), segments: HashMap::new() };
     store.replace(&before).await.unwrap();
     assert_eq!(wire.connections(), 1);
@@ -206,7 +206,7 @@ async fn a_transaction_that_is_cut_off_leaves_redis_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_killed_in_a_first_transaction_is_not_initialised() {
+async fn a_redis_that_is_killed_in_a_first_transaction_is_not_initialized() {
     let mut server = servers::start_redis(None);
     let wire = Wire::to(server.port).await;
     let store = RedisDataStore::builder(wire.url()).build_async().unwrap();
@@ -224,7 +224,7 @@ async fn a_redis_that_is_killed_in_a_first_transaction_is_not_initialised() {
 async fn a_redis_that_does_not_answer_costs_no_more_than_the_time_out() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let store = RedisDataStore::builder(format!("redis://127.0.0.1:{port}")).time_out(Duration::from_millis(100));
+    let store = RedisDataStore::builder(format!("redis://127.0.0.1:{port}")).timeout(Duration::from_millis(100));
     let store = store.build_async().unwrap();
     let started = Instant::now();
     assert!(matches!(store.read(&[]).await, Err(StoreError::Unreachable { .. })));

@@ -72,8 +72,8 @@ async fn a_certificate_for_another_name_is_refused() {
 fn a_root_certificate_that_is_none_is_refused_when_the_store_is_made() {
     let key = KeyPair::generate().unwrap().serialize_pem();
     for (root, expected) in [
-        ("", "is no certificate in the form of PEM"),
-        (&key, "is no certificate in the form of PEM"),
+        ("", "is not a certificate in PEM form"),
+        (&key, "is not a certificate in PEM form"),
         ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "trust anchors"),
     ] {
         let builder = RedisDataStore::builder("rediss://127.0.0.1:6379").root_certificate(root);

@@ -1,8 +1,9 @@
 //! flag-sync's options, and what it is: a Lambda function where Lambda starts it, a command line otherwise.
 
+use super::comparison::{Comparison, Differing, Losses};
 use super::function::{Function, Origin};
 use super::secrets::Secrets;
-use super::writer::{Comparison, Differing, Losses, MassChange, Report, sync};
+use super::writer::{MassChange, Report, sync};
 use crate::log;
 use aws_config::{BehaviorVersion, SdkConfig};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -251,11 +252,11 @@ impl Options {
                 ));
             }
             lines.push(match marks.synced {
-                Some(synced) => format!("last synchronised {}", timestamp(synced)),
-                None => "last synchronised: unknown, no run of flag-sync has succeeded".to_owned(),
+                Some(synced) => format!("last synchronized {}", timestamp(synced)),
+                None => "last synchronized: unknown, no run of flag-sync has succeeded".to_owned(),
             });
             if !marks.initialized {
-                lines.push("the store is not marked as initialised: flag-sync once writes everything".to_owned());
+                lines.push("the store is not marked as initialized: flag-sync once writes everything".to_owned());
             }
             lines.join("\n")
         };
@@ -272,7 +273,7 @@ fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// For a person who waits; indicatif draws nothing where standard error is no terminal.
+/// For a person who waits; indicatif draws nothing where standard error is not a terminal.
 fn waiting() -> ProgressBar {
     let bar = ProgressBar::new_spinner().with_message("reading LaunchDarkly and the store");
     bar.enable_steady_tick(Duration::from_millis(100));

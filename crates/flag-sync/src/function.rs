@@ -20,7 +20,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use std::time::{Duration, Instant};
 
 /// How long LaunchDarkly may take for everything.
-const TIME_OUT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What of an invocation's time is kept for the log line and the response.
 const RESERVE: Duration = Duration::from_secs(1);
@@ -78,7 +78,7 @@ impl<S: Store> Function<S> {
     /// A function that writes to this store. The clock, which each event sets, is that of the store and the secrets: what
     /// they keep ages in a freeze too.
     pub fn new(store: S, origin: Origin, secrets: Secrets, clock: Clock) -> Self {
-        let transport = Transport::new(clock.clone(), TIME_OUT);
+        let transport = Transport::new(clock.clone(), TIMEOUT);
         Self { store, origin, secrets, clock, transport }
     }
 
@@ -111,7 +111,7 @@ impl<S: Store> Function<S> {
         Ok(to_raw_value(&report)?)
     }
 
-    /// 200 only when the store has what LaunchDarkly told of; 5xx makes LaunchDarkly try again. What went wrong is for
+    /// 200 only when the store has the change that LaunchDarkly reported; 5xx makes LaunchDarkly retry. What failed is for
     /// the log, not for who asks.
     async fn webhook(&self, request: ApiGatewayV2httpRequest) -> (StatusCode, &'static str) {
         if request.request_context.http.method != Method::POST {
@@ -121,11 +121,11 @@ impl<S: Store> Function<S> {
             Ok(secret) => secret,
             Err(why) => {
                 log::message("error", &format!("a webhook was refused: {why}"));
-                return (StatusCode::SERVICE_UNAVAILABLE, "the webhook's secret is not at hand");
+                return (StatusCode::SERVICE_UNAVAILABLE, "the webhook's secret is not available");
             }
         };
         let Some(body) = raw_body(request.body, request.is_base64_encoded) else {
-            return (StatusCode::BAD_REQUEST, "the body is no base64");
+            return (StatusCode::BAD_REQUEST, "the body is not base64");
         };
         if !secret.signed(&request.headers, &body) {
             log::message("warn", "a webhook was refused: X-LD-Signature is missing or wrong");
@@ -145,7 +145,7 @@ impl<S: Store> Function<S> {
         WebhookSecret::new(secret.reveal()).ok_or_else(|| format!("the secret {name:?} is empty"))
     }
 
-    /// Fetches and writes; tells the log how it went.
+    /// Fetches and writes, and logs the outcome.
     async fn run(&self, trigger: &str) -> Result<Report, RunError> {
         let started = Instant::now();
         // Lambda would kill a run that is too long, and its log line and connections with it.

@@ -1,5 +1,6 @@
 //! flag-sync: makes a flag store equal to LaunchDarkly.
 //!
+//! - [`comparison`]: a store and LaunchDarkly side by side;
 //! - [`writer`]: compares and writes, so that runs that overlap end in the newest data;
 //! - [`webhook`]: LaunchDarkly's notice that something changed, and its signature;
 //! - [`function`]: the Lambda function behind an HTTP API or Function URL, and on a schedule;
@@ -7,6 +8,7 @@
 //! - [`command`]: the same for operators: `flag-sync once`, `flag-sync check`.
 
 pub mod command;
+pub mod comparison;
 pub mod function;
 pub mod log;
 pub mod secrets;

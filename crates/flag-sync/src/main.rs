@@ -1,6 +1,6 @@
 //! flag-sync: makes a flag store equal to LaunchDarkly, as a Lambda function or by hand.
 
-// The AWS SDK's futures nest so deep that an optimised build meets the compiler's usual limit of 128.
+// The AWS SDK's futures nest so deep that an optimized build meets the compiler's usual limit of 128.
 #![recursion_limit = "256"]
 
 use clap::Parser;

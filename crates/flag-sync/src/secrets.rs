@@ -85,7 +85,7 @@ impl Secrets {
     async fn in_parameter_store(&self, name: &str) -> Result<Secret, SecretError> {
         let failed = |why| SecretError { place: format!("the SSM parameter {name:?}"), why };
         let answer = self.parameters.get_parameter().name(name).with_decryption(true).send().await;
-        let answer = answer.map_err(|error| failed(told(&error)))?;
+        let answer = answer.map_err(|error| failed(described(&error)))?;
         let value = answer.parameter.and_then(|parameter| parameter.value);
         value.map(Secret).ok_or_else(|| failed("it has no value".to_owned()))
     }
@@ -93,12 +93,12 @@ impl Secrets {
     async fn in_secrets_manager(&self, arn: &str) -> Result<Secret, SecretError> {
         let failed = |why| SecretError { place: format!("the secret {arn:?}"), why };
         let answer = self.manager.get_secret_value().secret_id(arn).send().await;
-        let answer = answer.map_err(|error| failed(told(&error)))?;
-        answer.secret_string.map(Secret).ok_or_else(|| failed("it is no text".to_owned()))
+        let answer = answer.map_err(|error| failed(described(&error)))?;
+        answer.secret_string.map(Secret).ok_or_else(|| failed("it is not text".to_owned()))
     }
 }
 
-fn told<E, R>(error: &SdkError<E, R>) -> String
+fn described<E, R>(error: &SdkError<E, R>) -> String
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
     R: std::fmt::Debug,

@@ -30,7 +30,7 @@ impl WebhookSecret {
     }
 }
 
-/// The raw body of a request, as it was before API Gateway packed it; `None` where that cannot be told.
+/// The raw body of a request, as it was before API Gateway packed it; `None` if that is unknown.
 pub fn raw_body(body: Option<String>, is_base64: bool) -> Option<Vec<u8>> {
     let body = body.unwrap_or_default();
     if is_base64 { BASE64.decode(body.as_bytes()).ok() } else { Some(body.into_bytes()) }

@@ -185,7 +185,7 @@ async fn webhooks_out_of_order_and_at_once_end_in_the_newest() {
 }
 
 #[tokio::test]
-async fn what_failed_is_told_so_that_it_is_tried_again() {
+async fn what_failed_is_reported_so_that_it_is_retried() {
     let lambda = Lambda::start().await;
     let signed = json!({"x-ld-signature": signature(BODY)});
     lambda.launchdarkly.fail(Fault::Status(500, None));
@@ -202,7 +202,7 @@ async fn what_failed_is_told_so_that_it_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_key_that_was_changed_is_read_anew_after_a_refusal() {
+async fn a_key_that_was_changed_is_read_again_after_a_rejection() {
     let lambda = Lambda::start().await;
     lambda.secrets.set("/redirect/sdk-key", "sdk-old");
     assert!(lambda.invoke(&schedule()).await.is_error);
@@ -277,7 +277,7 @@ async fn an_operator_checks_and_writes() {
 
     let (code, text, _) = run(&["check"]).await;
     assert_eq!(code, 1);
-    assert!(text.contains("missing") && text.contains("not marked as initialised"), "{text}");
+    assert!(text.contains("missing") && text.contains("not marked as initialized"), "{text}");
     let (code, text, _) = run(&["once"]).await;
     assert_eq!((code, text.trim()), (0, "1 flags and 0 segments in LaunchDarkly: 1 written, 0 deleted"));
     launchdarkly.set_flag(&flag("a", 3));
@@ -418,7 +418,7 @@ async fn a_person_at_a_terminal_sees_that_it_goes_on_and_nobody_else_does() {
 }
 
 #[tokio::test]
-async fn an_operator_is_told_what_is_missing() {
+async fn an_operator_learns_what_is_missing() {
     let region = ("AWS_REGION", "eu-central-1".to_owned());
     let table = ("FLAG_SYNC_TABLE", "flags".to_owned());
     for (environment, expected) in [

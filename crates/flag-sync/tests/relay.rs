@@ -12,7 +12,7 @@ use flag_data::items::ItemKind::{Flag, Segment};
 use flag_data::items::State;
 use flag_data::stores::{DynamoDb, DynamoDbDataStore, RedisDataStore, Store};
 use flag_data::transport::{Response, Transport};
-use flag_sync::writer::Comparison;
+use flag_sync::comparison::Comparison;
 use http::{Method, Request};
 use saphyr::{LoadableYamlNode, Yaml};
 use serde_json::{Value, json};
@@ -142,7 +142,7 @@ impl Relay {
     }
 
     /// Waits for a line of its log.
-    async fn told(&self, text: &str) {
+    async fn logged(&self, text: &str) {
         let wanted = |log: &[String]| log.iter().any(|line| line.contains(text));
         let log = tokio::time::timeout(PATIENCE, self.process.log_when(wanted)).await;
         let log = log.unwrap_or_else(|_| self.process.log());
@@ -151,7 +151,7 @@ impl Relay {
 
     /// Waits until it has LaunchDarkly's data, and has written it.
     async fn ready(self) -> Self {
-        self.told("Initialized LaunchDarkly client").await;
+        self.logged("Initialized LaunchDarkly client").await;
         self
     }
 
@@ -328,7 +328,7 @@ async fn it_fills_the_table(prefix: &'static str) {
     let edge = table.edge().await;
     let line = edge.decide("192.0.2.1").await;
     check_rule_match(&line, "dynamodb");
-    assert_eq!(line["synced_age_ms"], Value::Null, "only flag-sync tells when");
+    assert_eq!(line["synced_age_ms"], Value::Null, "only flag-sync records when");
     assert_eq!(table.store().all(Segment).await.unwrap().len(), 1);
     let (code, found) = table.flag_sync(&launchdarkly, "check").await;
     assert_eq!((code, &found["in_sync"], &found["synced_at"]), (0, &json!(true), &Value::Null), "{found}");
@@ -391,7 +391,7 @@ async fn two_tasks_share_a_table() {
 /// What flag-sync beside it is good for: LaunchDarkly counts a new flag's versions from 1 again.
 #[tokio::test]
 #[ignore = "needs the Relay Proxy: just test-relay"]
-async fn a_flag_made_anew_is_held_off_by_its_tombstone_until_flag_sync_runs() {
+async fn a_flag_made_again_is_held_off_by_its_tombstone_until_flag_sync_runs() {
     let launchdarkly = launchdarkly().await;
     let table = Table::new("").await;
     let _relay = table.relay(&launchdarkly).await;
@@ -445,14 +445,14 @@ async fn what_its_url_does_not_serve_ends_in_the_default() {
     let launchdarkly = launchdarkly().await;
     let table = Table::new("").await;
     let relay = table.relay(&launchdarkly).await;
-    for (setting, told) in [
+    for (setting, logged) in [
         (("LAUNCHDARKLY_SDK_KEY", "sdk-another"), "refused the SDK key (HTTP 401)"),
         (("REDIRECT_FETCH", "environment"), "/sdk/latest-all answered HTTP 404"),
     ] {
         let edge = edge_at(&relay, &[setting]).await;
         let line = edge.decide("192.0.2.1").await;
         assert_eq!((&line["variation"], &line["data"]), (&json!(false), &json!("default")), "{line}");
-        servers::line(&edge.function, |line| says(line, told)).await;
+        servers::line(&edge.function, |line| says(line, logged)).await;
     }
     let events = relay.ask(Method::POST, "/bulk", &[("authorization", KEY)]).await;
     assert_eq!(events.head.status, 503, "events go to LaunchDarkly itself");
@@ -501,15 +501,15 @@ async fn without_launchdarkly_it_serves_the_table() {
     let line = edge.decide("192.0.2.1").await;
     assert_eq!((&line["variation"], &line["data"]), (&json!(false), &json!("default")), "{line}");
     servers::line(&edge.function, |line| says(line, "answered HTTP 503")).await;
-    // It waits for LaunchDarkly for 10 s, unless told otherwise; after that it knows no flag.
+    // It waits for LaunchDarkly for 10 s, unless configured otherwise; after that it knows no flag.
     let impatient = empty.start_relay(&launchdarkly, &[("INIT_TIMEOUT", "1s")]);
-    impatient.told("initializing LaunchDarkly client").await;
+    impatient.logged("initializing LaunchDarkly client").await;
     assert_eq!(impatient.get("/sdk/flags/rebrand", &[("authorization", KEY)]).await.head.status, 404);
     let line = edge_at(&impatient, &[]).await.decide("192.0.2.1").await;
     assert_eq!((&line["variation"], &line["error_kind"]), (&json!(false), &json!("FLAG_NOT_FOUND")), "{line}");
 
     let from_table = filled.start_relay(&launchdarkly, &[("INIT_TIMEOUT", "1s")]);
-    from_table.told("initializing LaunchDarkly client").await;
+    from_table.logged("initializing LaunchDarkly client").await;
     check_rule_match(&edge_at(&from_table, &[]).await.decide("192.0.2.1").await, "launchdarkly");
 
     launchdarkly.fail(Fault::None);

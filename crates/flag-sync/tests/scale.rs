@@ -38,12 +38,12 @@ async fn measured<T>(what: &'static str, requests: impl Fn() -> usize, work: imp
 async fn written_and_read(store: impl Store, requests: impl Fn() -> usize) -> [Step; 5] {
     let (launchdarkly, everything) = environment().await;
     let source = source(&launchdarkly);
-    let (report, first) = measured("first synchronisation", &requests, sync(&store, &source)).await;
+    let (report, first) = measured("first synchronization", &requests, sync(&store, &source)).await;
     assert_eq!(report.unwrap().written, FLAGS);
-    let (report, unchanged) = measured("synchronisation, nothing changed", &requests, sync(&store, &source)).await;
+    let (report, unchanged) = measured("synchronization, nothing changed", &requests, sync(&store, &source)).await;
     assert_eq!(report.unwrap().written, 0);
     launchdarkly.set_flag(&flag("flag-77", 2));
-    let (report, one) = measured("synchronisation, one flag changed", &requests, sync(&store, &source)).await;
+    let (report, one) = measured("synchronization, one flag changed", &requests, sync(&store, &source)).await;
     assert_eq!(report.unwrap().written, 1);
     let (replaced, replace) = measured("replace, as SDKs do", &requests, store.replace(&everything)).await;
     replaced.unwrap();

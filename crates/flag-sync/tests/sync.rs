@@ -10,7 +10,8 @@ use flag_data::items::{Everything, State, Stored};
 use flag_data::sources::LaunchDarkly;
 use flag_data::stores::{AwsTransport, Condition, Contents, DynamoDbDataStore, RedisDataStore, Store, StoreError};
 use flag_data::transport::Transport;
-use flag_sync::writer::{Comparison, Difference, MassChange, Report, SyncError};
+use flag_sync::comparison::{Comparison, Difference};
+use flag_sync::writer::{MassChange, Report, SyncError};
 use serde_json::{Value, json};
 use standins::samples::{data, flag, segment};
 use standins::{DynamoDbFault, DynamoDbProxy, Fault};
@@ -467,7 +468,7 @@ each_store!(
 );
 
 #[tokio::test]
-async fn an_item_that_does_not_fit_is_told_by_name_and_the_rest_is_written() {
+async fn an_item_that_does_not_fit_is_reported_by_name_and_the_rest_is_written() {
     let mut large = flag("large", 1);
     large["text"] = json!("x".repeat(400_000));
     let (_standin, source) = launchdarkly(&[flag("a", 1), large], &[]).await;

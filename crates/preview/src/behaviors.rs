@@ -53,10 +53,10 @@ pub(super) struct Distribution {
     pub function_timeout: Duration,
 }
 
-/// A cache behaviour.
+/// A cache behavior.
 #[derive(Debug)]
 pub(super) struct Behavior {
-    /// The path pattern; `*` for the default behaviour.
+    /// The path pattern; `*` for the default behavior.
     pub pattern: String,
     pub methods: Vec<String>,
     pub on_viewer_request: OnViewerRequest,
@@ -186,7 +186,7 @@ impl Distribution {
         })
     }
 
-    /// The behaviour of a path: the first whose pattern matches, the default one otherwise.
+    /// The behavior of a path: the first whose pattern matches, the default one otherwise.
     pub(super) fn behavior(&self, path: &str) -> &Behavior {
         let path = normalized(path);
         let matching = self.behaviors.iter().find(|behavior| matches(&behavior.pattern, &path));

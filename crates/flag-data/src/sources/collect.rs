@@ -75,7 +75,7 @@ pub struct Resolved {
     /// A segment that is missing although the result of a negated clause depends on it. To the SDK every context
     /// is a non-member of a missing segment, so the clause would match everyone.
     pub negated: Option<ItemKey>,
-    /// How long the source may serve the same data again, if it says so (LaunchDarkly's TTL setting).
+    /// How long the source may serve the same data again, if it is known (LaunchDarkly's TTL setting).
     pub time_to_live: Option<Duration>,
     /// When flag-sync last succeeded, if the source is a store that it fills.
     pub synced: Option<SystemTime>,
@@ -163,6 +163,7 @@ impl Collection {
     }
 
     /// Records when flag-sync last succeeded, by the store that was just read. The earliest counts.
+    #[cfg(any(feature = "dynamodb", feature = "redis"))]
     pub(super) fn synced(&self, synced: Option<SystemTime>) {
         let mut state = self.state.lock();
         state.synced = match (state.synced, synced) {

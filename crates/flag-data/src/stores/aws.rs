@@ -14,7 +14,7 @@ use std::fmt;
 /// The largest answer that is read: DynamoDB's are at most 16 MB, before JSON escapes what it must.
 const LARGEST: usize = 64 * 1024 * 1024;
 
-/// For `http_client(..)` of an AWS SDK's configuration. Its time-out is the transport's.
+/// For `http_client(..)` of an AWS SDK's configuration. Its timeout is the transport's.
 #[derive(Clone)]
 pub struct AwsTransport(pub Transport);
 

@@ -75,7 +75,7 @@ impl<S: Store> PersistentDataStore for DataStore<S> {
         match self.wait(|store| async move { store.read(&[]).await }) {
             Ok(contents) => contents.marks.initialized,
             Err(error) => {
-                log::warn!("whether the store is initialised is not known: {error}");
+                log::warn!("whether the store is initialized is not known: {error}");
                 false
             }
         }

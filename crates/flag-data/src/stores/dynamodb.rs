@@ -1,6 +1,6 @@
 //! DynamoDB.
 //!
-//! One table holds the data of one or more environments, told apart by a prefix:
+//! One table holds the data of one or more environments, distinguished by a prefix:
 //!
 //! | `namespace` (partition key) | `key` (sort key) | other attributes |
 //! |---|---|---|
@@ -13,35 +13,32 @@
 //! before the flags that name them, and `$inited` when all the others are there.
 //! <https://launchdarkly.com/docs/sdk/features/storing-data/dynamodb>
 
+mod builder;
+
+pub use builder::DynamoDbBuilder;
+
 use super::{
-    AwsTransport, Condition, Contents, DataStore, Everything, INITED, Marks, SYNCED, Store, StoreError, Stored,
-    USUAL_TIME_OUT, from_millis, namespace, to_millis,
+    Condition, Contents, DataStore, Everything, INITED, Marks, SYNCED, Store, StoreError, Stored, from_millis,
+    namespace, to_millis,
 };
 use crate::backoff::jitter;
-use crate::clock::Clock;
 use crate::items::{ItemKey, ItemKind};
-use crate::transport::Transport;
-use aws_credential_types::Credentials;
-use aws_sdk_dynamodb::config::retry::RetryConfig;
-use aws_sdk_dynamodb::config::{BehaviorVersion, Region, StalledStreamProtectionConfig};
 use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{AttributeValue, DeleteRequest, KeysAndAttributes, PutRequest, WriteRequest};
 use aws_sdk_dynamodb::{Client, Config};
-use launchdarkly_server_sdk::{PersistentDataStore, PersistentDataStoreFactory};
 use std::collections::{HashMap, HashSet};
-use std::env;
 use std::time::{Duration, SystemTime};
 
 /// The largest item, attribute names included. DynamoDB's limit is 400 KB; other LaunchDarkly SDKs stop here too.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html#limits-items>
-const LARGEST_ITEM: usize = 400_000;
+const MAX_ITEM_BYTES: usize = 400_000;
 
 /// What one read and one write of a batch take.
-const MOST_READS: usize = 100;
-const MOST_WRITES: usize = 25;
+const MAX_BATCH_READS: usize = 100;
+const MAX_BATCH_WRITES: usize = 25;
 
 /// How often what a batch left over is sent again, and how long after the first time; each time twice as long.
-const MOST_TRIES: u32 = 8;
+const MAX_ATTEMPTS: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
 type Row = HashMap<String, AttributeValue>;
@@ -65,119 +62,6 @@ pub struct DynamoDb {
 /// ```
 pub type DynamoDbDataStore = DataStore<DynamoDb>;
 
-impl DynamoDbDataStore {
-    /// Begins with the name of the table.
-    pub fn builder(table: impl Into<String>) -> DynamoDbBuilder {
-        DynamoDbBuilder {
-            table: table.into(),
-            prefix: String::new(),
-            config: None,
-            clock: Clock::default(),
-            time_out: USUAL_TIME_OUT,
-        }
-    }
-}
-
-/// Makes a [`DynamoDbDataStore`], or a [`DynamoDb`] without the SDK's part.
-#[derive(Clone, Debug)]
-pub struct DynamoDbBuilder {
-    table: String,
-    prefix: String,
-    config: Option<Config>,
-    clock: Clock,
-    time_out: Duration,
-}
-
-impl DynamoDbBuilder {
-    /// The environment's prefix, for several environments in one table. By default there is none.
-    #[must_use]
-    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.prefix = prefix.into();
-        self
-    }
-
-    /// Region, credentials, endpoint and retries, as the AWS SDK knows them; only its HTTP client is not used, because
-    /// connections that belong to another runtime could wait for ever. By default, what Lambda gives a function:
-    /// Region and credentials from the environment, with `AWS_ENDPOINT_URL_DYNAMODB` for tests.
-    #[must_use]
-    pub fn config(mut self, config: Config) -> Self {
-        self.config = Some(config);
-        self
-    }
-
-    /// How long one request may take.
-    #[must_use]
-    pub fn time_out(mut self, time_out: Duration) -> Self {
-        self.time_out = time_out;
-        self
-    }
-
-    /// The clock that sees a freeze.
-    #[must_use]
-    pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// The store for the SDK.
-    ///
-    /// # Errors
-    /// [`StoreError::Settings`] where Region or credentials are missing, or no thread can be started.
-    pub fn build(&self) -> Result<DynamoDbDataStore, StoreError> {
-        let store = self.build_async()?;
-        let settings =
-            |error: std::io::Error| StoreError::Settings { store: self.table.clone(), why: error.to_string() };
-        DataStore::new(store).map_err(settings)
-    }
-
-    /// The store with asynchronous calls.
-    ///
-    /// # Errors
-    /// [`StoreError::Settings`] where Region or credentials are missing.
-    pub fn build_async(&self) -> Result<DynamoDb, StoreError> {
-        let transport = AwsTransport(Transport::new(self.clock.clone(), self.time_out));
-        let config = match &self.config {
-            Some(config) => config.to_builder(),
-            None => from_environment(&self.table, None)?,
-        };
-        Ok(DynamoDb::new(config.http_client(transport).build(), &self.table, &self.prefix))
-    }
-}
-
-impl PersistentDataStoreFactory for DynamoDbBuilder {
-    fn create_persistent_data_store(&self) -> Result<Box<dyn PersistentDataStore>, std::io::Error> {
-        let store = self.build().map_err(std::io::Error::other)?;
-        Ok(Box::new(store))
-    }
-}
-
-/// The configuration that Lambda gives a function. Its credentials outlive the execution environment.
-/// <https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html#configuration-envvars-runtime>
-fn from_environment(table: &str, region: Option<&str>) -> Result<aws_sdk_dynamodb::config::Builder, StoreError> {
-    let required = |name: &str| {
-        env::var(name).map_err(|_| StoreError::Settings {
-            store: format!("the DynamoDB table {table:?}"),
-            why: format!("the environment variable {name} is missing"),
-        })
-    };
-    let region = region.map_or_else(|| required("AWS_REGION"), |region| Ok(region.to_owned()))?;
-    let credentials = Credentials::new(
-        required("AWS_ACCESS_KEY_ID")?,
-        required("AWS_SECRET_ACCESS_KEY")?,
-        env::var("AWS_SESSION_TOKEN").ok(),
-        None,
-        "environment",
-    );
-    let mut config = Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(region))
-        .credentials_provider(credentials)
-        // The transport has its own limit for a whole request.
-        .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-    config.set_endpoint_url(env::var("AWS_ENDPOINT_URL_DYNAMODB").ok());
-    Ok(config)
-}
-
 impl DynamoDb {
     fn new(config: Config, table: &str, prefix: &str) -> Self {
         let region = config.region().map(|region| format!(" in {region}")).unwrap_or_default();
@@ -187,14 +71,6 @@ impl DynamoDb {
             prefix: prefix.to_owned(),
             place: format!("the DynamoDB table {table:?}{region}"),
         }
-    }
-
-    /// A replica of the table, read by this function: without retries, since another replica is the better one.
-    pub fn replica(table: &str, prefix: &str, region: &str, transport: Transport) -> Result<Self, StoreError> {
-        let config = from_environment(table, Some(region))?
-            .retry_config(RetryConfig::disabled())
-            .http_client(AwsTransport(transport));
-        Ok(Self::new(config.build(), table, prefix))
     }
 
     fn prefixed(&self, name: &str) -> String {
@@ -217,13 +93,13 @@ impl DynamoDb {
         row.insert("item".to_owned(), AttributeValue::S(item.json.clone()));
         let length = |value: &AttributeValue| value.as_s().or(value.as_n()).map_or(0, String::len);
         let size = 100 + row.iter().map(|(name, value)| name.len() + length(value)).sum::<usize>();
-        if size > LARGEST_ITEM {
+        if size > MAX_ITEM_BYTES {
             return Err(StoreError::TooLarge {
                 store: self.place.clone(),
                 kind: kind.singular(),
                 key: key.to_owned(),
                 size,
-                most: LARGEST_ITEM,
+                most: MAX_ITEM_BYTES,
             });
         }
         Ok(row)
@@ -232,13 +108,13 @@ impl DynamoDb {
     /// Reads rows by their keys, as many times as it takes.
     async fn get(&self, keys: Vec<Row>) -> Result<Vec<Row>, StoreError> {
         let mut found = Vec::new();
-        for keys in keys.chunks(MOST_READS) {
+        for keys in keys.chunks(MAX_BATCH_READS) {
             let mut keys = keys.to_vec();
             for pause in pauses() {
                 let wanted = KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true).build();
                 let wanted = wanted.map_err(|error| self.failed(&error))?;
                 let answer = self.client.batch_get_item().request_items(&self.table, wanted).send().await;
-                let answer = answer.map_err(|error| self.told(&error))?;
+                let answer = answer.map_err(|error| self.aws_error(&error))?;
                 found.extend(answer.responses.unwrap_or_default().remove(&self.table).unwrap_or_default());
                 let left = answer.unprocessed_keys.unwrap_or_default().remove(&self.table);
                 keys = left.map(|left| left.keys).unwrap_or_default();
@@ -255,7 +131,7 @@ impl DynamoDb {
     async fn write(&self, mut batch: Vec<WriteRequest>) -> Result<(), StoreError> {
         for pause in pauses() {
             let answer = self.client.batch_write_item().request_items(&self.table, batch).send().await;
-            let left = answer.map_err(|error| self.told(&error))?.unprocessed_items;
+            let left = answer.map_err(|error| self.aws_error(&error))?.unprocessed_items;
             batch = left.unwrap_or_default().remove(&self.table).unwrap_or_default();
             if batch.is_empty() {
                 break;
@@ -270,7 +146,7 @@ impl DynamoDb {
         let Some(pause) = pause else {
             return Err(StoreError::Throttled {
                 store: self.place.clone(),
-                why: format!("{left} items of a batch were left over {MOST_TRIES} times"),
+                why: format!("{left} items of a batch were left over {MAX_ATTEMPTS} times"),
             });
         };
         tokio::time::sleep(pause).await;
@@ -290,14 +166,14 @@ impl DynamoDb {
             .into_paginator()
             .items()
             .send();
-        rows.collect::<Result<Vec<_>, _>>().await.map_err(|error| self.told(&error))
+        rows.collect::<Result<Vec<_>, _>>().await.map_err(|error| self.aws_error(&error))
     }
 
     fn failed(&self, error: &(impl std::error::Error + ?Sized)) -> StoreError {
         StoreError::Failed { store: self.place.clone(), why: error.to_string() }
     }
 
-    fn told<E, R>(&self, error: &SdkError<E, R>) -> StoreError
+    fn aws_error<E, R>(&self, error: &SdkError<E, R>) -> StoreError
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
         R: std::fmt::Debug,
@@ -369,7 +245,7 @@ impl Store for DynamoDb {
                 .expression_attribute_names("#version", "version")
                 .expression_attribute_values(":version", AttributeValue::N(item.version.to_string())),
             Condition::Unchanged(None) => put.condition_expression("attribute_not_exists(#namespace)"),
-            // A row without a text can only be recognised by that.
+            // A row without a text can only be recognized by that.
             Condition::Unchanged(Some(seen)) if seen.json.is_empty() => put
                 .condition_expression(
                     "attribute_exists(#namespace) AND (NOT attribute_type(#item, :text) OR #item = :item)",
@@ -385,7 +261,7 @@ impl Store for DynamoDb {
                 .expression_attribute_names("#item", "item")
                 .expression_attribute_values(":item", AttributeValue::S(seen.json.clone())),
         };
-        was_done(put.send().await).map_err(|error| self.told(&error))
+        was_done(put.send().await).map_err(|error| self.aws_error(&error))
     }
 
     async fn replace(&self, everything: &Everything) -> Result<(), StoreError> {
@@ -410,11 +286,11 @@ impl Store for DynamoDb {
                     Err(error) => log::error!("{error}"),
                 }
             }
-            for batch in puts.chunks(MOST_WRITES) {
+            for batch in puts.chunks(MAX_BATCH_WRITES) {
                 self.write(batch.to_vec()).await?;
             }
         }
-        for batch in left_over.chunks(MOST_WRITES) {
+        for batch in left_over.chunks(MAX_BATCH_WRITES) {
             self.write(batch.to_vec()).await?;
         }
         self.mark_initialized().await
@@ -422,7 +298,7 @@ impl Store for DynamoDb {
 
     async fn mark_initialized(&self) -> Result<(), StoreError> {
         let put = self.client.put_item().table_name(&self.table).set_item(Some(self.mark(INITED)));
-        put.send().await.map(drop).map_err(|error| self.told(&error))
+        put.send().await.map(drop).map_err(|error| self.aws_error(&error))
     }
 
     async fn mark_synced(&self, at: SystemTime) -> Result<(), StoreError> {
@@ -437,11 +313,11 @@ impl Store for DynamoDb {
             .condition_expression("attribute_not_exists(#at) OR #at < :at")
             .expression_attribute_names("#at", "at")
             .expression_attribute_values(":at", at);
-        was_done(put.send().await).map(drop).map_err(|error| self.told(&error))
+        was_done(put.send().await).map(drop).map_err(|error| self.aws_error(&error))
     }
 }
 
-/// Whether a conditional write was done; that it was not is no error.
+/// Whether a conditional write was done; that it was not is not an error.
 fn was_done<T, E: ProvideErrorMetadata, R>(outcome: Result<T, SdkError<E, R>>) -> Result<bool, SdkError<E, R>> {
     match outcome {
         Ok(_) => Ok(true),
@@ -453,9 +329,9 @@ fn was_done<T, E: ProvideErrorMetadata, R>(outcome: Result<T, SdkError<E, R>>) -
 /// After each try: how long to wait before the next, or `None` after the last. With jitter, so that writers that were
 /// throttled together do not come back together.
 fn pauses() -> impl Iterator<Item = Option<Duration>> {
-    (1..=MOST_TRIES).map(|tried| {
+    (1..=MAX_ATTEMPTS).map(|tried| {
         let longest = FIRST_PAUSE * 2_u32.pow(tried - 1);
-        (tried < MOST_TRIES).then(|| longest.mul_f64(0.5 + jitter() / 2.0))
+        (tried < MAX_ATTEMPTS).then(|| longest.mul_f64(0.5 + jitter() / 2.0))
     })
 }
 

@@ -32,7 +32,7 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 /// How long a request to a database may take, unless a builder says otherwise.
-const USUAL_TIME_OUT: Duration = Duration::from_secs(5);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a store did not do what was asked.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -104,11 +104,11 @@ pub trait Store: Send + Sync + 'static {
         condition: Condition<'_>,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Replaces all there is, whatever its versions, and marks the store as initialised when that is done. An item
-    /// that is too large is told in the log and keeps what it was.
+    /// Replaces all there is, whatever its versions, and marks the store as initialized when that is done. An item
+    /// that is too large is logged and keeps its previous state.
     fn replace(&self, everything: &Everything) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Marks the store as initialised.
+    /// Marks the store as initialized.
     fn mark_initialized(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Tells that the store was equal to LaunchDarkly at that time. A later time that is there already stays.
@@ -126,7 +126,7 @@ fn namespace(kind: ItemKind) -> &'static str {
 /// The mark that the data is complete.
 const INITED: &str = "$inited";
 
-/// The mark of the last successful synchronisation. In a place of its own, which no LaunchDarkly SDK looks at.
+/// The mark of the last successful synchronization. In a place of its own, which no LaunchDarkly SDK looks at.
 const SYNCED: &str = "$synced";
 
 /// Milliseconds since 1970, as `$synced` holds them.

@@ -17,7 +17,7 @@
 //! needs the permission for `EVAL`. That of a reader, such as the edge function, needs `EXISTS`, `GET` and `HMGET`.
 
 use super::{
-    Condition, Contents, DataStore, Everything, INITED, Marks, SYNCED, Store, StoreError, Stored, USUAL_TIME_OUT,
+    Condition, Contents, DEFAULT_TIMEOUT, DataStore, Everything, INITED, Marks, SYNCED, Store, StoreError, Stored,
     from_millis, namespace, to_millis,
 };
 use crate::clock::{Clock, Moment};
@@ -34,7 +34,7 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 /// What LaunchDarkly's SDKs use when no prefix is given.
-const USUAL_PREFIX: &str = "launchdarkly";
+const DEFAULT_PREFIX: &str = "launchdarkly";
 
 /// Writes a field of a hash if it has the text that was seen, or is missing as seen: field, new text, seen text.
 const PUT_IF_UNCHANGED: &str = r"
@@ -72,7 +72,7 @@ pub struct Redis {
     client: Client,
     prefix: String,
     clock: Clock,
-    time_out: Duration,
+    timeout: Duration,
     connection: Mutex<Option<(MultiplexedConnection, Moment)>>,
     /// For errors: without user and password.
     place: String,
@@ -92,10 +92,10 @@ impl RedisDataStore {
     pub fn builder(url: impl Into<String>) -> RedisBuilder {
         RedisBuilder {
             url: url.into(),
-            prefix: USUAL_PREFIX.to_owned(),
+            prefix: DEFAULT_PREFIX.to_owned(),
             root_certificate: None,
             clock: Clock::default(),
-            time_out: USUAL_TIME_OUT,
+            timeout: DEFAULT_TIMEOUT,
         }
     }
 }
@@ -107,7 +107,7 @@ pub struct RedisBuilder {
     prefix: String,
     root_certificate: Option<Vec<u8>>,
     clock: Clock,
-    time_out: Duration,
+    timeout: Duration,
 }
 
 impl RedisBuilder {
@@ -127,8 +127,8 @@ impl RedisBuilder {
 
     /// How long one request may take.
     #[must_use]
-    pub fn time_out(mut self, time_out: Duration) -> Self {
-        self.time_out = time_out;
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
         self
     }
 
@@ -163,7 +163,7 @@ impl RedisBuilder {
             None => Client::open(info),
             // The client would take it, and then trust nobody.
             Some(pem) if !pem.windows(PEM_START.len()).any(|text| text == PEM_START) => {
-                let why = "the root certificate is no certificate in the form of PEM".to_owned();
+                let why = "the root certificate is not a certificate in PEM form".to_owned();
                 return Err(StoreError::Settings { store: place, why });
             }
             Some(pem) => {
@@ -175,7 +175,7 @@ impl RedisBuilder {
             client: client.map_err(settings(place.clone()))?,
             prefix: self.prefix.clone(),
             clock: self.clock.clone(),
-            time_out: self.time_out,
+            timeout: self.timeout,
             connection: Mutex::default(),
             place,
         })
@@ -227,12 +227,12 @@ impl Redis {
             operation(self.connect().await?).await
         };
         let mut in_flight = InFlight { connection: &self.connection, is_answered: false };
-        let outcome = tokio::time::timeout(self.time_out, attempt).await;
+        let outcome = tokio::time::timeout(self.timeout, attempt).await;
         in_flight.is_answered = matches!(outcome, Ok(Ok(_)));
         drop(in_flight);
-        let why = || format!("no answer within {:?}", self.time_out);
+        let why = || format!("no answer within {:?}", self.timeout);
         let outcome = outcome.map_err(|_| StoreError::Unreachable { store: self.place.clone(), why: why() })?;
-        outcome.map_err(|error| self.told(&error))
+        outcome.map_err(|error| self.failed(&error))
     }
 
     async fn command<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, StoreError> {
@@ -250,7 +250,7 @@ impl Redis {
         self.command(&eval).await
     }
 
-    fn told(&self, error: &RedisError) -> StoreError {
+    fn failed(&self, error: &RedisError) -> StoreError {
         let store = self.place.clone();
         let why = error.to_string();
         match error.kind() {
