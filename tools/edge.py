@@ -74,17 +74,16 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
             f"now. just detach {environment.name} takes it away from the viewers."
         )
 
-    before = environment.stack.parameters() if exists else {}
-    package = None if options.without_function else build(environment, packages, before.get("PackageKey", ""), key)
+    package = None if options.without_function else build(environment, packages, kept.get("PackageKey", ""), key)
     packages.secure()
     if package:
         packages.upload(package, fingerprint(key))
-        if before:
+        if exists:
             packages.note_live()
 
     say(f"Stack {environment.stack.name}")
     values = {**chosen, **function_parameters(package, packages.name)}
-    if package and before.get("PackageKey") == package.key and not environment.stack.was_rolled_back():
+    if package and kept.get("PackageKey") == package.key and not environment.stack.was_rolled_back():
         values.pop("Release")
     if not environment.stack.apply(TEMPLATE, values, tags, environment.confirming(options.confirm)):
         say("  nothing to change")
@@ -171,7 +170,7 @@ def attach(attachment: Attachment, outputs: dict[str, str]) -> None:
     say(f"Distribution {distribution.id}")
     functions = outputs["FunctionVersionArn"], outputs["CurrentSiteFunctionArn"]
     if not distribution.attach(attachment, *functions, PACKAGE.parent):
-        say("  runs this version already")
+        say("  no behavior to change")
     # Also of an update that an interrupted run began.
     distribution.wait_until_deployed()
 
@@ -256,9 +255,8 @@ def publish(environment: Environment, _: argparse.Namespace) -> None:
         raise Failure(f"The stack {environment.stack.name} has no bucket of its own: upload the site to yours.")
     account = account_id()
     packages = PackageBucket(environment.stack, account)
-    publish_pages(
-        local, bucket.owned(outputs["SiteBucketName"], account), Distribution(outputs["DistributionId"]), packages
-    )
+    site = bucket.owned(outputs["SiteBucketName"], account)
+    publish_pages(local, site, Distribution(outputs["DistributionId"]), packages)
     say(outputs["Url"])
 
 

@@ -6,6 +6,7 @@ import sys
 import edge
 from aws import account_id
 from bucket import Live, PackageBucket, now
+from distribution import Attachment
 from environment import Environment
 from failure import Failure
 from launchdarkly import KEY_TAG
@@ -54,8 +55,11 @@ def run(environment: Environment, options: argparse.Namespace) -> None:
     outputs = environment.stack.outputs()
     if "Url" in outputs:
         edge.reattach(environment, outputs["DistributionId"])
+    else:
+        # Of a distribution that exists, the behaviors that run the function.
+        edge.attach(Attachment(environment.function, [], []), outputs)
     packages.note_live()
-    edge.closing_words(environment, outputs, with_function=True)
+    edge.closing_words(environment, outputs, with_function=True, is_attached=True)
 
 
 def choose(choices: list[Live], live: Live, wanted: str) -> Live:

@@ -868,7 +868,7 @@ def test_a_release_to_an_existing_distribution_is_one_command(cloud):
     assert json.loads(file.read_text())["DefaultCacheBehavior"]["LambdaFunctionAssociations"]["Quantity"] == 2
     assert (file.stat().st_mode & 0o777, "for the origin alone" in text) == (0o600, False)
 
-    assert "  runs this version already" in cloud.does("deploy", "--attach")
+    assert "  no behavior to change" in cloud.does("deploy", "--attach")
     assert cloud.aws.calls["UpdateDistribution"] == 1
 
 
@@ -921,7 +921,7 @@ def test_a_refused_attachment_is_reported_and_a_later_run_attaches(cloud):
     first = cloud.pauses + 1
     cloud.on_pause = lambda number: (_ for _ in ()).throw(KeyboardInterrupt) if number == first else None
     assert cloud("deploy", "--attach")[0] == 130
-    assert "  runs this version already" in cloud.does("deploy", "--attach")
+    assert "  no behavior to change" in cloud.does("deploy", "--attach")
 
 
 @pytest.mark.parametrize("arguments", [["--attach"], [*EXISTING[1:], "--attach", "--without-function"]])
@@ -954,6 +954,19 @@ def test_after_detach_the_current_site_is_where_the_distribution_has_its_functio
     assert what_runs(cloud) == {None: current, "/site/*/": current}
     cloud.does("deploy", "--attach")
     assert what_runs(cloud) == {None: [("viewer-request", f"{FUNCTION}:1")], "/site/*/": current}
+
+
+def test_rollback_reaches_an_existing_distribution_too(cloud):
+    """One that was released to by hand as well: what runs the function runs the other version of it."""
+    cloud.does(*EXISTING)
+    existing(cloud, {None: [], "/site/beta": [], "/api/*": [("viewer-request", OTHER)]})
+    cloud.does("deploy", "--attach")
+    cloud.package(b"second")
+    cloud.does("deploy", "--attach")
+    cloud.does("rollback")
+    (version,) = {arn for event, arn in what_runs(cloud)[None] + what_runs(cloud)["/site/beta"]}
+    assert version == cloud.stack().resources["FunctionVersion"].physical == f"{FUNCTION}:3"
+    assert what_runs(cloud)["/api/*"] == [("viewer-request", OTHER)]
 
 
 def test_destroy_leaves_an_existing_distribution_without_our_functions(cloud):

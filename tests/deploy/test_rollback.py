@@ -23,9 +23,9 @@ def deployed(cloud, moments):
     return cloud
 
 
-def deploy(cloud, content, *arguments):
+def deploy(cloud, content, *options):
     found = hashlib.sha256(cloud.package(content)).hexdigest()
-    cloud.does("deploy", *arguments)
+    cloud.does("deploy", *options)
     return found
 
 
