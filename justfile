@@ -226,10 +226,10 @@ store-deploy *OPTIONS: (_python "deploy")
 
 _flag-sync: (_python "build")
     # It reads the SDK key where the stack says; none is compiled in.
-    env -u LAUNCHDARKLY_SDK_KEY cargo lambda build --locked --release --package flag-sync --bin flag-sync --output-format zip
+    env -u LAUNCHDARKLY_SDK_KEY -u REDIRECT_PREVIEW_TOKEN cargo lambda build --locked --release --package flag-sync --bin flag-sync --output-format zip
 
 _flag-sync-here:
-    env -u LAUNCHDARKLY_SDK_KEY cargo build --locked --release --package flag-sync
+    env -u LAUNCHDARKLY_SDK_KEY -u REDIRECT_PREVIEW_TOKEN cargo build --locked --release --package flag-sync
 
 # Make the deployed table equal to LaunchDarkly now (an environment's name, check to compare only, --json)
 [no-exit-message]

@@ -189,22 +189,26 @@ impl Redirect {
         // Few values differ from answer to answer: a serializer would take several times as long.
         let status = if self.status == 307 { "307" } else { "302" };
         let location = serde_json::to_string(&self.location)?;
-        let mut json = [
+        let mut set_cookie = String::new();
+        for cookie in cookies {
+            set_cookie += if set_cookie.is_empty() { r#","set-cookie":["# } else { "," };
+            set_cookie += r#"{"key":"Set-Cookie","value":"#;
+            set_cookie += &serde_json::to_string(cookie)?;
+            set_cookie.push('}');
+        }
+        if !set_cookie.is_empty() {
+            set_cookie.push(']');
+        }
+        let parts = [
             r#"{"status":""#,
             status,
             r#"","headers":{"location":[{"key":"Location","value":"#,
             &location,
             r#"}],"cache-control":[{"key":"Cache-Control","value":"no-store"}]"#,
-        ]
-        .concat();
-        for (index, cookie) in cookies.iter().enumerate() {
-            json += if index == 0 { r#","set-cookie":["# } else { "," };
-            json += r#"{"key":"Set-Cookie","value":"#;
-            json += &serde_json::to_string(cookie)?;
-            json.push('}');
-        }
-        json += if cookies.is_empty() { "}}" } else { "]}}" };
-        RawValue::from_string(json)
+            &set_cookie,
+            "}}",
+        ];
+        RawValue::from_string(parts.concat())
     }
 }
 

@@ -379,17 +379,19 @@ impl Settings {
         let settings = Self::parse(&given)?;
         settings.fit_timeout(&given("function_timeout_seconds")?)?;
         settings.fit_source(&given)?;
-        settings.fit_paths(&given("beta_path")?)?;
+        settings.fit_paths(&given)?;
         Ok(settings)
     }
 
     /// With beta above the current site, each page of that would be one of beta too.
-    fn fit_paths(&self, beta: &Given<'_>) -> Result<(), SettingError> {
+    fn fit_paths<'a>(
+        &self,
+        given: &impl Fn(&'static str) -> Result<Given<'a>, SettingError>,
+    ) -> Result<(), SettingError> {
         let below_beta = self.current_path.strip_prefix(&self.beta_path);
         if below_beta.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
-            return Err(
-                beta.refuse(format!("a path other than current_path ({}), and not above it", self.current_path))
-            );
+            let expected = format!("a path other than current_path ({}), and not above it", self.current_path);
+            return Err(given("beta_path")?.refuse(expected));
         }
         Ok(())
     }

@@ -119,9 +119,10 @@ fn source(
 /// # Errors
 /// A wrong setting in the environment.
 pub fn settings(environment: impl Fn(&str) -> Option<String>) -> Result<Settings, SettingError> {
+    let fields: Vec<_> = SETTINGS.lines().filter_map(|line| line.split_once('=')).collect();
     let compiled_in = |field: &str| {
-        let line = SETTINGS.lines().find_map(|line| line.split_once('=').filter(|(name, _)| *name == field));
-        line.map(|(_, value)| value.to_owned())
+        let found = fields.iter().find(|(name, _)| *name == field);
+        found.map(|(_, value)| (*value).to_owned())
     };
     Settings::read(compiled_in, environment)
 }

@@ -77,6 +77,9 @@ impl Viewer<'_> {
     /// What the decision needs to know, and the query that it is to keep: without a preview link's parameter.
     pub fn signals(&self) -> (Signals, Option<Cow<'_, str>>) {
         let query = self.request.querystring.as_deref();
+        if !self.visitors.reads_headers {
+            return (Signals::default(), query.map(Cow::Borrowed));
+        }
         let (preview, query) = match query.and_then(|query| self.preview_parameter(query)) {
             Some((preview, rest)) => (preview, Some(Cow::Owned(rest))),
             None if self.has_preview_cookie() => (Preview::Shown, query.map(Cow::Borrowed)),

@@ -22,13 +22,9 @@ S3_ACTIONS = {
 }
 # Calls about nothing in particular.
 WITHOUT_RESOURCE = {
-    "ListStacks",
-    "GetAccountSettings",
-    "GetCallerIdentity",
-    "GetQueryResults",
-    "DescribeRegions",
-    "DescribeLogGroups",
-}
+    "DescribeLogGroups", "DescribeRegions", "GetAccountSettings", "GetCallerIdentity", "GetQueryResults", "ListStacks",
+    "StopQuery",
+}  # fmt: skip
 
 
 class Needed(NamedTuple):
@@ -68,8 +64,7 @@ def needed(service, operation, params, region, verb, stack):
         resource = policy if policy and not role else f"arn:aws:iam::{ACCOUNT}:{own}"
         context = (("iam:PolicyARN", policy),) if policy and role else ()
     elif service == "logs":
-        # The results of a query have no resource of their own.
-        resource = f"{place}log-group:{params['logGroupName']}:" if "logGroupName" in params else "*"
+        resource = f"{place}log-group:{params['logGroupName']}:"
     elif service == "dynamodb":
         resource = f"{place}table/{params['TableName']}"
     elif service == "ssm":

@@ -10,7 +10,9 @@ import tomllib
 
 import pytest
 
+import command_line
 import recipe
+import status
 from failure import Failure
 from harness import CANARY, ROOT
 
@@ -186,3 +188,17 @@ def test_nothing_is_installed_beside_secrets(tmp_path, recipe, program, installs
     assert installs in " ".join(arguments)
     assert not set(secrets) & set(environment)
     assert "HOME" in environment, "what an installer needs is there"
+
+
+def test_what_the_page_of_symptoms_names_exists():
+    """Commands with their arguments, what status shows, and what the function logs."""
+    text = (ROOT / "docs/when-something-is-wrong.md").read_text()
+    commands = set(re.findall(r"just ([a-z-]+)((?: ENV)?(?: [a-z-]+)*)", text))
+    assert len(commands) >= 9
+    for command, rest in commands:
+        arguments = ["production" if word == "ENV" else word for word in rest.split()]
+        command_line.parser().parse_args([command, *arguments])
+    sources = "".join(path.read_text() for path in (ROOT / "tools/status.py", ROOT / "src/flags/refresh.rs"))
+    for shown in ("NOT what the stack has", "NOT READ", "last made it equal", "flag data not fetched: "):
+        assert shown in sources
+    assert all(f"*{name}*" in text for name, _, _ in status.SECTIONS if name != "stack")

@@ -514,6 +514,28 @@ def test_an_interrupted_publish_resumes(cloud):
     assert cloud.aws.invalidations[-1] == ["/site/index.html", "/site/"]
 
 
+def test_a_denied_publish_resumes_too(cloud):
+    cloud.does("deploy")
+    (cloud.project / "site/index.html").write_text("second")
+    cloud.aws.faults["CreateInvalidation"] = [403]
+    assert "CreateInvalidation failed: " in cloud.fails("publish")
+    cloud.aws.faults["CreateInvalidation"] = [400, 400]
+    out = cloud.does("publish")
+    assert sum("retrying" in line for line in out) == 2
+    assert cloud.aws.invalidations == [["/site/index.html", "/site/"]]
+
+
+def test_publish_waits_for_an_operation_in_flight(cloud):
+    cloud.does("deploy")
+    cloud.package(b"second")
+    cloud.aws.steps = 1
+    first = cloud.pauses + 1
+    cloud.on_pause = lambda number: (_ for _ in ()).throw(KeyboardInterrupt) if number == first else None
+    assert cloud("deploy")[0] == 130
+    assert any("is in flight" in line for line in cloud.does("publish"))
+    assert attached(cloud.config()) == {f"{FUNCTION}:2"}
+
+
 def test_publish_needs_a_bucket_of_the_stack(cloud):
     assert "There is no stack" in cloud.fails("publish")
     cloud.does("deploy", "--set", "ExistingDistributionId=E1EXAMPLE")

@@ -23,9 +23,9 @@ def deployed(cloud, moments):
     return cloud
 
 
-def deploy(cloud, content, *arguments):
+def deploy(cloud, content, *options):
     found = hashlib.sha256(cloud.package(content)).hexdigest()
-    cloud.does("deploy", *arguments)
+    cloud.does("deploy", *options)
     return found
 
 
@@ -174,6 +174,15 @@ def test_a_rollback_that_fails_leaves_everything_as_it_was(deployed):
     assert live(deployed) == deployed.hashes[2]
     deployed.does("rollback")
     assert live(deployed) == deployed.hashes[1]
+
+
+def test_with_an_existing_distribution_the_version_to_attach_is_printed(cloud, moments):
+    cloud.does("deploy", "--set", "ExistingDistributionId=E1EXAMPLE")
+    cloud.package(b"second")
+    cloud.does("deploy")
+    text = "\n".join(cloud.does("rollback"))
+    assert f"redirect function    {FUNCTION}:3" in text
+    assert cloud.stack().parameters["ExistingDistributionId"] == "E1EXAMPLE"
 
 
 # ---- What the bucket keeps -------------------------------------------------------------------------------------------

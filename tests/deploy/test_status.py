@@ -63,7 +63,6 @@ def test_one_screen_shows_everything(running):
         "/site/beta/*.htm*    redirect-production:1",
         "/site/beta/*.*       no function",
         "/site/*/             redirect-production-current-site",
-        "/site/*              no function",
         "last 15 minutes (eu-central-1, sa-east-1):",
         "100 visits, 40.0% of them to beta; 2 errors, 3 warnings",
         "oldest flag data 60.0 s, slowest decision 31.0 ms",

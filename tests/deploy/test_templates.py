@@ -375,6 +375,23 @@ def test_the_version_is_replaced_with_package_and_configuration_and_kept():
         assert properties(edge(**PACKAGE | other), "FunctionVersion") != first, other
 
 
+def test_the_version_names_all_that_makes_a_new_one():
+    """CloudFormation publishes a version when a property of it changes, not when the function does."""
+    resolved = edge(**PACKAGE, Release="2026-01-31T12:00:00Z")
+    function, version = properties(resolved, "Function"), properties(resolved, "FunctionVersion")
+    for part in (
+        function["Code"]["S3Key"],
+        function["Runtime"],
+        f"{function['MemorySize']} MB",
+        f"{function['Timeout']} s",
+        "2026-01-31T12:00:00Z",
+    ):
+        assert part in version["Description"]
+    assert "2026-01-31T12:00:00Z" in function["Description"], "Lambda publishes nothing equal to the version before"
+    longest = version["Description"].replace(function["Code"]["S3Key"], "packages/" + "0" * 64 + ".zip")
+    assert len(longest) <= 256, "Lambda's limit"
+
+
 def test_the_role_may_write_its_logs_and_nothing_else():
     role = properties(edge(**PACKAGE), "FunctionRole")
     (trust,) = role["AssumeRolePolicyDocument"]["Statement"]
