@@ -324,7 +324,8 @@ mod tests {
         for path in ["/site/a/", "/site/a/b.c/", "/site/a/."] {
             check_edge(path, "script");
         }
-        for path in ["/site/index.html", "/site/beta.html", "/site//a", "/site/beta/logo.svg", "/site/beta/a/style.css"] {
+        for path in ["/site/index.html", "/site/beta.html", "/site//a", "/site/beta/logo.svg", "/site/beta/a/style.css"]
+        {
             check_edge(path, "nothing");
         }
     }
