@@ -6,7 +6,7 @@ import sys
 import edge
 from aws import account_id
 from bucket import Live, PackageBucket, now
-from distribution import Attachment
+from distribution import Attachment, Distribution
 from environment import Environment
 from failure import Failure
 from launchdarkly import KEY_TAG
@@ -53,13 +53,15 @@ def run(environment: Environment, options: argparse.Namespace) -> None:
     if not environment.stack.apply(None, wanted, {KEY_TAG: sdk_key} if sdk_key else {}):
         say("  nothing to change")
     outputs = environment.stack.outputs()
+    distribution = Distribution(outputs["DistributionId"])
     if "Url" in outputs:
-        edge.reattach(environment, outputs["DistributionId"])
-    else:
+        edge.reattach(environment, distribution.id)
+    elif distribution.is_attached(environment.function):
         # Of a distribution that exists, the behaviors that run the function.
         edge.attach(Attachment(environment.function, [], []), outputs)
     packages.note_live()
-    edge.closing_words(environment, outputs, with_function=True, is_attached=True)
+    is_attached = distribution.is_attached(environment.function)
+    edge.closing_words(environment, outputs, with_function=True, is_attached=is_attached)
 
 
 def choose(choices: list[Live], live: Live, wanted: str) -> Live:

@@ -991,6 +991,15 @@ def test_rollback_reaches_an_existing_distribution_too(cloud):
     assert what_runs(cloud)["/api/*"] == [("viewer-request", OTHER)]
 
 
+def test_rollback_prints_what_to_attach_where_nothing_runs_the_function(cloud):
+    cloud.does(*EXISTING)
+    existing(cloud, {None: []})
+    cloud.package(b"second")
+    cloud.does("deploy")
+    assert f"  redirect function    {FUNCTION}:3" in cloud.does("rollback")
+    assert what_runs(cloud) == {None: []}
+
+
 def test_destroy_leaves_an_existing_distribution_without_our_functions(cloud):
     """CloudFront deletes no CloudFront Function that a distribution runs."""
     cloud.does(*EXISTING)
