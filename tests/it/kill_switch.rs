@@ -410,6 +410,9 @@ async fn a_segment_that_is_missing_under_a_negated_clause_shows_nobody_the_new_s
             let member = event("/a", "192.0.2.200");
             let later = site.start + Duration::from_secs(MAX_STALENESS + 2);
             assert_eq!(site.world.send_at(&member, later).await.summary(), "302 /site/a", "{what}");
+            // A tombstone is as good as nothing.
+            set_segment(&site.world.launchdarkly, &json!({"key": "testers", "version": 2, "deleted": true}));
+            site.home(3 * MAX_STALENESS, what).await;
         }
     }
 }

@@ -155,6 +155,11 @@ impl Item {
         Ok(Self { json: json.into(), version, deleted, etag, references: model.references().into_iter().collect() })
     }
 
+    /// Whether it is a tombstone.
+    pub fn is_deleted(&self) -> bool {
+        self.deleted
+    }
+
     /// What it refers to, as far as an evaluation can depend on it.
     pub fn references(&self) -> &[Reference] {
         &self.references

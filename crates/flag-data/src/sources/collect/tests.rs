@@ -158,6 +158,12 @@ async fn a_missing_segment_under_a_negated_clause_is_noticed_however_deep() {
     for (what, top, segments, expected) in [
         ("plain", flag("a", &[], &["s"]), vec![], None),
         ("negated", negate(flag("a", &[], &["s"])), vec![], Some("s")),
+        (
+            "deleted",
+            negate(flag("a", &[], &["s"])),
+            vec![("s", r#"{"version":2,"deleted":true}"#.to_owned())],
+            Some("s"),
+        ),
         ("negated above", negate(flag("a", &[], &["s"])), vec![("s", segment("s", &["t"]))], Some("t")),
         ("negated below", flag("a", &[], &["s"]), vec![("s", negate(segment("s", &["t"])))], Some("t")),
         ("not missing", negate(flag("a", &[], &["s"])), vec![("s", segment("s", &[]))], None),
