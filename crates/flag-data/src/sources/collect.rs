@@ -157,6 +157,7 @@ impl Collection {
             return Answer::Failed(too_large(wanted, limit));
         }
         match Item::new(wanted.0, json, etag) {
+            Ok(item) if item.is_deleted() => Answer::Missing,
             Ok(item) => Answer::Item(item),
             Err(why) => Answer::Failed(SourceError::Malformed { what: named(wanted), why }),
         }

@@ -95,6 +95,16 @@ async fn a_chain_without_end_is_refused() {
 }
 
 #[tokio::test]
+async fn an_environment_without_segments_has_its_flags() {
+    for rest in ["", r#","segments":{}"#, r#","segments":null"#] {
+        let json = format!(r#"{{"flags":{{"a":{}}}{rest}}}"#, flag("a", &[], &[]));
+        let collection = Collection::new("a", Arc::default(), BTreeSet::new());
+        collection.read_from(&Whole::parse(&json, "test data").unwrap()).await.unwrap();
+        assert!(collection.resolve().unwrap().items.get(ItemKind::Flag, "a").is_some(), "{rest}");
+    }
+}
+
+#[tokio::test]
 async fn a_missing_flag_is_an_answer() {
     assert!(collected(&[], &[]).await.unwrap().items.get(ItemKind::Flag, "a").is_none());
 }
@@ -158,6 +168,12 @@ async fn a_missing_segment_under_a_negated_clause_is_noticed_however_deep() {
     for (what, top, segments, expected) in [
         ("plain", flag("a", &[], &["s"]), vec![], None),
         ("negated", negate(flag("a", &[], &["s"])), vec![], Some("s")),
+        (
+            "deleted",
+            negate(flag("a", &[], &["s"])),
+            vec![("s", r#"{"version":2,"deleted":true}"#.to_owned())],
+            Some("s"),
+        ),
         ("negated above", negate(flag("a", &[], &["s"])), vec![("s", segment("s", &["t"]))], Some("t")),
         ("negated below", flag("a", &[], &["s"]), vec![("s", negate(segment("s", &["t"])))], Some("t")),
         ("not missing", negate(flag("a", &[], &["s"])), vec![("s", segment("s", &[]))], None),
