@@ -1,12 +1,15 @@
-//! Checks `redirect.toml` and the SDK key, and puts both where the crate includes them.
+//! Checks `redirect.toml` and the secrets, and puts them where the crate includes them.
 
 #![allow(dead_code, unreachable_pub)] // The settings module is the crate's; the build needs a part of it.
 
+#[path = "src/preview_token.rs"]
+mod preview_token;
 #[path = "crates/flag-data/src/sdk_key.rs"]
 mod sdk_key;
 #[path = "src/settings.rs"]
 mod settings;
 
+use preview_token::{PREVIEW_TOKEN_VARIABLE, PreviewToken};
 use sdk_key::{SDK_KEY_VARIABLE, SdkKey};
 use settings::{FIELDS, Settings};
 use std::collections::BTreeMap;
@@ -19,8 +22,10 @@ type Error = Box<dyn std::error::Error>;
 fn main() {
     println!("cargo::rerun-if-changed=redirect.toml");
     println!("cargo::rerun-if-changed=src/settings.rs");
+    println!("cargo::rerun-if-changed=src/preview_token.rs");
     println!("cargo::rerun-if-changed=crates/flag-data/src/sdk_key.rs");
     println!("cargo::rerun-if-env-changed={SDK_KEY_VARIABLE}");
+    println!("cargo::rerun-if-env-changed={PREVIEW_TOKEN_VARIABLE}");
     if let Err(error) = compile_in() {
         println!("cargo::error={error}");
         std::process::exit(1);
@@ -30,13 +35,15 @@ fn main() {
 fn compile_in() -> Result<(), Error> {
     let fields = fields(&fs::read_to_string("redirect.toml").map_err(|error| format!("redirect.toml: {error}"))?)?;
     Settings::read(|field| fields.get(field).cloned(), |_| None)?;
-    let key = env::var_os(SDK_KEY_VARIABLE).unwrap_or_default();
-    let key = SdkKey::parse(&key.to_string_lossy())?;
+    let secret = |variable| env::var_os(variable).unwrap_or_default().to_string_lossy().into_owned();
+    let key = SdkKey::parse(&secret(SDK_KEY_VARIABLE))?;
+    let token = PreviewToken::parse(&secret(PREVIEW_TOKEN_VARIABLE))?;
 
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let lines: Vec<_> = fields.iter().map(|(field, value)| format!("{field}={value}")).collect();
     fs::write(out.join("settings.txt"), lines.join("\n"))?;
     write_private(&out.join("sdk-key.txt"), key.as_ref().map_or("", SdkKey::reveal))?;
+    write_private(&out.join("preview-token.txt"), token.as_ref().map_or("", PreviewToken::reveal))?;
     Ok(())
 }
 
@@ -48,7 +55,7 @@ fn fields(file: &str) -> Result<BTreeMap<String, String>, Error> {
         .map(|(field, value)| {
             if !FIELDS.contains(&field.as_str()) {
                 return Err(
-                    format!("redirect.toml: {field} is no setting; expected one of {}", FIELDS.join(", ")).into()
+                    format!("redirect.toml: {field} is not a setting; expected one of {}", FIELDS.join(", ")).into()
                 );
             }
             let text = match value {
@@ -68,7 +75,7 @@ fn fields(file: &str) -> Result<BTreeMap<String, String>, Error> {
         .collect()
 }
 
-/// Readable by the owner alone: the file holds the SDK key.
+/// Readable by the owner alone: the file holds a secret.
 fn write_private(path: &Path, text: &str) -> io::Result<()> {
     if path.exists() {
         fs::remove_file(path)?;

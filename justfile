@@ -5,8 +5,8 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 
 export PATH := justfile_directory() / ".tools/bin" + ":" + env("PATH")
 export PYTHONDONTWRITEBYTECODE := "1"
-# The tests wait for processes and time-outs more than they compute.
-export RUST_TEST_THREADS := "8"
+# The tests wait for processes and timeouts more than they compute.
+export RUST_TEST_THREADS := "12"
 
 # How a function for Lambda is built: at a fixed address, which saves 12,000 relocations at each cold start.
 static := "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS=-Crelocation-model=static"
@@ -14,30 +14,80 @@ static := "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS=-Crelocation-model=st
 # Every optional part at once, so that nothing is compiled twice.
 all := "--workspace --all-features --all-targets"
 
+python_code := "tools tests benches src crates"
+
 _default:
     @just --list --unsorted
 
 # Send every event of events/, or the named ones, to the function in a local Lambda
+[no-exit-message]
+[positional-arguments]
+[group('use')]
 invoke *EVENTS: (_python "build")
-    @python src/tools/invoke.py {{EVENTS}}
+    @python tools/invoke.py "$@"
 
 # CloudFront on this machine: both sites and a page to play with the flag (--freeze, --live, --port N, --no-open)
+[group('use')]
 preview *OPTIONS:
-    cargo build --package redirect --package preview
+    cargo build --locked --package redirect --package preview
     @exec target/debug/preview {{OPTIONS}}
 
-# Run all tests, as CI does
-test: (_debian "redis-server:redis-server" "chromium:chromium" "npm:npm" "node:nodejs" "valgrind:valgrind") (_python "build") (_python "test") (_python "stores") (_npm "tests/stores/node") (_npm "crates/preview/tests") fmt-check lint doc
+# Run all tests, as CI does: a phase each, with a table of their times at the end
+[no-exit-message]
+[group('develop')]
+test:
+    @JUST_EXECUTABLE="{{just_executable()}}" python3 tests/phases.py
+
+# Format, clippy and the tests of the function alone: what to run while you edit src/
+[group('develop')]
+check: (_python "build") (_python "test")
+    cargo fmt --all --check
+    cargo clippy --locked --package redirect --features regional --tests --bins -- -D warnings
+    cargo test --locked --package redirect --features regional -- --skip the_package_answers_every_event
+
+_test-setup: (_debian "redis-server:redis-server" "chromium:chromium" "npm:npm" "node:nodejs" "valgrind:valgrind") (_python "build") (_python "test") (_python "lint") (_npm "tests/stores/node") (_npm "crates/preview/tests")
+
+# The package is built twice, in two folders, with the same bytes
+[group('develop')]
+test-package: (_python "build")
     @.tools/bin/python tests/package/twice.py
-    cargo test --workspace --all-features
-    # As a deployment optimises: it met a limit of the compiler that no other build here does.
-    cargo rustc --package flag-sync --bin flag-sync -- -Copt-level=2
+
+# The tests of every crate
+[group('develop')]
+test-rust: (_python "test") (_npm "tests/stores/node")
+    cargo test --locked --workspace --all-features
+
+# flag-sync compiles as a deployment optimizes it: that met a limit of the compiler that no other build here does
+[group('develop')]
+test-flag-sync:
+    cargo rustc --locked --package flag-sync --bin flag-sync -- -Copt-level=2
+
+# The instructions of a start and of an invocation, of the build that is there
+[group('develop')]
+test-guard: _noop
+    @[ -x target/lambda/redirect/bootstrap ] || just build
     @just _count
-    node --test crates/preview/tests/browser.test.mjs
-    @.tools/bin/python -m pytest -q -n 4 tests/deploy
-    @.tools/bin/python tests/fuzz/run.py --seconds 30
+
+# The preview, the pictures and the pages of docs/ in a real browser
+[group('develop')]
+test-browser: (_npm "crates/preview/tests")
+    cargo build --locked --package redirect --package preview
+    node --test crates/preview/tests/*.test.mjs
+
+# The decision with random requests, for half a minute
+[group('develop')]
+test-fuzz:
+    @python3 tests/fuzz/run.py --seconds 30
+
+# Run the tests of tools/: package, deployment and templates (arguments go to pytest)
+[no-exit-message]
+[positional-arguments]
+[group('develop')]
+test-tools *OPTIONS: (_python "test")
+    @.tools/test/bin/python -m pytest -q -n auto --dist loadgroup "$@"
 
 # Run the tests with LaunchDarkly's own Relay Proxy, which Go builds; not part of `test`
+[group('develop')]
 test-relay: (_debian "redis-server:redis-server" "npm:npm" "node:nodejs") (_npm "tests/stores/node")
     @command -v go >/dev/null || { echo "go is missing: install Go 1.25 or newer, see https://go.dev/dl" >&2; exit 1; }
     CGO_ENABLED=0 GOBIN="$PWD/.tools/bin" go -C tests/relay install tool
@@ -45,101 +95,188 @@ test-relay: (_debian "redis-server:redis-server" "npm:npm" "node:nodejs") (_npm 
     cargo test --package flag-sync relay:: -- --include-ignored
 
 # Count the instructions of a cold start and of an invocation, beside those of a function that does nothing
+[group('develop')]
 guard: (_debian "valgrind:valgrind") build _count
 
 _noop: (_python "build")
-    {{static}} cargo lambda build --release --features floor --bin noop
+    {{static}} cargo lambda build --locked --release --features floor --bin noop
 
 _count: _noop
     cargo bench --profile dev --bench instructions
 
 # The function beside the floor and the guide's handler in Node, and the stores with 5,000 flags: tables, docs/bench.svg
+[group('develop')]
 bench: (_debian "npm:npm" "node:nodejs" "cmake:cmake" "taskset:util-linux") build _noop (_python "test") (_npm "benches/guide" "") && bench-stores
     @python benches/packages.py
     cargo bench --bench process
 
 # The flag stores with 5,000 flags: time and requests of each step
+[group('develop')]
 bench-stores: (_debian "npm:npm" "node:nodejs" "redis-server:redis-server") (_npm "tests/stores/node")
     cargo bench --package flag-sync --bench stores
 
 # The steps of a decision, in-process
+[group('develop')]
 bench-steps:
     cargo bench --bench steps
 
 # 100,000 invocations with faults at random: no answer lost, memory flat (SEED repeats a run)
+[group('develop')]
 soak SEED="1": (_python "build")
-    SOAK=100000 SOAK_SEED={{SEED}} cargo test --features regional --test it soak -- --nocapture
+    SOAK=100000 SOAK_SEED={{SEED}} cargo test --locked --features regional --test it soak -- --nocapture
 
 # A fleet of environments while the flag flips and LaunchDarkly fails: no decision too old (SEED repeats a run). Draws target/fleet/curve.svg
+[group('develop')]
 fleet SEED="1" RATE="50" SECONDS="100" STALENESS="4":
-    @cargo bench --profile dev --bench fleet -- {{SEED}} {{RATE}} {{SECONDS}} {{STALENESS}}
+    @cargo bench --locked --profile dev --bench fleet -- {{SEED}} {{RATE}} {{SECONDS}} {{STALENESS}}
 
 # Build the function for Lambda: target/lambda/redirect/bootstrap
+[group('deploy')]
 build: (_python "build")
     # A store as the source of the flag data is a feature of its own.
-    {{static}} cargo lambda build --release \
+    {{static}} cargo lambda build --locked --release \
         $(sed -nE 's/^source = "(dynamodb|redis)".*/--features \1/p' redirect.toml)
 
 # Build and pack the function for Lambda@Edge: target/edge/redirect.zip (--flags FILE, --no-flags)
-package *OPTIONS: build
-    @python src/tools/package.py {{OPTIONS}}
+[no-exit-message]
+[positional-arguments]
+[group('deploy')]
+package *OPTIONS: (_python "build")
+    @python tools/package.py "$@"
 
 # Key, flag, credentials, Region and quotas: what is wrong, and what to do about it
-doctor ENV="production": (_python "deploy")
-    @python src/tools/command_line.py doctor {{ENV}}
+[no-exit-message]
+[positional-arguments]
+[group('deploy')]
+doctor *OPTIONS: (_python "deploy")
+    @python tools/command_line.py doctor "$@"
 
-# Put site and function on AWS (an environment's name, --dry-run, --without-function, --set PARAMETER=VALUE)
+# What runs, what the flag says, and what viewers got in the last minutes (an environment's name, --json)
+[group('operate')]
+[no-exit-message]
+[positional-arguments]
+status *OPTIONS: (_python "deploy")
+    @python tools/command_line.py status "$@"
+
+# Put site and function on AWS (an environment's name, --dry-run, --without-function, --attach, --set PARAMETER=VALUE)
+[no-exit-message]
+[positional-arguments]
+[group('deploy')]
 deploy *OPTIONS: (_python "deploy")
-    @[[ " {{OPTIONS}} " =~ " --dry-run " || " {{OPTIONS}} " =~ " --without-function " ]] || just package
-    @python src/tools/command_line.py deploy {{OPTIONS}}
+    @python tools/command_line.py deploy "$@"
+
+# Publish site/ alone; the function stays as it is
+[no-exit-message]
+[positional-arguments]
+publish *OPTIONS: (_python "deploy")
+    @python tools/command_line.py publish "$@"
+
+# Make the package that was live before live again, or the one with that hash (--list shows them)
+[no-exit-message]
+[positional-arguments]
+rollback *OPTIONS: (_python "deploy")
+    @python tools/command_line.py rollback "$@"
 
 # Take the function off the distribution at once: everyone gets the current site
-detach ENV="production": (_python "deploy")
-    @python src/tools/command_line.py detach {{ENV}}
+[no-exit-message]
+[positional-arguments]
+[group('deploy')]
+detach *OPTIONS: (_python "deploy")
+    @python tools/command_line.py detach "$@"
 
 # Delete everything that deploy made; may be interrupted and run again
-destroy ENV="production": (_python "deploy")
-    @python src/tools/command_line.py destroy {{ENV}}
+[no-exit-message]
+[positional-arguments]
+[group('deploy')]
+destroy *OPTIONS: (_python "deploy")
+    @python tools/command_line.py destroy "$@"
 
 # Print the site's address (url ENV store: that of the flag store's webhook)
-url ENV="production" PART="edge": (_python "deploy")
-    @python src/tools/command_line.py url {{ENV}} {{PART}}
+[no-exit-message]
+[positional-arguments]
+[group('deploy')]
+url *OPTIONS: (_python "deploy")
+    @python tools/command_line.py url "$@"
+
+# Print a link that shows beta to whoever opens it, and make its token if there is none (a page's address)
+[no-exit-message]
+[positional-arguments]
+preview-link *OPTIONS: (_python "build")
+    @python tools/preview_link.py "$@"
 
 # Follow the function's log in every Region where viewers were (logs ENV store: flag-sync's log)
-logs ENV="production" PART="edge": (_python "deploy")
-    @python src/tools/command_line.py logs {{ENV}} {{PART}}
+[no-exit-message]
+[positional-arguments]
+[group('operate')]
+logs *OPTIONS: (_python "deploy")
+    @python tools/command_line.py logs "$@"
+
+# Keep the function's logs for so many days, in every Region that has some (retention ENV DAYS)
+[no-exit-message]
+[positional-arguments]
+retention *OPTIONS: (_python "deploy")
+    @python tools/command_line.py retention "$@"
 
 # Put the flag store on AWS: table, flag-sync and its webhook (an environment's name, --dry-run, --set PARAMETER=VALUE)
+[no-exit-message]
+[positional-arguments]
+[group('deploy')]
 store-deploy *OPTIONS: (_python "deploy")
-    @[[ " {{OPTIONS}} " =~ " --dry-run " ]] || just _flag-sync
-    @python src/tools/command_line.py store-deploy {{OPTIONS}}
+    @python tools/command_line.py store-deploy "$@"
 
 _flag-sync: (_python "build")
     # It reads the SDK key where the stack says; none is compiled in.
-    env -u LAUNCHDARKLY_SDK_KEY cargo lambda build --release --package flag-sync --bin flag-sync --output-format zip
+    env -u LAUNCHDARKLY_SDK_KEY -u REDIRECT_PREVIEW_TOKEN cargo lambda build --locked --release --package flag-sync --bin flag-sync --output-format zip
+
+_flag-sync-here:
+    env -u LAUNCHDARKLY_SDK_KEY -u REDIRECT_PREVIEW_TOKEN cargo build --locked --release --package flag-sync
 
 # Make the deployed table equal to LaunchDarkly now (an environment's name, check to compare only, --json)
+[no-exit-message]
+[positional-arguments]
+[group('deploy')]
 sync *OPTIONS: (_python "deploy")
-    @env -u LAUNCHDARKLY_SDK_KEY cargo build --release --package flag-sync
-    @python src/tools/command_line.py sync {{OPTIONS}}
+    @python tools/command_line.py sync "$@"
 
 # Delete everything that store-deploy made; may be interrupted and run again
-store-destroy ENV="production": (_python "deploy")
-    @python src/tools/command_line.py store-destroy {{ENV}}
+[no-exit-message]
+[positional-arguments]
+[group('deploy')]
+store-destroy *OPTIONS: (_python "deploy")
+    @python tools/command_line.py store-destroy "$@"
 
 # Format the code
-fmt:
+[group('develop')]
+fmt: (_python "lint")
     cargo fmt --all
+    @.tools/lint/bin/ruff format --quiet {{python_code}}
 
-# Clippy without a warning
-lint:
-    cargo clippy {{all}} -- -D warnings
+# Format, clippy, ruff and mypy without a warning
+[group('develop')]
+lint: fmt-check lint-python
+    cargo clippy --locked {{all}} -- -D warnings
 
 [private]
 fmt-check:
     cargo fmt --all --check
 
+# Python alone: formatted, without a warning, with types that fit
+[group('develop')]
+lint-python: (_python "lint")
+    @.tools/lint/bin/ruff format --check --quiet {{python_code}}
+    @.tools/lint/bin/ruff check --quiet {{python_code}}
+    @.tools/lint/bin/mypy
+
+# Write the lock files of the Python tools again (tools/requirements/*.txt, from the *.in beside them)
+[group('develop')]
+lock: (_python "lint")
+    for list in tools/requirements/*.in; do \
+        .tools/lint/bin/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+            --python-version "$(sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)" "$list" -o "${list%.in}.txt"; \
+    done
+
 # The documentation of the crate, in target/doc
+[group('develop')]
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
 
@@ -152,6 +289,7 @@ _debian +PAIRS:
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
     done
     [ ${#missing[@]} -gt 0 ] || exit 0
+    unset ${!AWS_*} ${!LAUNCHDARKLY_*} ${!REDIRECT_*} ${!FLAG_SYNC_*}
     echo "Installing Debian's ${missing[*]} ..." >&2
     as_root=$([ "$(id -u)" = 0 ] || echo sudo)
     $as_root apt-get update -qq >/dev/null
@@ -161,6 +299,7 @@ _debian +PAIRS:
 _npm FOLDER SCRIPTS="--ignore-scripts":
     #!/usr/bin/env bash
     set -euo pipefail
+    unset ${!AWS_*} ${!LAUNCHDARKLY_*} ${!REDIRECT_*} ${!FLAG_SYNC_*}
     cd {{FOLDER}}
     if ! cmp -s package-lock.json node_modules/.installed; then
         echo "Installing the packages of {{FOLDER}}/package-lock.json ..." >&2
@@ -168,15 +307,19 @@ _npm FOLDER SCRIPTS="--ignore-scripts":
         cp package-lock.json node_modules/.installed
     fi
 
-# Installs a set of Python tools once, and again when its list changes.
+# Installs a set of Python tools once, and again when its lock file changes: what `just` and AWS need into .tools, what
+# checks the code into environments of its own, which never see credentials. Only what the lock file names by its hash,
+# only wheels, which run nothing when they are installed, and without the secrets of this shell.
 _python SET:
     #!/usr/bin/env bash
     set -euo pipefail
-    list=src/tools/requirements-{{SET}}.txt
-    mark=.tools/{{SET}}.installed
-    if ! cmp -s "$list" "$mark"; then
-        echo "Installing the tools of $list into .tools ..." >&2
-        [ -x .tools/bin/python ] || python3 -m venv .tools
-        .tools/bin/python -m pip install --quiet --disable-pip-version-check -r "$list"
-        cp "$list" "$mark"
+    unset ${!AWS_*} ${!LAUNCHDARKLY_*} ${!REDIRECT_*} ${!FLAG_SYNC_*}
+    lock=tools/requirements/{{SET}}.txt
+    case {{SET}} in test | lint) venv=.tools/{{SET}} ;; *) venv=.tools ;; esac
+    mark=$venv/{{SET}}.installed
+    if ! cmp -s "$lock" "$mark"; then
+        echo "Installing the tools of $lock into $venv ..." >&2
+        [ -x $venv/bin/python ] || python3 -m venv $venv
+        $venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r "$lock"
+        cp "$lock" "$mark"
     fi

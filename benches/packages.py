@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src/tools"))
+sys.path.insert(0, str(ROOT / "tools"))
 from package import packed  # noqa: E402 - the packer of `just package`, so that sizes compare
 
 GUIDE = ROOT / "benches/guide"
@@ -32,11 +32,11 @@ def node_modules() -> dict[str, Path]:
 
 
 def bundle() -> Path:
-    """As an ES module: the runtime client imports a handler, and to find the exports of a large CommonJS file takes Node
-    longer than a bundle saves."""
+    """As an ES module: the runtime client imports a handler, and finding the exports of a large CommonJS file takes
+    Node longer than a bundle saves."""
     out = TARGET / "bundle/guide.mjs"
     require = "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);"
-    command = [GUIDE / "node_modules/.bin/esbuild", "guide.js", "--bundle", "--minify", "--format=esm"]
+    command = [str(GUIDE / "node_modules/.bin/esbuild"), "guide.js", "--bundle", "--minify", "--format=esm"]
     command += ["--platform=node", "--target=node22", f"--banner:js={require}", f"--outfile={out}"]
     subprocess.run([*command, "--log-level=error"], cwd=GUIDE, check=True)
     return out

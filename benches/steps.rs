@@ -7,9 +7,10 @@ use flag_data::clock::Clock;
 use flag_data::sdk_key::SdkKey;
 use redirect::cloudfront::{Answer, Event};
 use redirect::flags::Flags;
-use redirect::redirect::{Redirect, Verdict, Visit};
+use redirect::redirect::{Paths, Redirect, Signals, Verdict, Visit};
 use redirect::settings::Settings;
 use redirect::start;
+use redirect::visitor::Visitor;
 use serde_json::json;
 use serde_json::value::RawValue;
 use standins::{Data, LaunchDarkly};
@@ -26,10 +27,11 @@ fn parse(criterion: &mut Criterion) {
 }
 
 fn decide(criterion: &mut Criterion) {
+    let paths = Paths::new("/site", "/site/beta");
     criterion.bench_function("decide", |bencher| {
         bencher.iter(|| {
             let (uri, query) = (black_box("/shop/bicycles/city/"), black_box("size=54&colour=red"));
-            Visit::new(Some("GET"), Some(uri), Some(query)).answer(Verdict::Beta)
+            Visit::new(&paths, Some("GET"), Some(uri), Some(query), Signals::default()).answer(Verdict::Beta)
         });
     });
 }
@@ -39,15 +41,16 @@ fn evaluate(criterion: &mut Criterion) {
     for (name, targets) in [("evaluate, small flag", 0), ("evaluate, 10,000 targets", 10_000)] {
         let flags = runtime.block_on(flags(targets));
         let _context = runtime.enter();
-        criterion
-            .bench_function(name, |bencher| bencher.iter(|| flags.evaluate(black_box("203.0.113.24"), true).verdict));
+        criterion.bench_function(name, |bencher| {
+            bencher.iter(|| flags.evaluate(&Visitor::of_key(black_box("203.0.113.24")), true).verdict);
+        });
     }
 }
 
-fn serialise(criterion: &mut Criterion) {
-    let redirect = Redirect { status: 302, location: "/site/beta/shop/bicycles/city/index.html?size=54".to_owned() };
-    let answer = Answer::Redirect(redirect);
-    criterion.bench_function("serialise", |bencher| bencher.iter(|| black_box(&answer).to_json().is_ok()));
+fn serialize(criterion: &mut Criterion) {
+    let redirect = Redirect::new(302, "/site/beta/shop/bicycles/city/index.html?size=54".to_owned());
+    let answer = Answer::Redirect(redirect, Vec::new());
+    criterion.bench_function("serialize", |bencher| bencher.iter(|| black_box(&answer).to_json().is_ok()));
 }
 
 /// Flags with an environment whose flag names so many viewers.
@@ -70,7 +73,7 @@ async fn flags(targets: usize) -> Flags {
     let settings = Arc::new(settings.expect("redirect.toml is right"));
     let key = SdkKey::parse(KEY).expect("a key");
     let flags = start::flags(settings, key.as_ref(), Clock::default()).await.expect("the client starts");
-    assert_eq!(flags.evaluate("203.0.113.24", true).data, "fresh");
+    assert_eq!(flags.evaluate(&Visitor::of_key("203.0.113.24"), true).data.as_str(), "fresh");
     flags
 }
 
@@ -81,5 +84,5 @@ fn in_redirect_toml(field: &str) -> Option<String> {
     value.map(|value| value.trim_matches('"').to_owned())
 }
 
-criterion_group!(steps, parse, decide, evaluate, serialise);
+criterion_group!(steps, parse, decide, evaluate, serialize);
 criterion_main!(steps);

@@ -1,28 +1,30 @@
-//! The event that CloudFront sends to a viewer-request function, and the answer it takes.
+//! The event that CloudFront sends to a viewer-request function, and the answer that it accepts.
 //!
 //! Own types, because `aws_lambda_events` has none for CloudFront. The shapes are those of AWS's
 //! [event structure](https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/lambda-event-structure.html),
-//! but any field may be missing or of another type: AWS's own samples leave out several.
+//! but any field may be missing or of another type: AWS's own samples leave out several. A field that cannot be read
+//! spoils no other.
 
 use crate::redirect::Redirect;
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::fmt;
+use std::collections::BTreeMap;
 
-/// What a Lambda@Edge function can be asked.
+/// What a Lambda@Edge function is invoked for.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// A viewer request, which is to be decided.
+    /// A viewer request, to be decided.
     ViewerRequest(ViewerRequest<'a>),
-    /// An event of another kind: its request or response, which goes back as it is.
+    /// An event of another kind: its request or response, which is returned as it is.
     Other(&'a RawValue),
 }
 
-/// The parts of a viewer request that a decision rests on. What is missing or no text is `None`.
+/// The parts of a viewer request that a decision rests on. What is missing or not a string is `None`.
 #[derive(Debug)]
 pub struct ViewerRequest<'a> {
-    payload: &'a RawValue,
+    /// The whole request as it arrived, to be passed back byte for byte.
+    pub raw: &'a RawValue,
     /// CloudFront's id of the request, which its access logs and the `X-Amz-Cf-Id` header have too.
     pub request_id: Option<Cow<'a, str>>,
     /// The viewer's address, IPv4 or IPv6.
@@ -33,227 +35,147 @@ pub struct ViewerRequest<'a> {
     pub uri: Option<Cow<'a, str>>,
     /// The query string without `?`.
     pub querystring: Option<Cow<'a, str>>,
+    /// The headers, unread: [`Headers::parse`] reads them where a setting needs them.
+    pub headers: Option<&'a RawValue>,
 }
 
-/// The payload is no CloudFront event; says what is missing.
+/// The headers of a request, by their names in lower case.
+#[derive(Debug, Default)]
+pub struct Headers<'a>(BTreeMap<Cow<'a, str>, &'a RawValue>);
+
+impl<'a> Headers<'a> {
+    /// Reads the names alone. Headers that cannot be read are none.
+    pub fn parse(json: &'a RawValue) -> Self {
+        Self(serde_json::from_str(json.get()).unwrap_or_default())
+    }
+
+    /// The values of a header, one for each time that it was sent.
+    pub fn values(&self, name: &str) -> Vec<Cow<'a, str>> {
+        #[derive(Deserialize)]
+        struct Header<'a> {
+            #[serde(borrow)]
+            value: Cow<'a, str>,
+        }
+        let Some(json) = self.0.get(name) else { return Vec::new() };
+        let headers: Vec<Header<'_>> = serde_json::from_str(json.get()).unwrap_or_default();
+        headers.into_iter().map(|header| header.value).collect()
+    }
+}
+
+/// A payload that is not a CloudFront event: what is missing.
 #[derive(Debug, thiserror::Error)]
-#[error("no CloudFront event: {0}")]
+#[error("not a CloudFront event: {0}")]
 pub struct NotCloudFront(String);
 
-/// The payload, with whatever stands for a configuration, a request and a response.
-#[derive(serde::Deserialize)]
-struct Payload<C, R, S> {
-    #[serde(rename = "Records")]
-    records: Option<Vec<Record<C, R, S>>>,
+#[derive(Deserialize)]
+struct Payload<'a> {
+    #[serde(borrow, rename = "Records")]
+    records: Option<Vec<Record<'a>>>,
 }
 
-#[derive(serde::Deserialize)]
-struct Record<C, R, S> {
-    cf: Option<CloudFront<C, R, S>>,
+#[derive(Deserialize)]
+struct Record<'a> {
+    #[serde(borrow)]
+    cf: Option<Parts<'a>>,
 }
 
-#[derive(serde::Deserialize)]
-struct CloudFront<C, R, S> {
-    config: Option<C>,
-    request: Option<R>,
-    response: Option<S>,
+#[derive(Deserialize)]
+struct Parts<'a> {
+    #[serde(borrow)]
+    config: Option<&'a RawValue>,
+    #[serde(borrow)]
+    request: Option<&'a RawValue>,
+    #[serde(borrow)]
+    response: Option<&'a RawValue>,
 }
 
-#[derive(Default, serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Config<T> {
-    #[serde(default)]
-    event_type: T,
-    #[serde(default)]
-    request_id: T,
-}
-
-#[derive(Default, serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Request<T> {
-    #[serde(default)]
-    client_ip: T,
-    #[serde(default)]
-    method: T,
-    #[serde(default)]
-    uri: T,
-    #[serde(default)]
-    querystring: T,
+/// The fields of `config` and `request` that matter, as JSON.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Fields<'a> {
+    #[serde(borrow)]
+    event_type: Option<&'a RawValue>,
+    #[serde(borrow)]
+    request_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    client_ip: Option<&'a RawValue>,
+    #[serde(borrow)]
+    method: Option<&'a RawValue>,
+    #[serde(borrow)]
+    uri: Option<&'a RawValue>,
+    #[serde(borrow)]
+    querystring: Option<&'a RawValue>,
+    #[serde(borrow)]
+    headers: Option<&'a RawValue>,
 }
 
 impl<'a> Event<'a> {
     /// Reads an event. AWS's samples omit `eventType`: an event with a request and no response is a viewer request.
     ///
     /// # Errors
-    /// [`NotCloudFront`] when there is neither a request nor a response to answer with.
+    /// [`NotCloudFront`] if there is neither a request nor a response to answer with.
     pub fn parse(payload: &'a RawValue) -> Result<Self, NotCloudFront> {
-        // Nearly every event is a viewer request as documented, which is read in one go.
-        if let Ok(CloudFront { config, request: Some(request), response }) =
-            record::<Config<Text>, Request<Text>, IgnoredAny>(payload)
-        {
-            let config = config.unwrap_or_default();
-            if config.is_of_viewer_request(response.is_none()) {
-                return Ok(Self::ViewerRequest(ViewerRequest::new(payload, config, request)));
-            }
-        }
-        let CloudFront { config, request, response } = record::<&RawValue, &RawValue, &RawValue>(payload)?;
-        let config = config.map(Config::each_for_itself).unwrap_or_default();
+        let payload: Payload<'_> =
+            serde_json::from_str(payload.get()).map_err(|error| NotCloudFront(error.to_string()))?;
+        let records = payload.records.ok_or_else(|| missing("Records"))?;
+        let record = records.into_iter().next().ok_or_else(|| missing("Records[0]"))?;
+        let Parts { config, request, response } = record.cf.ok_or_else(|| missing("Records[0].cf"))?;
+        let config = config.map(fields).unwrap_or_default();
+        let is_viewer_request =
+            text(config.event_type).map_or(response.is_none(), |event_type| event_type == "viewer-request");
         match (request, response) {
-            (Some(request), _) if config.is_of_viewer_request(response.is_none()) => {
-                Ok(Self::ViewerRequest(ViewerRequest::new(payload, config, Request::each_for_itself(request))))
+            (Some(raw), _) if is_viewer_request => {
+                let request = fields(raw);
+                Ok(Self::ViewerRequest(ViewerRequest {
+                    raw,
+                    request_id: text(config.request_id),
+                    client_ip: text(request.client_ip),
+                    method: text(request.method),
+                    uri: text(request.uri),
+                    querystring: text(request.querystring),
+                    headers: request.headers,
+                }))
             }
-            (_, Some(response)) => Ok(Self::Other(response)),
-            (Some(request), None) => Ok(Self::Other(request)),
+            (_, Some(raw)) | (Some(raw), None) => Ok(Self::Other(raw)),
             (None, None) => Err(missing("Records[0].cf.request")),
         }
     }
-}
-
-/// The first record of an event, which is the only one.
-fn record<'a, C, R, S>(payload: &'a RawValue) -> Result<CloudFront<C, R, S>, NotCloudFront>
-where
-    C: Deserialize<'a>,
-    R: Deserialize<'a>,
-    S: Deserialize<'a>,
-{
-    let payload: Payload<C, R, S> =
-        serde_json::from_str(payload.get()).map_err(|error| NotCloudFront(error.to_string()))?;
-    let records = payload.records.ok_or_else(|| missing("Records"))?;
-    let record = records.into_iter().next().ok_or_else(|| missing("Records[0]"))?;
-    record.cf.ok_or_else(|| missing("Records[0].cf"))
 }
 
 fn missing(what: &str) -> NotCloudFront {
     NotCloudFront(format!("`{what}` is missing"))
 }
 
-impl<'a> Config<Text<'a>> {
-    /// A field that cannot be read spoils no other.
-    fn each_for_itself(raw: &'a RawValue) -> Self {
-        let fields: Config<Option<&RawValue>> = serde_json::from_str(raw.get()).unwrap_or_default();
-        Self { event_type: Text::of(fields.event_type), request_id: Text::of(fields.request_id) }
-    }
-
-    fn is_of_viewer_request(&self, has_no_response: bool) -> bool {
-        self.event_type.0.as_ref().map_or(has_no_response, |event_type| event_type == "viewer-request")
-    }
+fn fields(raw: &RawValue) -> Fields<'_> {
+    serde_json::from_str(raw.get()).unwrap_or_default()
 }
 
-impl<'a> Request<Text<'a>> {
-    /// A field that cannot be read spoils no other.
-    fn each_for_itself(raw: &'a RawValue) -> Self {
-        let fields: Request<Option<&RawValue>> = serde_json::from_str(raw.get()).unwrap_or_default();
-        Self {
-            client_ip: Text::of(fields.client_ip),
-            method: Text::of(fields.method),
-            uri: Text::of(fields.uri),
-            querystring: Text::of(fields.querystring),
-        }
-    }
-}
-
-impl<'a> ViewerRequest<'a> {
-    fn new(payload: &'a RawValue, config: Config<Text<'a>>, request: Request<Text<'a>>) -> Self {
-        Self {
-            payload,
-            request_id: config.request_id.0,
-            client_ip: request.client_ip.0,
-            method: request.method.0,
-            uri: request.uri.0,
-            querystring: request.querystring.0,
-        }
-    }
-
-    /// The whole request as it came, for passing it back byte for byte.
-    ///
-    /// # Errors
-    /// None for a request that [`Event::parse`] found.
-    pub fn raw(&self) -> Result<&'a RawValue, NotCloudFront> {
-        let found = record::<IgnoredAny, &RawValue, IgnoredAny>(self.payload)?;
-        found.request.ok_or_else(|| missing("Records[0].cf.request"))
-    }
-}
-
-/// The text of a JSON string, borrowed unless it has escapes; `None` for any other value.
-#[derive(Default)]
-struct Text<'a>(Option<Cow<'a, str>>);
-
-impl<'a> Text<'a> {
-    fn of(json: Option<&'a RawValue>) -> Self {
-        json.and_then(|json| serde_json::from_str(json.get()).ok()).unwrap_or_default()
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TextVisitor).map(Self)
-    }
-}
-
-struct TextVisitor;
-
-impl<'de> Visitor<'de> for TextVisitor {
-    type Value = Option<Cow<'de, str>>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("any value")
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Some(Cow::Borrowed(text)))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Some(Cow::Owned(text.to_owned())))
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(None)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, values: A) -> Result<Self::Value, A::Error> {
-        IgnoredAny.visit_seq(values).map(|_| None)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Self::Value, A::Error> {
-        IgnoredAny.visit_map(entries).map(|_| None)
-    }
+/// The text of a JSON string, borrowed unless it has escapes.
+fn text(json: Option<&RawValue>) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    let Text(text) = serde_json::from_str(json?.get()).ok()?;
+    Some(text)
 }
 
 /// What the function answers.
 #[derive(Debug)]
 pub enum Answer<'a> {
-    /// The request (or response) of the event, unchanged: CloudFront goes on with it.
+    /// The request (or response) of the event, unchanged: CloudFront continues with it.
     PassThrough(&'a RawValue),
-    /// A response made here.
-    Redirect(Redirect),
+    /// A response made here, and the cookies that it sets.
+    Redirect(Redirect, Vec<String>),
 }
 
 impl Answer<'_> {
-    /// The answer as Lambda takes it.
+    /// The answer as Lambda accepts it.
     ///
     /// # Errors
     /// None: text is always JSON.
     pub fn to_json(&self) -> serde_json::Result<Box<RawValue>> {
         match self {
             Self::PassThrough(raw) => Ok((*raw).to_owned()),
-            Self::Redirect(redirect) => redirect.to_json(),
+            Self::Redirect(redirect, cookies) => redirect.to_json(cookies),
         }
     }
 }
@@ -263,16 +185,28 @@ impl Redirect {
     /// the status is text, a header name in lower case maps to a list of values. `no-store` keeps browsers from
     /// remembering the redirect, so that the flag's next change reaches everyone; CloudFront itself never caches a
     /// generated response.
-    fn to_json(&self) -> serde_json::Result<Box<RawValue>> {
-        // Only two values differ from answer to answer: a serialiser would take several times as long.
+    fn to_json(&self, cookies: &[String]) -> serde_json::Result<Box<RawValue>> {
+        // Few values differ from answer to answer: a serializer would take several times as long.
         let status = if self.status == 307 { "307" } else { "302" };
         let location = serde_json::to_string(&self.location)?;
+        let mut set_cookie = String::new();
+        for cookie in cookies {
+            set_cookie += if set_cookie.is_empty() { r#","set-cookie":["# } else { "," };
+            set_cookie += r#"{"key":"Set-Cookie","value":"#;
+            set_cookie += &serde_json::to_string(cookie)?;
+            set_cookie.push('}');
+        }
+        if !set_cookie.is_empty() {
+            set_cookie.push(']');
+        }
         let parts = [
             r#"{"status":""#,
             status,
             r#"","headers":{"location":[{"key":"Location","value":"#,
             &location,
-            r#"}],"cache-control":[{"key":"Cache-Control","value":"no-store"}]}}"#,
+            r#"}],"cache-control":[{"key":"Cache-Control","value":"no-store"}]"#,
+            &set_cookie,
+            "}}",
         ];
         RawValue::from_string(parts.concat())
     }
@@ -311,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_of_another_kind_gives_back_what_it_brought() {
+    fn an_event_of_another_kind_is_returned_as_it_is() {
         check_other(r#"{"Records":[{"cf":{"response":{"status": "200"}}}]}"#, r#"{"status": "200"}"#);
         check_other(r#"{"Records":[{"cf":{"request":{},"response":{"a":1e400}}}]}"#, r#"{"a":1e400}"#);
         check_other(
@@ -325,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_that_are_no_text_are_none() {
+    fn fields_that_are_not_strings_are_none() {
         let payload = r#"{"Records":[{"cf":{"config":7,"request":{"uri":5,"clientIp":null,"method":["GET"],"querystring":"a\u003db"}}}]}"#;
         let payload = RawValue::from_string(payload.to_owned()).unwrap();
         let Event::ViewerRequest(request) = Event::parse(&payload).unwrap() else { panic!("not a viewer request") };
@@ -347,7 +281,7 @@ mod tests {
             let payload = RawValue::from_string(payload).unwrap();
             let Event::ViewerRequest(request) = Event::parse(&payload).unwrap() else { panic!("not a viewer request") };
             assert_eq!((request.uri.as_deref(), request.method.as_deref()), (uri, method));
-            assert_eq!(request.raw().unwrap().get(), raw);
+            assert_eq!(request.raw.get(), raw);
         }
         check_other(
             r#"{"Records":[{"cf":{"config":{"eventType":"origin-request","requestId":"\ud800"},"request":{"uri":"/"}}}]}"#,
@@ -357,17 +291,32 @@ mod tests {
 
     #[test]
     fn a_location_with_quotes_is_a_valid_answer() {
-        let answer = Answer::Redirect(Redirect { status: 302, location: r#"/site/a?""#.to_owned() }).to_json().unwrap();
+        let redirect = Redirect::new(302, r#"/site/a?""#.to_owned());
+        let answer = Answer::Redirect(redirect, Vec::new()).to_json().unwrap();
         let answer: serde_json::Value = serde_json::from_str(answer.get()).unwrap();
         assert_eq!(answer["headers"]["location"][0]["value"], r#"/site/a?""#);
     }
 
     #[test]
-    fn a_redirect_is_a_response_that_cloudfront_takes() {
-        let redirect = Redirect { status: 307, location: "/site/a?b".to_owned() };
-        assert_eq!(
-            Answer::Redirect(redirect).to_json().unwrap().get(),
-            r#"{"status":"307","headers":{"location":[{"key":"Location","value":"/site/a?b"}],"cache-control":[{"key":"Cache-Control","value":"no-store"}]}}"#
-        );
+    fn a_redirect_is_a_response_that_cloudfront_accepts() {
+        let redirect = Redirect::new(307, "/site/a?b".to_owned());
+        let json = |cookies| Answer::Redirect(redirect.clone(), cookies).to_json().unwrap().get().to_owned();
+        let start = r#"{"status":"307","headers":{"location":[{"key":"Location","value":"/site/a?b"}],"cache-control":[{"key":"Cache-Control","value":"no-store"}]"#;
+        assert_eq!(json(vec![]), format!("{start}}}}}"));
+        let cookies = r#","set-cookie":[{"key":"Set-Cookie","value":"a=b"},{"key":"Set-Cookie","value":"c=d"}]}}"#;
+        assert_eq!(json(vec!["a=b".to_owned(), "c=d".to_owned()]), format!("{start}{cookies}"));
+    }
+
+    #[test]
+    fn a_header_that_cannot_be_read_spoils_no_other() {
+        let json = r#"{"a":[{"key":"A","value":"1"},{"value":"2"}],"b":[{"key":"B"}],"c":7,"d":[],"e":[{"value":"\ud800"}],"f":[{"value":"\u0041"}]}"#;
+        let json = RawValue::from_string(json.to_owned()).unwrap();
+        let headers = Headers::parse(&json);
+        assert_eq!(headers.values("a"), ["1", "2"]);
+        assert_eq!(headers.values("f"), ["A"]);
+        for name in ["b", "c", "d", "e", "none"] {
+            assert!(headers.values(name).is_empty(), "{name}");
+        }
+        assert!(Headers::parse(&RawValue::from_string("7".to_owned()).unwrap()).values("a").is_empty());
     }
 }

@@ -1,43 +1,62 @@
 //! The log line of a decision.
 
-use crate::flags::Evaluation;
+use crate::flags::{DataState, ErrorKind, Evaluation};
+use crate::log::Level;
+use crate::redirect::{Paths, Redirect, Verdict};
 use serde::Serialize;
 use std::time::Duration;
 
-/// A decision, as the log tells it. Fields that do not apply are left out.
+/// How old a flag store may be before each decision warns of it; the alarm in cloudformation/flag-store.yaml has the
+/// same limit.
+const MAX_SYNC_AGE: Duration = Duration::from_secs(3_600);
+
+/// A decision, for the log. Fields that do not apply are left out.
 #[derive(Debug, Default, Serialize)]
 pub struct DecisionLine {
-    /// `info`, or `warn` when something kept the decision from being what it should be.
-    pub level: &'static str,
+    /// A warning when something kept the decision from being what it should be.
+    pub level: Level,
     /// Readable alone.
     pub message: String,
     /// CloudFront's id of the request, or Lambda's where there is none.
     pub request_id: String,
-    /// `redirect`, `pass-through` or `error`.
-    pub outcome: &'static str,
+    /// What the function answered.
+    pub outcome: Outcome,
     /// The HTTP status of a redirect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// What the flag said; absent when it was not asked.
+    /// The value of the flag; absent if it was not evaluated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variation: Option<bool>,
-    /// LaunchDarkly's evaluation reason, and what it rests on.
+    /// LaunchDarkly's evaluation reason, or that the visitor has a preview.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// What the evaluation rests on.
     #[serde(flatten)]
     pub rests_on: Option<RestsOn>,
     /// From the event to the answer, without Lambda's part, in microseconds.
     pub duration_us: u64,
     /// Whether this is the environment's first decision.
     pub cold_start: bool,
-    /// Only where `log_client_ip` says so.
+    /// Only with `log_client_ip`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_ip: Option<String>,
+}
+
+/// What the function answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Outcome {
+    Redirect,
+    #[default]
+    PassThrough,
+    Error,
 }
 
 /// What an evaluation rests on.
 #[derive(Debug, Serialize)]
 #[allow(missing_docs)]
 pub struct RestsOn {
-    pub reason: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_kind: Option<&'static str>,
     pub source: &'static str,
@@ -50,17 +69,68 @@ pub struct RestsOn {
     pub synced_age_ms: Option<u64>,
 }
 
-impl From<&Evaluation> for RestsOn {
-    fn from(evaluation: &Evaluation) -> Self {
-        Self {
-            reason: evaluation.reason,
-            error_kind: evaluation.error_kind,
+impl DecisionLine {
+    /// Records a problem, which makes the line a warning.
+    pub fn warn(&mut self, what: &str) {
+        self.level = Level::Warn;
+        what.clone_into(&mut self.message);
+    }
+
+    /// Records an event that is not one of CloudFront's.
+    pub fn error(&mut self, what: String) {
+        self.level = Level::Error;
+        self.message = what;
+        self.outcome = Outcome::Error;
+    }
+
+    /// Records that a preview shows beta, whatever the flag says.
+    pub fn previewed(&mut self) {
+        self.reason = Some("PREVIEW");
+    }
+
+    /// Records an evaluation, and what keeps it from being as good as it should be.
+    pub fn evaluated(&mut self, evaluation: &Evaluation, flag_key: &str) {
+        self.variation = Some(evaluation.verdict == Verdict::Beta);
+        self.reason = Some(evaluation.reason.as_str());
+        self.rests_on = Some(RestsOn {
+            error_kind: evaluation.reason.error().map(ErrorKind::as_str),
             source: evaluation.source,
-            data: evaluation.data,
+            data: evaluation.data.as_str(),
             data_age_ms: evaluation.data_age.map(millis),
             flag_version: evaluation.flag_version,
             synced_age_ms: evaluation.synced_age.map(millis),
+        });
+        match (evaluation.reason.error(), evaluation.data) {
+            (Some(ErrorKind::ClientNotReady), _) => self.warn("there is no flag data"),
+            (Some(ErrorKind::FlagNotFound), _) => {
+                self.warn(&format!("flag {flag_key:?} does not exist in this environment"));
+            }
+            (Some(ErrorKind::WrongType), _) => self.warn(&format!("flag {flag_key:?} is not a boolean flag")),
+            (Some(ErrorKind::MalformedFlag), _) => self.warn(&format!("flag {flag_key:?} cannot be evaluated")),
+            (Some(ErrorKind::UserNotSpecified | ErrorKind::Exception), _) => {
+                self.warn(&format!("flag {flag_key:?} was not evaluated"));
+            }
+            (None, DataState::Older) => self.warn("the flag data is older than max_staleness_seconds allows"),
+            _ if evaluation.synced_age > Some(MAX_SYNC_AGE) => {
+                self.warn("flag-sync has not succeeded for more than an hour");
+            }
+            // In offline mode that is as it should be.
+            (None, DataState::Bundled) if evaluation.source != "bundled" => {
+                self.warn("the flag data is that of the package");
+            }
+            _ => {}
         }
+    }
+
+    /// Records the answer; `None` passes the request through. Path and query are the viewer's own business.
+    pub fn answered(&mut self, redirect: Option<&Redirect>, paths: &Paths) {
+        let what = match redirect {
+            None => "pass-through".to_owned(),
+            Some(redirect) => format!("{} to {}", redirect.status, paths.site(redirect)),
+        };
+        self.message = if self.message.is_empty() { what } else { format!("{what}: {}", self.message) };
+        self.outcome = if redirect.is_some() { Outcome::Redirect } else { Outcome::PassThrough };
+        self.status = redirect.map(|redirect| redirect.status);
     }
 }
 

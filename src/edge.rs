@@ -1,42 +1,43 @@
-//! The edge function: an event comes in, an answer goes out, and what can wait is done after that.
+//! The edge function: an event arrives, an answer is returned, and what can wait is done after that.
 
-use crate::cloudfront::{Answer, Event, NotCloudFront, ViewerRequest};
-use crate::decision_log::{DecisionLine, RestsOn};
-use crate::flags::{Evaluation, Flags};
-use crate::log;
-use crate::redirect::{self, Redirect, Verdict, Visit};
+use crate::cloudfront::{Answer, Event, ViewerRequest};
+use crate::decision_log::DecisionLine;
+use crate::flags::Flags;
+use crate::log::{self, Level};
+use crate::preview_token::PreviewToken;
+use crate::redirect::{Paths, Redirect, Verdict, Visit};
 use crate::settings::{Log, Settings};
+use crate::visitor::Visitors;
 use flag_data::clock::Clock;
 use futures_util::FutureExt;
 use lambda_runtime::tower::{Layer, Service};
 use lambda_runtime::{BoxFuture, Diagnostic, Error, LambdaEvent, LambdaInvocation};
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
-use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
-
-/// How old a store may be before each decision says so; its alarm in cloudformation/flag-store.yaml goes by the same.
-const LONGEST_UNSYNCED: Duration = Duration::from_secs(3_600);
+use std::time::Instant;
 
 /// The edge function of one execution environment.
 pub struct Edge {
     settings: Arc<Settings>,
+    paths: Paths,
+    visitors: Visitors,
     clock: Clock,
     flags: Flags,
-    /// The line of the decision that was just made; written when the response is out.
+    /// The line of the last decision; written when the response is out.
     line: Mutex<Option<DecisionLine>>,
     is_cold: AtomicBool,
 }
 
 impl Edge {
-    /// A function that answers with these flags.
-    pub fn new(settings: Arc<Settings>, clock: Clock, flags: Flags) -> Self {
-        Self { settings, clock, flags, line: Mutex::default(), is_cold: AtomicBool::new(true) }
+    /// A function that answers with these flags, and to preview links with this token.
+    pub fn new(settings: Arc<Settings>, token: Option<&PreviewToken>, clock: Clock, flags: Flags) -> Self {
+        let paths = Paths::new(&settings.current_path, &settings.beta_path);
+        let visitors = Visitors::new(settings.clone(), token);
+        Self { settings, paths, visitors, clock, flags, line: Mutex::default(), is_cold: AtomicBool::new(true) }
     }
 
     /// The flags it answers with.
@@ -47,11 +48,10 @@ impl Edge {
     /// Answers an event.
     ///
     /// # Errors
-    /// Only for what is no CloudFront event at all: every viewer gets an answer.
+    /// Only for a payload that is not a CloudFront event: every viewer gets an answer.
     pub async fn handle(&self, event: LambdaEvent<Box<RawValue>>) -> Result<Box<RawValue>, Diagnostic> {
         let started = Instant::now();
         let mut line = DecisionLine {
-            level: "info",
             request_id: event.context.request_id,
             cold_start: self.is_cold.swap(false, Ordering::Relaxed),
             ..DecisionLine::default()
@@ -65,19 +65,23 @@ impl Edge {
     async fn answer(&self, payload: &RawValue, line: &mut DecisionLine) -> Result<Box<RawValue>, Diagnostic> {
         let answer = match Event::parse(payload) {
             Ok(Event::ViewerRequest(request)) => {
-                let decision = AssertUnwindSafe(self.decide(&request, line)).catch_unwind();
-                match or_current_site(decision.await, line) {
-                    Some(redirect) => Answer::Redirect(redirect),
-                    None => Answer::PassThrough(request.raw().map_err(|error| refused(&error, line))?),
+                let decision = AssertUnwindSafe(self.decide(&request, line)).catch_unwind().await;
+                match or_fallback(decision, &self.paths, line) {
+                    Some(redirect) => {
+                        let cookies = redirect.cookies.iter().map(|cookie| self.visitors.set_cookie(cookie)).collect();
+                        Answer::Redirect(redirect, cookies)
+                    }
+                    None => Answer::PassThrough(request.raw),
                 }
             }
             Ok(Event::Other(raw)) => {
-                line.level = "warn";
-                line.message = "not a viewer request: attach the function to the viewer-request event".to_owned();
-                line.outcome = "pass-through";
+                line.warn("not a viewer request: attach the function to the viewer-request event");
                 Answer::PassThrough(raw)
             }
-            Err(error) => return Err(refused(&error, line)),
+            Err(error) => {
+                line.error(error.to_string());
+                return Err(Diagnostic { error_type: "NotCloudFront".to_owned(), error_message: line.message.clone() });
+            }
         };
         answer.to_json().map_err(|error| Diagnostic::from(Box::new(error) as Error))
     }
@@ -91,53 +95,34 @@ impl Edge {
             line.client_ip = request.client_ip.as_deref().map(str::to_owned);
         }
         let Some(uri) = request.uri.as_deref() else {
-            problem(line, "the request has no uri");
-            return Some(redirect::current_site());
+            line.warn("the request has no uri");
+            return self.paths.fallback();
         };
-        let visit = Visit::new(request.method.as_deref(), Some(uri), request.querystring.as_deref());
+        let viewer = self.visitors.viewer(request);
+        let (signals, query) = viewer.signals();
+        let visit = Visit::new(&self.paths, request.method.as_deref(), Some(uri), query.as_deref(), signals);
+        if visit.is_preview() {
+            line.previewed();
+        }
         if !visit.needs_verdict() {
             return visit.answer(Verdict::NoData);
         }
-        match usable(request.client_ip.as_ref()) {
-            None => {
-                problem(line, "the request has no usable client IP");
-                visit.answer(Verdict::Current)
-            }
-            Some(client_ip) => {
-                self.flags.on_arrival().await;
-                let evaluation = self.flags.evaluate(client_ip, visit.is_entry());
-                self.tell(&evaluation, line);
-                visit.answer(evaluation.verdict)
-            }
-        }
+        let Some(visitor) = viewer.visitor(visit.accepts_id()) else {
+            line.warn("the request has no valid client IP");
+            return visit.answer(self.paths.verdict_on_nobody());
+        };
+        self.flags.on_arrival().await;
+        let evaluation = self.flags.evaluate(&visitor, visit.is_entry());
+        line.evaluated(&evaluation, &self.settings.flag_key);
+        let mut redirect = visit.answer(evaluation.verdict)?;
+        redirect.cookies.extend(visitor.cookie());
+        Some(redirect)
     }
 
-    fn tell(&self, evaluation: &Evaluation, line: &mut DecisionLine) {
-        line.variation = Some(evaluation.verdict == Verdict::Beta);
-        line.rests_on = Some(RestsOn::from(evaluation));
-        if let Some(kind) = evaluation.error_kind {
-            let flag = &self.settings.flag_key;
-            let what = match kind {
-                "FLAG_NOT_FOUND" => format!("the flag {flag:?} does not exist in this environment"),
-                "WRONG_TYPE" => format!("the flag {flag:?} is not a boolean flag"),
-                "MALFORMED_FLAG" => format!("the flag {flag:?} cannot be evaluated"),
-                "CLIENT_NOT_READY" => "there is no flag data".to_owned(),
-                _ => format!("the flag {flag:?} was not evaluated"),
-            };
-            problem(line, &what);
-        } else if evaluation.data == "older" {
-            problem(line, "the flag data is older than max_staleness_seconds allows");
-        } else if evaluation.synced_age > Some(LONGEST_UNSYNCED) {
-            problem(line, "flag-sync has not succeeded for more than an hour");
-        } else if evaluation.data == "bundled" && evaluation.source != "bundled" {
-            problem(line, "the flag data is that of the package");
-        }
-    }
-
-    /// What waits until the viewer has his answer.
+    /// What waits until the viewer has their answer.
     async fn after_response(&self) {
         if let Some(line) = self.line.lock().take()
-            && (self.settings.log == Log::All || line.level != "info")
+            && (self.settings.log == Log::All || line.level != Level::Info)
         {
             log::line(&line);
         }
@@ -145,41 +130,18 @@ impl Edge {
     }
 }
 
-/// The client IP if it is an address, as CloudFront spells it.
-fn usable<'a>(client_ip: Option<&'a Cow<'_, str>>) -> Option<&'a str> {
-    client_ip.map(Cow::as_ref).filter(|ip| ip.parse::<IpAddr>().is_ok())
-}
-
-fn problem(line: &mut DecisionLine, what: &str) {
-    line.level = "warn";
-    what.clone_into(&mut line.message);
-}
-
-/// The answer to a decision, also to one that panicked, and its line. `None` passes the request through.
-fn or_current_site(decision: std::thread::Result<Option<Redirect>>, line: &mut DecisionLine) -> Option<Redirect> {
+/// The answer to a decision, also to one that panicked. `None` passes the request through.
+fn or_fallback(
+    decision: std::thread::Result<Option<Redirect>>,
+    paths: &Paths,
+    line: &mut DecisionLine,
+) -> Option<Redirect> {
     let redirect = decision.unwrap_or_else(|_| {
-        problem(line, "the decision panicked");
-        Some(redirect::current_site())
+        line.warn("the decision panicked");
+        paths.fallback()
     });
-    let what = match &redirect {
-        None => Cow::Borrowed("pass-through"),
-        Some(Redirect { status, location }) => {
-            // Path and query are the viewer's own business.
-            let beta = location.strip_prefix(redirect::BETA).is_some_and(|rest| rest.starts_with('/'));
-            Cow::Owned(format!("{status} to {}", if beta { redirect::BETA } else { redirect::CURRENT }))
-        }
-    };
-    line.message = if line.message.is_empty() { what.into_owned() } else { format!("{what}: {}", line.message) };
-    line.outcome = if redirect.is_some() { "redirect" } else { "pass-through" };
-    line.status = redirect.as_ref().map(|redirect| redirect.status);
+    line.answered(redirect.as_ref(), paths);
     redirect
-}
-
-fn refused(error: &NotCloudFront, line: &mut DecisionLine) -> Diagnostic {
-    line.level = "error";
-    line.message = error.to_string();
-    line.outcome = "error";
-    Diagnostic { error_type: "NotCloudFront".to_owned(), error_message: line.message.clone() }
 }
 
 /// Does what can wait when the response is out and before the next event is asked for: only until then is
@@ -243,21 +205,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_sends_the_viewer_to_the_current_site() {
-        let mut line = DecisionLine::default();
-        let decision = AssertUnwindSafe(async { panic!("a fault of ours") }).catch_unwind().await;
-        let redirect = or_current_site(decision, &mut line).unwrap();
-        assert_eq!((redirect.status, redirect.location.as_str()), (302, "/site/index.html"));
-        assert_eq!(line.message, "302 to /site: the decision panicked");
-        assert_eq!(line.level, "warn");
-    }
-
-    #[test]
-    fn only_an_address_is_a_usable_client_ip() {
-        for (text, expected) in
-            [("192.0.2.1", true), ("2001:db8::1", true), ("2001:DB8:0::1", true), ("", false), ("localhost", false)]
+        for (current, expected) in
+            [("/site", "302 to /site: the decision panicked"), ("/", "pass-through: the decision panicked")]
         {
-            assert_eq!(usable(Some(&Cow::Borrowed(text))).is_some(), expected, "{text}");
+            let (paths, mut line) = (Paths::new(current, "/site/beta"), DecisionLine::default());
+            let decision = AssertUnwindSafe(async { panic!("a fault of ours") }).catch_unwind().await;
+            let redirect = or_fallback(decision, &paths, &mut line);
+            assert_eq!(redirect, (current == "/site").then(|| Redirect::new(302, "/site/index.html".to_owned())));
+            assert_eq!((line.message.as_str(), line.level), (expected, Level::Warn));
         }
-        assert_eq!(usable(None), None);
     }
 }

@@ -1,22 +1,25 @@
 //! Decides, for every viewer request that reaches CloudFront, which version of a site the viewer gets.
 //!
-//! The way of a request, and the modules it passes:
+//! How a request flows, and the modules it passes:
 //!
-//! 1. [`edge`] takes the event from Lambda and reads it with [`cloudfront`];
-//! 2. [`redirect`] sorts the request: does its answer depend on the viewer?
+//! 1. [`edge`] receives the event from Lambda and reads it with [`cloudfront`];
+//! 2. [`visitor`] reads cookies, headers and preview link, if a setting needs them, and [`redirect`] classifies the
+//!    request: does its answer depend on the visitor?
 //! 3. [`flags`] makes sure that its snapshot is fresh enough and lets LaunchDarkly's SDK evaluate the flag from it;
 //! 4. [`redirect`] makes the answer, and [`edge`] gives it to Lambda;
 //! 5. when it is out, [`edge`] writes the log line ([`decision_log`], [`log`]) and lets [`flags`] fetch new
 //!    data from its source and send its events, if either is due.
 //!
-//! Flag data itself, its sources and the stores are the crate `flag_data`. [`settings`] and [`start`] bring a process as
-//! far as its first event.
+//! Flag data itself, its sources and the stores are the crate `flag_data`. [`settings`], [`preview_token`] and [`start`]
+//! bring a process as far as its first event.
 
 pub mod cloudfront;
 pub mod decision_log;
 pub mod edge;
 pub mod flags;
 pub mod log;
+pub mod preview_token;
 pub mod redirect;
 pub mod settings;
 pub mod start;
+pub mod visitor;

@@ -1,4 +1,4 @@
-//! The log: JSON, one line each, to standard output, which Lambda hands to CloudWatch Logs.
+//! The log: JSON, one line each, to standard output, which Lambda sends to CloudWatch Logs.
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -8,6 +8,17 @@ use std::panic::PanicHookInfo;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+/// How serious a line is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Level {
+    #[default]
+    Info,
+    Warn,
+    Error,
+}
+
 /// Sends messages of this crate and of the SDK, and panics, to the log.
 pub fn init() {
     if log::set_logger(&Lines).is_ok() {
@@ -15,7 +26,7 @@ pub fn init() {
     }
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        message("error", &format!("panic at {place}: {}", panic_text(panic)));
+        message(Level::Error, &format!("panic at {place}: {}", panic_text(panic)));
     }));
 }
 
@@ -24,16 +35,16 @@ fn panic_text<'a>(panic: &'a PanicHookInfo<'_>) -> &'a str {
 }
 
 /// A line of its own.
-pub fn message(level: &str, message: &str) {
+pub fn message(level: Level, message: &str) {
     #[derive(Serialize)]
     struct Message<'a> {
-        level: &'a str,
+        level: Level,
         message: &'a str,
     }
     line(&Message { level, message });
 }
 
-/// Writes a line in one piece. A log that cannot be written is no reason to fail a viewer.
+/// Writes a line in one piece. A log that cannot be written is not a reason to fail a viewer.
 pub fn line(line: &impl Serialize) {
     if let Ok(mut bytes) = serde_json::to_vec(line) {
         bytes.push(b'\n');
@@ -83,16 +94,16 @@ impl log::Log for Lines {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let level = if record.level() == log::Level::Error { "error" } else { "warn" };
+        let level = if record.level() == log::Level::Error { Level::Error } else { Level::Warn };
         let text = match record.target().split("::").next() {
-            // What it says of an evaluation may quote the context, and so the viewer's address.
+            // Its message may quote the context, and so the viewer's address.
             Some("launchdarkly_server_sdk_evaluation") => {
-                "LaunchDarkly's evaluation met a clause or a value that it cannot use; the flag's rules name it"
+                "LaunchDarkly's evaluation failed on a clause or a value that it cannot read: check the flag's rules"
                     .to_owned()
             }
             _ => record.args().to_string(),
         };
-        // The SDK repeats itself with every visit or flush.
+        // The SDK repeats itself at every evaluation or flush.
         if !record.target().starts_with("launchdarkly") || is_due(&text) {
             message(level, &text);
         }

@@ -7,39 +7,21 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// What Lambda keeps for itself at the end of an invocation: nothing of ours runs in the last 500 ms.
+/// The reserve at the end of an invocation: nothing of ours runs in the last 500 ms before its deadline.
 pub const DEADLINE_RESERVE: Duration = Duration::from_millis(500);
 
-/// The fields of `redirect.toml`, each of which must be there.
-pub const FIELDS: [&str; 22] = [
-    "flag_key",
-    "source",
-    "store_table",
-    "store_regions",
-    "store_redis_url",
-    "store_prefix",
-    "launchdarkly_base_uri",
-    "launchdarkly_stream_uri",
-    "launchdarkly_events_uri",
-    "fetch",
-    "updates",
-    "refresh_after_seconds",
-    "max_staleness_seconds",
-    "bundled_max_age_hours",
-    "viewer_budget_ms",
-    "init_budget_ms",
-    "between_budget_ms",
-    "function_timeout_seconds",
-    "events",
-    "flush_after_seconds",
-    "log",
-    "log_client_ip",
-];
+/// The cookie of whoever has a preview.
+pub const PREVIEW_COOKIE: &str = "redirect-preview";
+/// The cookie of whoever was led home from beta in root mode.
+pub const GUARD_COOKIE: &str = "redirect-guard";
+
+/// Headers that hold secrets, and attributes that a context has already.
+const REFUSED_HEADERS: [&str; 7] = ["cookie", "authorization", "key", "kind", "anonymous", "name", "_meta"];
 
 /// How the flag data is kept fresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Updates {
-    /// Fetched after a response, while no viewer waits; nothing goes on in a frozen environment.
+    /// Fetched after a response, while no viewer waits; nothing runs in a frozen environment.
     BetweenInvocations,
     /// The SDK's own streaming connection.
     Streaming,
@@ -63,13 +45,13 @@ pub enum Source {
 /// How much is fetched from LaunchDarkly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fetch {
-    /// The flag and what it names, each by an endpoint of its own.
+    /// The flag and its references, each from its own endpoint.
     Items,
     /// The whole environment, from `/sdk/latest-all`.
     Environment,
 }
 
-/// What LaunchDarkly is told of the evaluations.
+/// What LaunchDarkly learns of the evaluations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Events {
     /// What the SDK sends by itself: contexts, which hold the viewers' addresses, and counts.
@@ -89,35 +71,69 @@ pub enum Log {
     Problems,
 }
 
-/// The checked settings. `redirect.toml` documents each field.
-#[derive(Clone, Debug)]
-#[allow(missing_docs)]
-pub struct Settings {
-    pub flag_key: String,
-    pub source: Source,
-    pub store_table: String,
-    pub store_regions: Vec<String>,
-    pub store_redis_url: String,
-    pub store_prefix: String,
-    pub launchdarkly_base_uri: String,
-    pub launchdarkly_stream_uri: String,
-    pub launchdarkly_events_uri: String,
-    pub fetch: Fetch,
-    pub updates: Updates,
-    pub refresh_after: Duration,
-    pub max_staleness: Duration,
-    pub bundled_max_age: Duration,
-    pub viewer_budget: Duration,
-    pub init_budget: Duration,
-    pub between_budget: Duration,
-    pub function_timeout: Duration,
-    pub events: Events,
-    pub flush_after: Duration,
-    pub log: Log,
-    pub log_client_ip: bool,
+/// Declares the settings: the name and type here, the field of `redirect.toml`, and the parser that checks it.
+macro_rules! settings {
+    ($($name:ident: $type:ty = $field:literal, $parser:expr;)*) => {
+        /// The checked settings. `redirect.toml` documents each field.
+        #[derive(Clone, Debug)]
+        #[allow(missing_docs)]
+        pub struct Settings {
+            $(pub $name: $type,)*
+        }
+
+        /// The fields of `redirect.toml`, all of which must be there.
+        pub const FIELDS: &[&str] = &[$($field),*];
+
+        impl Settings {
+            fn parse<'a>(
+                given: &impl Fn(&'static str) -> Result<Given<'a>, SettingError>,
+            ) -> Result<Self, SettingError> {
+                $(
+                    let parser: fn(Given<'a>) -> Result<$type, SettingError> = $parser;
+                    let $name = parser(given($field)?)?;
+                )*
+                Ok(Self { $($name),* })
+            }
+        }
+    };
 }
 
-/// A setting that cannot be used: which one, where it stands, its value, and what would be right.
+settings! {
+    flag_key: String = "flag_key", Given::key;
+    current_path: String = "current_path", |given| if given.value == "/" { Ok(given.value) } else { given.path() };
+    beta_path: String = "beta_path", Given::path;
+    visitor_cookie: String = "visitor_cookie", Given::cookie;
+    visitor_cookie_days: u64 = "visitor_cookie_days", |given| given.number("days", 0..=400);
+    context_headers: Vec<String> = "context_headers", Given::headers;
+    source: Source = "source", Given::source;
+    store_table: String = "store_table", Given::table;
+    store_regions: Vec<String> = "store_regions", Given::regions;
+    store_redis_url: String = "store_redis_url", Given::redis_url;
+    store_prefix: String = "store_prefix", Given::prefix;
+    launchdarkly_base_uri: String = "launchdarkly_base_uri", Given::uri;
+    launchdarkly_stream_uri: String = "launchdarkly_stream_uri", Given::uri;
+    launchdarkly_events_uri: String = "launchdarkly_events_uri", Given::uri;
+    fetch: Fetch = "fetch", |given| given.one_of(&[("items", Fetch::Items), ("environment", Fetch::Environment)]);
+    updates: Updates = "updates", |given| given.one_of(&[
+        ("between-invocations", Updates::BetweenInvocations),
+        ("streaming", Updates::Streaming),
+        ("polling", Updates::Polling),
+    ]);
+    refresh_after: Duration = "refresh_after_seconds", |given| given.seconds(0..=3_600);
+    max_staleness: Duration = "max_staleness_seconds", |given| given.seconds(0..=86_400);
+    bundled_max_age: Duration = "bundled_max_age_hours", Given::hours;
+    viewer_budget: Duration = "viewer_budget_ms", |given| given.millis(0..=5_000);
+    init_budget: Duration = "init_budget_ms", |given| given.millis(0..=9_000);
+    between_budget: Duration = "between_budget_ms", |given| given.millis(0..=10_000);
+    function_timeout: Duration = "function_timeout_seconds", |given| given.seconds(1..=30);
+    events: Events = "events",
+        |given| given.one_of(&[("full", Events::Full), ("summary", Events::Summary), ("off", Events::Off)]);
+    flush_after: Duration = "flush_after_seconds", |given| given.seconds(0..=3_600);
+    log: Log = "log", |given| given.one_of(&[("all", Log::All), ("problems", Log::Problems)]);
+    log_client_ip: bool = "log_client_ip", |given| given.one_of(&[("true", true), ("false", false)]);
+}
+
+/// An invalid setting: which one, where it was given, its value, and what is expected.
 #[derive(Debug, thiserror::Error)]
 #[error("{place}: {name} {fault}; expected {expected}")]
 pub struct SettingError {
@@ -179,6 +195,19 @@ impl Given<'_> {
             .ok_or_else(|| self.refuse(format!("a whole number of {unit} from {} to {}", range.start(), range.end())))
     }
 
+    fn seconds(&self, range: RangeInclusive<u64>) -> Result<Duration, SettingError> {
+        self.number("seconds", range).map(Duration::from_secs)
+    }
+
+    fn millis(&self, range: RangeInclusive<u64>) -> Result<Duration, SettingError> {
+        self.number("milliseconds", range).map(Duration::from_millis)
+    }
+
+    /// Up to a year.
+    fn hours(self) -> Result<Duration, SettingError> {
+        self.number("hours", 0..=8_760).map(|hours| Duration::from_secs(hours * 3_600))
+    }
+
     fn one_of<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, SettingError> {
         choices.iter().find(|(name, _)| *name == self.value).map(|(_, choice)| *choice).ok_or_else(|| {
             let names: Vec<_> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
@@ -186,7 +215,45 @@ impl Given<'_> {
         })
     }
 
-    fn uri(&self) -> Result<String, SettingError> {
+    /// Segments that mean the same to every server and browser, encoded or not.
+    fn path(self) -> Result<String, SettingError> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._~-".contains(c);
+        let is_plain = |segment: &str| !segment.is_empty() && !segment.starts_with('.') && segment.chars().all(fits);
+        match self.value.strip_prefix('/') {
+            Some(path) if path.len() < 100 && path.split('/').all(is_plain) => Ok(self.value),
+            _ => Err(self.refuse(
+                "a path such as /site/beta: segments of letters, digits, '.', '_', '~' and '-' that do not start with \
+                 '.', and no slash at the end",
+            )),
+        }
+    }
+
+    fn cookie(self) -> Result<String, SettingError> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let is_ours = [PREVIEW_COOKIE, GUARD_COOKIE].contains(&self.value.as_str());
+        if self.value.len() <= 64 && self.value.chars().all(fits) && !is_ours {
+            return Ok(self.value);
+        }
+        Err(self.refuse(format!(
+            "the name of a cookie, up to 64 letters, digits, '.', '_' and '-', other than {PREVIEW_COOKIE} and \
+             {GUARD_COOKIE}; or nothing"
+        )))
+    }
+
+    fn headers(self) -> Result<Vec<String>, SettingError> {
+        let names: Vec<_> = self.value.split(',').map(|name| name.trim().to_ascii_lowercase()).collect();
+        let names: Vec<_> = names.into_iter().filter(|name| !name.is_empty()).collect();
+        let fits = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+        if names.iter().all(|name| name.chars().all(fits) && !REFUSED_HEADERS.contains(&name.as_str())) {
+            return Ok(names);
+        }
+        Err(self.refuse(format!(
+            "names of request headers with commas between them, such as user-agent,accept-language; none of {}",
+            REFUSED_HEADERS.join(", ")
+        )))
+    }
+
+    fn uri(self) -> Result<String, SettingError> {
         let uri = self.value.trim_end_matches('/');
         let rest = uri.strip_prefix("https://").or_else(|| uri.strip_prefix("http://")).unwrap_or_default();
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -196,7 +263,7 @@ impl Given<'_> {
         Err(self.refuse("an address such as https://sdk.launchdarkly.com, without query or user"))
     }
 
-    fn source(&self) -> Result<Source, SettingError> {
+    fn source(self) -> Result<Source, SettingError> {
         match self.value.as_str() {
             #[cfg(not(feature = "dynamodb"))]
             "dynamodb" => Err(self.refuse("a build with it: just build, or cargo build --features dynamodb")),
@@ -212,7 +279,7 @@ impl Given<'_> {
         }
     }
 
-    /// DynamoDB's rule for names of tables, or nothing.
+    /// DynamoDB's rule for table names, or nothing.
     /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html>
     fn table(self) -> Result<String, SettingError> {
         let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -222,7 +289,7 @@ impl Given<'_> {
         Err(self.refuse("the name of a DynamoDB table: 3 to 255 letters, digits, '.', '_' and '-'"))
     }
 
-    fn regions(&self) -> Result<Vec<String>, SettingError> {
+    fn regions(self) -> Result<Vec<String>, SettingError> {
         let regions: Vec<_> =
             self.value.split(',').map(str::trim).filter(|region| !region.is_empty()).map(str::to_owned).collect();
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -232,7 +299,7 @@ impl Given<'_> {
         Err(self.refuse("names of AWS Regions with commas between them, such as us-east-1,eu-central-1"))
     }
 
-    /// A password belongs into the environment; the file is checked in.
+    /// A password belongs in the environment: the file is checked in.
     fn redis_url(self) -> Result<String, SettingError> {
         let rest = ["redis://", "rediss://", "unix://"].iter().find_map(|scheme| self.value.strip_prefix(scheme));
         let refuse = |given: Self, fault: &str, expected: &str| {
@@ -248,11 +315,13 @@ impl Given<'_> {
                 "an address without user and password; with them it comes from the environment, REDIRECT_STORE_REDIS_URL",
             )),
             Some(rest) if !rest.is_empty() => Ok(self.value),
-            _ => Err(refuse(self, "is no address of a Redis", "an address such as rediss://flags.example.com:6379")),
+            _ => {
+                Err(refuse(self, "is not the address of a Redis", "an address such as rediss://flags.example.com:6379"))
+            }
         }
     }
 
-    /// What LaunchDarkly's SDKs take as a prefix, or nothing.
+    /// What LaunchDarkly's SDKs accept as a prefix, or nothing.
     fn prefix(self) -> Result<String, SettingError> {
         if self.value.len() <= 256 && self.value.chars().all(|c| c.is_ascii_graphic()) {
             return Ok(self.value);
@@ -272,8 +341,8 @@ impl Given<'_> {
     }
 }
 
-/// A host name or address, with a port or without. Stricter than a URI need be: LaunchDarkly's SDK panics on one that
-/// it cannot read.
+/// A host name or address, with or without a port. Stricter than a URI needs to be: LaunchDarkly's SDK panics on one
+/// that it cannot read.
 fn is_authority(authority: &str) -> bool {
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
@@ -286,11 +355,11 @@ fn is_authority(authority: &str) -> bool {
 }
 
 impl Settings {
-    /// Reads and checks every setting. `file` and `environment` give the text of a field, if they have it.
+    /// Reads and checks every setting. `file` and `environment` return the text of a field, if they have it.
     ///
     /// # Errors
-    /// The first setting that is missing or wrong, or the budgets together, when they leave the function's time-out
-    /// no room.
+    /// The first setting that is missing or wrong, or the budgets together, if they do not fit into the
+    /// function's timeout.
     pub fn read(
         file: impl Fn(&str) -> Option<String>,
         environment: impl Fn(&str) -> Option<String>,
@@ -307,50 +376,28 @@ impl Settings {
                 }),
             },
         };
-        let seconds = |field, range| given(field)?.number("seconds", range).map(Duration::from_secs);
-        let millis = |field, range| given(field)?.number("milliseconds", range).map(Duration::from_millis);
-
-        let settings = Self {
-            flag_key: given("flag_key")?.key()?,
-            source: given("source")?.source()?,
-            store_table: given("store_table")?.table()?,
-            store_regions: given("store_regions")?.regions()?,
-            store_redis_url: given("store_redis_url")?.redis_url()?,
-            store_prefix: given("store_prefix")?.prefix()?,
-            launchdarkly_base_uri: given("launchdarkly_base_uri")?.uri()?,
-            launchdarkly_stream_uri: given("launchdarkly_stream_uri")?.uri()?,
-            launchdarkly_events_uri: given("launchdarkly_events_uri")?.uri()?,
-            fetch: given("fetch")?.one_of(&[("items", Fetch::Items), ("environment", Fetch::Environment)])?,
-            updates: given("updates")?.one_of(&[
-                ("between-invocations", Updates::BetweenInvocations),
-                ("streaming", Updates::Streaming),
-                ("polling", Updates::Polling),
-            ])?,
-            refresh_after: seconds("refresh_after_seconds", 0..=3_600)?,
-            max_staleness: seconds("max_staleness_seconds", 0..=86_400)?,
-            bundled_max_age: given("bundled_max_age_hours")?
-                .number("hours", 0..=8_760)
-                .map(|hours| Duration::from_secs(hours * 3_600))?,
-            viewer_budget: millis("viewer_budget_ms", 0..=5_000)?,
-            init_budget: millis("init_budget_ms", 0..=9_000)?,
-            between_budget: millis("between_budget_ms", 0..=10_000)?,
-            function_timeout: seconds("function_timeout_seconds", 1..=30)?,
-            events: given("events")?.one_of(&[
-                ("full", Events::Full),
-                ("summary", Events::Summary),
-                ("off", Events::Off),
-            ])?,
-            flush_after: seconds("flush_after_seconds", 0..=3_600)?,
-            log: given("log")?.one_of(&[("all", Log::All), ("problems", Log::Problems)])?,
-            log_client_ip: given("log_client_ip")?.one_of(&[("true", true), ("false", false)])?,
-        };
-        settings.fit_time_out(&given("function_timeout_seconds")?)?;
+        let settings = Self::parse(&given)?;
+        settings.fit_timeout(&given("function_timeout_seconds")?)?;
         settings.fit_source(&given)?;
+        settings.fit_paths(&given)?;
         Ok(settings)
     }
 
+    /// With beta above the current site, each page of that would be one of beta too.
+    fn fit_paths<'a>(
+        &self,
+        given: &impl Fn(&'static str) -> Result<Given<'a>, SettingError>,
+    ) -> Result<(), SettingError> {
+        let below_beta = self.current_path.strip_prefix(&self.beta_path);
+        if below_beta.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+            let expected = format!("a path other than current_path ({}), and not above it", self.current_path);
+            return Err(given("beta_path")?.refuse(expected));
+        }
+        Ok(())
+    }
+
     /// How long one request for flag data or with events may take.
-    pub fn time_out(&self) -> Duration {
+    pub fn request_timeout(&self) -> Duration {
         self.init_budget.max(self.viewer_budget).max(self.between_budget).max(Duration::from_millis(1))
     }
 
@@ -384,14 +431,14 @@ impl Settings {
         Ok(())
     }
 
-    /// A cold start that Lambda repeats inside an invocation counts against the function's time-out, so it is the
+    /// A cold start that Lambda repeats inside an invocation counts against the function's timeout, so it is the
     /// longer of the two waits that must fit, with what follows it.
-    fn fit_time_out(&self, time_out: &Given<'_>) -> Result<(), SettingError> {
+    fn fit_timeout(&self, timeout: &Given<'_>) -> Result<(), SettingError> {
         let needed = self.viewer_budget.max(self.init_budget) + self.between_budget + DEADLINE_RESERVE;
         if needed <= self.function_timeout {
             return Ok(());
         }
-        Err(time_out.refuse(format!(
+        Err(timeout.refuse(format!(
             "at least {needed:?}: the longer of viewer_budget_ms ({:?}) and init_budget_ms ({:?}), between_budget_ms \
              ({:?}) and a reserve of {DEADLINE_RESERVE:?}",
             self.viewer_budget, self.init_budget, self.between_budget

@@ -1,8 +1,9 @@
-//! From a started process to a function that takes events; and what is said when that fails.
+//! The composition root: from a started process to a function that accepts events, or an init error.
 
 use crate::edge::{BetweenInvocations, Edge};
 use crate::flags::{Flags, offline};
-use crate::log;
+use crate::log::{self, Level};
+use crate::preview_token::{PREVIEW_TOKEN_VARIABLE, PreviewToken};
 use crate::settings::{Fetch, SettingError, Settings, Source};
 use flag_data::clock::Clock;
 use flag_data::sdk_key::{SDK_KEY_VARIABLE, SdkKey};
@@ -20,11 +21,12 @@ use lambda_runtime_api_client::body::Body;
 use std::env;
 use std::sync::Arc;
 
-/// What `build.rs` compiled in: `redirect.toml`, a field a line, and the SDK key.
+/// What `build.rs` compiled in: `redirect.toml`, a field a line, and the secrets.
 const SETTINGS: &str = include_str!(concat!(env!("OUT_DIR"), "/settings.txt"));
 const SDK_KEY: &str = include_str!(concat!(env!("OUT_DIR"), "/sdk-key.txt"));
+const PREVIEW_TOKEN: &str = include_str!(concat!(env!("OUT_DIR"), "/preview-token.txt"));
 
-/// The function, ready for events. A start that fails is told to Lambda and the log, and ends the process.
+/// The function, ready for events. A start that fails is reported to Lambda and logged, and ends the process.
 pub async fn edge_or_report() -> Arc<Edge> {
     block_on_standard_streams();
     log::init();
@@ -37,7 +39,7 @@ pub async fn edge_or_report() -> Arc<Edge> {
     }
 }
 
-/// Takes events until Lambda ends the process.
+/// Accepts events until Lambda ends the process.
 ///
 /// # Errors
 /// Lambda's Runtime API is out of reach.
@@ -54,15 +56,16 @@ pub async fn serve(edge: Arc<Edge>) -> Result<(), Error> {
 async fn edge() -> Result<Arc<Edge>, Error> {
     let settings = Arc::new(settings(|variable| env::var(variable).ok())?);
     let key = SdkKey::parse(&env::var(SDK_KEY_VARIABLE).unwrap_or_else(|_| SDK_KEY.to_owned()))?;
+    let token = env::var(PREVIEW_TOKEN_VARIABLE).unwrap_or_else(|_| PREVIEW_TOKEN.to_owned());
+    let token = PreviewToken::parse(&token)?;
     if key.is_none() && settings.source == Source::LaunchDarkly {
-        log::message(
-            "info",
-            "offline mode: no SDK key, so the flag data is that of the repository and no events are sent",
-        );
+        let what =
+            "offline mode, because there is no SDK key: the flag data is that of the repository, no events are sent";
+        log::message(Level::Info, what);
     }
     let clock = Clock::of_function(settings.function_timeout);
     let flags = flags(settings.clone(), key.as_ref(), clock.clone()).await?;
-    Ok(Arc::new(Edge::new(settings, clock, flags)))
+    Ok(Arc::new(Edge::new(settings, token.as_ref(), clock, flags)))
 }
 
 /// The flags, from the source that the settings name.
@@ -70,12 +73,12 @@ async fn edge() -> Result<Arc<Edge>, Error> {
 /// # Errors
 /// A store that cannot be used as it is set, or an SDK client that does not start.
 pub async fn flags(settings: Arc<Settings>, key: Option<&SdkKey>, clock: Clock) -> Result<Flags, Error> {
-    let transport = Transport::new(clock.clone(), settings.time_out());
+    let transport = Transport::new(clock.clone(), settings.request_timeout());
     let source = source(&settings, key, &clock, &transport)?;
     Ok(Flags::start(settings, key, clock, transport, source).await?)
 }
 
-/// Where the flag data comes from. LaunchDarkly cannot be asked without a key; a store can.
+/// Where the flag data comes from. LaunchDarkly needs a key; a store does not.
 #[cfg_attr(not(any(feature = "dynamodb", feature = "redis")), expect(clippy::unnecessary_wraps))]
 fn source(
     settings: &Settings,
@@ -105,7 +108,7 @@ fn source(
         (Source::Redis, _) => {
             let redis = RedisDataStore::builder(&settings.store_redis_url).clock(clock.clone());
             let redis = if settings.store_prefix.is_empty() { redis } else { redis.prefix(&settings.store_prefix) };
-            let redis = redis.timeout(settings.time_out()).build()?;
+            let redis = redis.timeout(settings.request_timeout()).build()?;
             Ok(Box::new(StoreSource::new("redis", vec![redis], settings.viewer_budget)))
         }
     }
@@ -116,15 +119,16 @@ fn source(
 /// # Errors
 /// A wrong setting in the environment.
 pub fn settings(environment: impl Fn(&str) -> Option<String>) -> Result<Settings, SettingError> {
+    let fields: Vec<_> = SETTINGS.lines().filter_map(|line| line.split_once('=')).collect();
     let compiled_in = |field: &str| {
-        let line = SETTINGS.lines().find_map(|line| line.split_once('=').filter(|(name, _)| *name == field));
-        line.map(|(_, value)| value.to_owned())
+        let found = fields.iter().find(|(name, _)| *name == field);
+        found.map(|(_, value)| (*value).to_owned())
     };
     Settings::read(compiled_in, environment)
 }
 
 /// Sends the last events when Lambda shuts the environment down. Lambda gives 500 ms for that, and only where an
-/// extension is registered, which no one has shown to work at the edge: there, nothing registers.
+/// extension is registered, which nobody has shown to work at the edge: there, nothing registers.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html#runtimes-lifecycle-shutdown>
 #[cfg(feature = "regional")]
 pub async fn flush_at_shutdown(edge: Arc<Edge>) {
@@ -132,8 +136,8 @@ pub async fn flush_at_shutdown(edge: Arc<Edge>) {
     lambda_runtime::spawn_graceful_shutdown_handler(move || async move { edge.flags().flush_all(budget).await }).await;
 }
 
-/// Makes the standard streams blocking again, as a runtime that this process replaced may have left them: a log line
-/// that a slow reader does not take at once would be lost.
+/// Makes the standard streams blocking again, which the runtime that this process replaced may have made non-blocking: a log
+/// line that a slow reader does not read at once would be lost.
 fn block_on_standard_streams() {
     for stream in 0..=2 {
         // SAFETY: fcntl on a descriptor number touches no memory; for a closed one it returns an error.
@@ -146,10 +150,10 @@ fn block_on_standard_streams() {
     }
 }
 
-/// Tells Lambda why the function did not start, so that its log says so.
+/// Reports to Lambda why the function did not start, so that its log has it.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html#runtimes-api-initerror>
 async fn report(error: &Error) {
-    log::message("error", &format!("the function did not start: {error}"));
+    log::message(Level::Error, &format!("the function did not start: {error}"));
     if env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
         return;
     }
@@ -163,6 +167,6 @@ async fn report(error: &Error) {
         (_, Err(error)) => Err(Error::from(error)),
     };
     if let Err(error) = sent {
-        log::message("error", &format!("nor could Lambda be told: {error}"));
+        log::message(Level::Error, &format!("the failed start was not reported to Lambda: {error}"));
     }
 }

@@ -34,7 +34,7 @@ enum Runtime {
 
 /// The Python that the carrier runs under.
 pub(crate) fn python(root: &Path) -> PathBuf {
-    root.join(".tools/bin/python")
+    root.join(".tools/test/bin/python")
 }
 
 /// A Node of the version that Lambda has, whichever one this machine has.

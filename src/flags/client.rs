@@ -65,7 +65,7 @@ pub(super) fn client(
     let connect = Duration::from_secs(3);
     let config = match settings.updates {
         Updates::Streaming if key.is_some() => {
-            // LaunchDarkly sends a heartbeat every 3 minutes; without a read time-out a dead stream is never noticed.
+            // LaunchDarkly sends a heartbeat every 3 minutes; without a read timeout a dead stream is never noticed.
             let read = Duration::from_secs(300);
             let transport = HyperTransport::builder().connect_timeout(connect).read_timeout(read).build_https()?;
             config.data_source(StreamingDataSourceBuilder::new().transport(transport))

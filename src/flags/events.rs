@@ -1,4 +1,4 @@
-//! The evaluation events that the SDK sends: which, when, and what becomes of them.
+//! The evaluation events that the SDK sends: which, when, and whether they arrive.
 
 use crate::settings::{Events, Settings};
 use bytes::Bytes;
@@ -8,7 +8,7 @@ use flag_data::transport::{Transport, retry_after};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Request, Response, StatusCode};
 use launchdarkly_sdk_transport::{ByteStream, HttpTransport, ResponseFuture};
-use launchdarkly_server_sdk::EventProcessorBuilder;
+use launchdarkly_server_sdk::{Client, EventProcessorBuilder};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
@@ -17,11 +17,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How many events the SDK keeps; more are dropped. The SDK takes memory for all of them at once, three times over.
+/// How many events the SDK keeps; so many make a flush due before its time, because more would be dropped. The SDK
+/// allocates memory for all of them at once, three times over.
 const CAPACITY: usize = 300;
-
-/// How many events make a flush due before its time: what is kept is sent before any is dropped.
-const FULL: usize = CAPACITY;
 
 /// The SDK's own timer would fire when a frozen environment thaws, on a viewer's time. It never does within the life
 /// of an environment, which is hours.
@@ -53,7 +51,7 @@ pub(super) struct EventSender {
     flush: Arc<Mutex<Flush>>,
 }
 
-/// The flush in progress. The SDK goes on with one that was not waited for, and its result may come during the next:
+/// The flush in progress. The SDK continues with one that was not waited for, and its result may arrive during the next:
 /// it says nothing about that one.
 #[derive(Default)]
 struct Flush {
@@ -65,28 +63,12 @@ struct Flush {
     problem: Option<Problem>,
 }
 
-/// Why events were not delivered.
+/// Why events not delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Problem {
-    pub(super) text: String,
+struct Problem {
+    text: String,
     /// How long LaunchDarkly asks not to be called, at least.
-    pub(super) wait: Option<Duration>,
-}
-
-impl EventSender {
-    pub(super) fn new(transport: Transport, setting: Events) -> Self {
-        Self { transport, setting, flush: Arc::default() }
-    }
-
-    /// What is sent from now on belongs to a new flush.
-    pub(super) fn flush_begins(&self) {
-        self.flush.lock().begins();
-    }
-
-    /// What went wrong in this flush.
-    pub(super) fn take_problem(&self) -> Option<Problem> {
-        self.flush.lock().problem.take()
-    }
+    wait: Option<Duration>,
 }
 
 impl Flush {
@@ -117,7 +99,7 @@ impl Flush {
 }
 
 impl EventSender {
-    /// What may be sent of a batch: in `summary` the counts alone, wherever the events came from. The SDK's streaming
+    /// What may be sent of a batch: in `summary` the counts alone, whichever client made them. The SDK's streaming
     /// and polling evaluate the flag as LaunchDarkly gives it, tracking included.
     fn allowed(&self, request: Request<Option<Bytes>>) -> Option<Request<Option<Bytes>>> {
         if self.setting != Events::Summary {
@@ -180,9 +162,71 @@ impl HttpTransport for EventSender {
     }
 }
 
+/// Sends the events that the SDK keeps, when they are due, and logs what becomes of them.
+pub(super) struct Delivery {
+    sender: EventSender,
+    schedule: Mutex<Schedule>,
+    /// The problem that the log has.
+    logged: Mutex<Option<String>>,
+}
+
+impl Delivery {
+    pub(super) fn new(clock: &Clock, settings: &Settings, transport: Transport) -> Self {
+        let backoff = Backoff::new(clock.clone(), settings.max_staleness);
+        let schedule = Schedule { clock: clock.clone(), after: settings.flush_after, waiting: None, backoff };
+        let sender = EventSender { transport, setting: settings.events, flush: Arc::default() };
+        Self { sender, schedule: Mutex::new(schedule), logged: Mutex::default() }
+    }
+
+    pub(super) fn sender(&self) -> &EventSender {
+        &self.sender
+    }
+
+    /// Records an evaluation of a flag that needs so many flags.
+    pub(super) fn evaluated(&self, flags: usize) {
+        self.schedule.lock().evaluated(flags);
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.schedule.lock().is_due()
+    }
+
+    pub(super) fn has_events(&self) -> bool {
+        self.schedule.lock().waiting.is_some()
+    }
+
+    /// The SDK's `flush_blocking` returns true also when nothing was delivered, and waits for ever for a time of zero;
+    /// its `close` may hang and is never called.
+    pub(super) async fn flush(&self, client: &Client, budget: Duration) {
+        self.sender.flush.lock().begins();
+        let is_in_time = client.flush_blocking(budget).await;
+        let problem = self.sender.flush.lock().problem.take();
+        match problem {
+            _ if !is_in_time => self.failed(format!("no answer within {budget:?}"), None),
+            Some(Problem { text, wait }) => self.failed(text, wait),
+            None => {
+                self.schedule.lock().delivered();
+                if self.logged.lock().take().is_some() {
+                    log::warn!("events are delivered again");
+                }
+            }
+        }
+    }
+
+    /// Logs why events not delivered, once per change, and waits before the next flush.
+    pub(super) fn failed(&self, why: String, wait: Option<Duration>) {
+        self.schedule.lock().failed(wait);
+        let mut logged = self.logged.lock();
+        if logged.as_ref() != Some(&why) {
+            log::error!("events not delivered: {why}. The SDK drops them after two attempts");
+            *logged = Some(why);
+        }
+    }
+}
+
 /// When the SDK's events are to be flushed.
 #[derive(Debug)]
-pub(super) struct Flushing {
+struct Schedule {
     clock: Clock,
     after: Duration,
     /// When the oldest evaluation that may not have been sent was made, and how many events there may be.
@@ -190,34 +234,25 @@ pub(super) struct Flushing {
     backoff: Backoff,
 }
 
-impl Flushing {
-    pub(super) fn new(clock: &Clock, settings: &Settings) -> Self {
-        let backoff = Backoff::new(clock.clone(), settings.max_staleness);
-        Self { clock: clock.clone(), after: settings.flush_after, waiting: None, backoff }
-    }
-
+impl Schedule {
     /// An evaluation makes at most an index event for its context, and a feature and a debug event for each flag.
-    pub(super) fn evaluated(&mut self, flags: usize) {
+    fn evaluated(&mut self, flags: usize) {
         let (since, count) = self.waiting.unwrap_or_else(|| (self.clock.now(), 0));
         self.waiting = Some((since, count.saturating_add(1 + 2 * flags)));
     }
 
-    pub(super) fn is_due(&self) -> bool {
+    fn is_due(&self) -> bool {
         self.backoff.allows()
-            && self.waiting.is_some_and(|(since, count)| count >= FULL || self.clock.since(since) >= self.after)
+            && self.waiting.is_some_and(|(since, count)| count >= CAPACITY || self.clock.since(since) >= self.after)
     }
 
-    pub(super) fn anything_waits(&self) -> bool {
-        self.waiting.is_some()
-    }
-
-    pub(super) fn delivered(&mut self) {
+    fn delivered(&mut self) {
         self.waiting = None;
         self.backoff.succeeded();
     }
 
     /// The SDK drops what it could not deliver, so there is nothing to send again; but the next flush comes later.
-    pub(super) fn failed(&mut self, wait: Option<Duration>) {
+    fn failed(&mut self, wait: Option<Duration>) {
         self.waiting = None;
         self.backoff.failed(wait);
     }
@@ -312,23 +347,23 @@ mod tests {
         clock.invocation(1_000_000);
         let after = Duration::from_secs(30);
         let backoff = Backoff::new(clock.clone(), 2 * after);
-        let mut flushing = Flushing { clock: clock.clone(), after, waiting: None, backoff };
-        assert!(!flushing.is_due());
-        flushing.evaluated(1);
+        let mut schedule = Schedule { clock: clock.clone(), after, waiting: None, backoff };
+        assert!(!schedule.is_due());
+        schedule.evaluated(1);
         clock.invocation(1_020_000);
-        flushing.evaluated(1);
-        assert!(!flushing.is_due());
+        schedule.evaluated(1);
+        assert!(!schedule.is_due());
         clock.invocation(1_030_000);
-        assert!(flushing.is_due());
-        flushing.delivered();
-        assert!(!flushing.is_due());
-        for _ in 0..FULL / 3 {
-            flushing.evaluated(1);
+        assert!(schedule.is_due());
+        schedule.delivered();
+        assert!(!schedule.is_due());
+        for _ in 0..CAPACITY / 3 {
+            schedule.evaluated(1);
         }
-        assert!(flushing.is_due());
-        flushing.failed(None);
-        flushing.evaluated(1);
+        assert!(schedule.is_due());
+        schedule.failed(None);
+        schedule.evaluated(1);
         clock.invocation(1_060_000);
-        assert!(flushing.is_due(), "a minute later it is tried again");
+        assert!(schedule.is_due(), "a minute later it is tried again");
     }
 }

@@ -1,6 +1,7 @@
 //! Keeps the snapshot fresh in an environment that is frozen between invocations.
 
 use super::events::without_tracking;
+use super::failing::{FailingReferences, listed, named};
 use super::package::Package;
 use super::snapshot::{Data, Origin, Snapshot};
 use crate::settings::{Events, Settings};
@@ -9,7 +10,6 @@ use flag_data::clock::{Clock, Moment};
 use flag_data::items::{ItemKey, ItemKind, Items};
 use flag_data::sources::{Collection, FlagSource, Resolved, SourceError};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::task::JoinHandle;
@@ -45,22 +45,16 @@ struct Shared {
     /// A flag that waits for a reference.
     pending: Mutex<Option<Pending>>,
     backoff: Mutex<Backoff>,
-    /// The references that could not be read last time.
-    failing: Mutex<BTreeMap<ItemKey, Failing>>,
+    failing: Mutex<FailingReferences>,
     logged: Mutex<Logged>,
 }
 
-/// A flag with a reference that could not be had and has no known copy: for at most `max_staleness_seconds` the flag of
-/// before stays in use.
+/// A flag with a reference that was not fetched and has no known copy: for at most `max_staleness_seconds` the previous
+/// flag stays in use.
 struct Pending {
-    /// How fresh the flag of before is; without one, when the new one was requested.
+    /// When the previous flag was requested; without one, when the new one was.
     since: Moment,
     data: Data,
-}
-
-struct Failing {
-    backoff: Backoff,
-    error: SourceError,
 }
 
 /// The problems that the log has: each is logged once, until it changes.
@@ -90,6 +84,7 @@ impl Refresher {
         snapshot: Snapshot,
     ) -> Self {
         let backoff = Mutex::new(Backoff::new(clock.clone(), settings.max_staleness));
+        let failing = Mutex::new(FailingReferences::new(clock.clone(), &settings));
         let shared = Shared {
             settings,
             clock,
@@ -99,7 +94,7 @@ impl Refresher {
             known: Mutex::default(),
             pending: Mutex::default(),
             backoff,
-            failing: Mutex::default(),
+            failing,
             logged: Mutex::default(),
         };
         Self { shared: Arc::new(shared), attempt: Mutex::default() }
@@ -145,7 +140,7 @@ impl Refresher {
         let in_flight = self.attempt.lock().take();
         let attempt = match in_flight {
             Some(attempt) => attempt,
-            None if (shared.is_older_than(shared.settings.refresh_after) || shared.is_reference_due())
+            None if (shared.is_older_than(shared.settings.refresh_after) || shared.failing.lock().is_any_due())
                 && shared.backoff.lock().allows()
                 && !budget.is_zero() =>
             {
@@ -194,16 +189,8 @@ impl Shared {
         }
     }
 
-    /// Whether it is time to request a reference again that failed.
-    fn is_reference_due(&self) -> bool {
-        self.failing.lock().values().any(|failing| failing.backoff.allows())
-    }
-
     fn begin(self: &Arc<Self>, waiting: Waiting) -> Attempt {
-        let failing = self.failing.lock();
-        let resting = failing.iter().filter(|(_, failing)| waiting == Waiting::Viewer || !failing.backoff.allows());
-        let resting: BTreeSet<_> = resting.map(|(wanted, _)| wanted.clone()).collect();
-        drop(failing);
+        let resting = self.failing.lock().resting(waiting == Waiting::Viewer);
         let known = self.known.lock().clone();
         let collection = Arc::new(Collection::new(&self.settings.flag_key, known, resting));
         let asked = self.clock.now();
@@ -220,9 +207,9 @@ impl Shared {
         }
     }
 
-    /// Nobody is to blame for a fetch that a freeze interrupted.
+    /// A fetch that a freeze interrupted is not a failure.
     fn was_frozen(&self, asked: Moment) -> bool {
-        self.clock.since(asked) > 2 * self.settings.time_out()
+        self.clock.since(asked) > 2 * self.settings.request_timeout()
     }
 
     /// Uses what has arrived, unless that is a flag with a reference that is needed and unknown.
@@ -253,8 +240,8 @@ impl Shared {
         }
     }
 
-    /// A flag that has waited for a reference for as long as it may counts without it, as the SDK treats what is
-    /// missing.
+    /// A flag that has waited for a reference for as long as it may counts without it, as the SDK treats a missing
+    /// one.
     fn end_pending(&self) {
         let mut pending = self.pending.lock();
         let ended = pending.take_if(|pending| self.clock.since(pending.since) >= self.settings.max_staleness);
@@ -293,37 +280,12 @@ impl Shared {
         if let Some(resolved) = collection.resolve() {
             self.keep(resolved.items);
         }
-        let mut failing = self.failing.lock();
-        if self.was_frozen(asked) {
-            return;
-        }
-        let mut before = std::mem::take(&mut *failing);
-        for (wanted, error) in collection.failures() {
-            let known = before.remove(&wanted);
-            if known.as_ref().is_none_or(|failing| !failing.error.is_like(&error)) {
-                log::warn!(
-                    "{} of flag {:?} was not fetched: {error}. Its last known copy, if any, stays in use",
-                    named(&wanted),
-                    self.settings.flag_key
-                );
-            }
-            let mut backoff = known.map_or_else(
-                || Backoff::new(self.clock.clone(), self.settings.max_staleness),
-                |failing| failing.backoff,
-            );
-            backoff.failed(error.wait());
-            failing.insert(wanted, Failing { backoff, error });
-        }
-        for (wanted, known) in before {
-            if collection.is_resting(&wanted) {
-                failing.insert(wanted, known);
-            } else {
-                log::warn!("{} is fetched again, or no longer needed", named(&wanted));
-            }
+        if !self.was_frozen(asked) {
+            self.failing.lock().record(collection);
         }
     }
 
-    /// A flag that is off has no references; those of before are kept for when it is on again.
+    /// A flag that is off has no references; the previous ones are kept for when it is on again.
     fn keep(&self, mut items: Items) {
         let mut known = self.known.lock();
         let is_off =
@@ -338,7 +300,7 @@ impl Shared {
         self.backoff.lock().failed(error.wait());
         let mut logged = self.logged.lock();
         if logged.fetch.as_ref().is_none_or(|before| !before.is_like(error)) {
-            log::error!("flag data was not fetched: {error}");
+            log::error!("flag data not fetched: {error}");
             logged.fetch = Some(error.clone());
         }
     }
@@ -374,7 +336,7 @@ impl Shared {
         }
     }
 
-    /// Where nothing is in memory, the package may have something; where that has become too old, nothing is better.
+    /// With nothing in memory, the data of the package is used; when that has become too old, none is better.
     fn fall_back(&self) {
         let too_old = |made: &SystemTime| made.elapsed().is_ok_and(|age| age > self.settings.bundled_max_age);
         match self.snapshot.origin() {
@@ -388,7 +350,7 @@ impl Shared {
                     let text = error.to_string();
                     let mut logged = self.logged.lock();
                     if logged.package.as_ref() != Some(&text) {
-                        log::error!("the flag data of the package cannot be used: {text}");
+                        log::error!("flag data of the package not used: {text}");
                         logged.package = Some(text);
                     }
                 }
@@ -396,12 +358,4 @@ impl Shared {
             Some(_) => {}
         }
     }
-}
-
-fn named((kind, key): &ItemKey) -> String {
-    format!("{} {key:?}", kind.singular())
-}
-
-fn listed(items: &BTreeSet<ItemKey>) -> String {
-    items.iter().map(named).collect::<Vec<_>>().join(", ")
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// Where the data in memory came from, and how old it is.
+/// The origin of the data in memory, and how old it is.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Origin {
     /// The source, at that moment.
@@ -26,9 +26,9 @@ pub(super) struct Data {
     pub(super) origin: Option<Origin>,
     /// When flag-sync last made the store that the data comes from equal to LaunchDarkly.
     pub(super) synced: Option<SystemTime>,
-    /// References that count as missing because they could not be had.
+    /// References that count as missing because they could not be fetched.
     pub(super) unknown: Arc<BTreeSet<ItemKey>>,
-    /// A missing segment that a negated clause depends on, so that the SDK's result is not to be trusted.
+    /// A missing segment that a negated clause depends on, so that the SDK's result cannot be trusted.
     pub(super) negated: Option<ItemKey>,
 }
 
@@ -42,18 +42,18 @@ impl Snapshot {
         self.0.read().clone()
     }
 
-    /// Takes the data if it would evaluate as what is in it does, and says whether it would.
-    pub(super) fn take_if_same(&self, data: &Data) -> bool {
+    /// Accepts the data if it has the same items; returns whether it has.
+    pub(super) fn replace_if_equal(&self, data: &Data) -> bool {
         let held = self.data().items;
         if Arc::ptr_eq(&held, &data.items) {
             return true;
         }
-        let is_same = held == data.items;
-        if is_same {
+        let is_equal = held == data.items;
+        if is_equal {
             // The next comparison is one of addresses.
             self.set(data.clone());
         }
-        is_same
+        is_equal
     }
 
     /// Replaces the data.
@@ -66,7 +66,7 @@ impl Snapshot {
         self.set(Data::default());
     }
 
-    /// Where the data came from; `None` when there is none.
+    /// The origin of the data; `None` if there is none.
     pub(super) fn origin(&self) -> Option<Origin> {
         self.0.read().origin
     }
@@ -79,7 +79,7 @@ impl Snapshot {
         })
     }
 
-    /// Whether the SDK's result is not to be trusted, because a negated clause depends on a segment that is missing.
+    /// Whether the SDK's result cannot be trusted, because a negated clause depends on a segment that is missing.
     pub(super) fn is_unsafe(&self) -> bool {
         self.0.read().negated.is_some()
     }

@@ -1,33 +1,35 @@
-"""What the tests of package, deploy, detach and destroy share: a small project, AWS on this machine, a record of all."""
+"""What the tests share: a small project, AWS on this machine, a record of all that is called and printed."""
 
 import http.server
+import logging
 import os
 import shutil
 import threading
+import time
+from typing import ClassVar
 from urllib.request import Request, urlopen
 
-from harness import CANARY, ROOT, Cloud  # first: it finds the tools
-
-import aws
-import deploy
-import distribution
-import logs
 import pytest
-import stack
-import store
 from moto.iam.access_control import PermissionResult
 from moto.s3.models import FakeBucket
 from moto.server import ThreadedMotoServer
-from standin import Standin
 
+import edge
+import permissions
+import recipe
+import status
+import store
+from harness import CANARY, ROOT, Cloud
+from standin import Standin
 
 # ---- AWS on this machine ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def moto():
-    # moto heeds no Condition, so a policy that denies all but TLS would deny everything; a test reads the policy instead.
+    # moto ignores Condition, so a policy that denies all but TLS would deny everything; a test reads the policy.
     FakeBucket.get_permission = lambda *_: PermissionResult.NEUTRAL
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -46,9 +48,17 @@ def standin(moto):
 def launchdarkly():
     """LaunchDarkly's per-item endpoints: `answers` by path, and what was `asked`."""
 
+    class Server(http.server.ThreadingHTTPServer):
+        answers: ClassVar[dict[str, tuple[int, str]]] = {}
+        asked: ClassVar[list[tuple[str, str]]] = []
+
+        @property
+        def address(self):
+            return f"http://127.0.0.1:{self.server_port}"
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append((self.path, self.headers["Authorization"]))
+            server.asked.append((self.path, self.headers["Authorization"]))
             status, body = server.answers.get(self.path, (404, ""))
             self.send_response(status)
             if status == 302:
@@ -59,11 +69,7 @@ def launchdarkly():
         def log_message(self, *_):
             pass
 
-    asked = []
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.asked = asked
-    server.answers = {}
-    server.address = f"http://127.0.0.1:{server.server_port}"
+    server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()
@@ -99,30 +105,41 @@ def cloud(project, moto, standin, monkeypatch, capsys):
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_MAX_ATTEMPTS": "1",
         "AWS_ENDPOINT_URL": moto,
         "AWS_ENDPOINT_URL_CLOUDFORMATION": standin.url,
         "AWS_ENDPOINT_URL_CLOUDFRONT": standin.url,
         "AWS_ENDPOINT_URL_LAMBDA": standin.url,
+        "AWS_ENDPOINT_URL_CLOUDWATCH_LOGS": standin.url,
         "AWS_ENDPOINT_URL_SSM": standin.url,
         "LAUNCHDARKLY_SDK_KEY": CANARY,
     }.items():
         monkeypatch.setenv(name, value)
     made = Cloud(project, moto, standin, capsys)
     made.package()
-    monkeypatch.setattr(deploy, "ROOT", project)
-    monkeypatch.setattr(deploy, "TEMPLATE", project / "cloudformation/edge.yaml")
-    monkeypatch.setattr(deploy, "PACKAGE", project / "target/edge/redirect.zip")
-    monkeypatch.setattr(deploy, "SITE", project / "site")
+    made.flag_sync_package()
+    monkeypatch.setattr(edge, "ROOT", project)
+    monkeypatch.setattr(edge, "TEMPLATE", project / "cloudformation/edge.yaml")
+    monkeypatch.setattr(edge, "PACKAGE", project / "target/edge/redirect.zip")
+    monkeypatch.setattr(edge, "SITE", project / "site")
     monkeypatch.setattr(store, "ROOT", project)
     monkeypatch.setattr(store, "TEMPLATE", project / "cloudformation/flag-store.yaml")
     monkeypatch.setattr(store, "PACKAGE", project / "target/lambda/flag-sync/bootstrap.zip")
     monkeypatch.setattr(store, "BINARY", project / "target/release/flag-sync")
-    monkeypatch.setattr(aws.subprocess, "run", made.run)
-    for module in (aws, deploy, distribution, logs, stack):
-        monkeypatch.setattr(module, "pause", made.pause)
+    monkeypatch.setattr(status, "ROOT", project)
+    monkeypatch.setattr(recipe, "run", made.run_recipe)
+    monkeypatch.setattr(time, "sleep", made.sleep)
     yield made
     monkeypatch.undo()
+    denied = sorted((policy, *call) for policy, call in made.permissions if not permissions.grants(policy, call))
+    assert denied == [], "a policy of docs/ lacks these permissions"
     everything = "\n".join(made.record + standin.requests)
     assert CANARY not in everything, "the SDK key was shown"
     assert not any(put["Value"] in everything for put in standin.put_parameters), "a secret was shown"
+
+
+@pytest.fixture
+def moments(monkeypatch):
+    """Each deployment has a moment of its own."""
+    numbers = iter(range(60))
+    for module in ("edge", "rollback"):
+        monkeypatch.setattr(f"{module}.now", lambda: f"2026-01-31T12:{next(numbers):02}:00Z")

@@ -1,44 +1,78 @@
 """What the tests of package, deploy, detach and destroy stand on."""
 
 import json
-import subprocess
-import sys
+import os
+import threading
 import time
 import zipfile
 from pathlib import Path
+from unittest.mock import patch
 
 import boto3
+import botocore.loaders
+import botocore.session
+
+import aws
+import command_line
+import launchdarkly
+from permissions import needed
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "src" / "tools"))
-
-import command_line  # noqa: E402
-import forked_cli  # noqa: E402
 
 # A key of the right shape that no output, no command line and no request may ever show.
 CANARY = "sdk-c0ffee00-0000-4000-8000-00000000cafe"
 
+# Read once for all sessions: most of the time of a first call is the reading of AWS's models.
+MODELS = botocore.loaders.create_loader()
+
+REAL_SESSION, REAL_SLEEP = boto3.Session, time.sleep
+
 
 class Cloud:
-    """Runs the commands against AWS on this machine, and keeps what was run and what was said."""
+    """Runs the commands against AWS on this machine, and keeps what they called and what they printed."""
 
     def __init__(self, project, moto, standin, capsys):
         self.project, self.aws, self.capsys = project, standin, capsys
-        self.commands, self.record, self.pauses = [], [], 0
+        self.calls = []  # operation and parameters of each call to AWS
+        self.policy = ""  # that of the command that runs
+        self.permissions = set()  # what the calls needed, each with the policy that should grant it
+        self.last_stack = ""
+        standin.on_call = self.note_permissions
+        self.recipes = []  # the recipes that were run, each with the SDK key it saw
+        self.begun = 0  # how many calls there were before the last command
+        self.record, self.pauses = [], 0
         self.on_pause = lambda number: None
-        self.run_cli = forked_cli.run
-        arguments = dict(endpoint_url=moto, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
-        self.s3 = boto3.client("s3", **arguments)
-        self.lambda_ = boto3.client("lambda", **arguments)
-        self.iam = boto3.client("iam", **arguments)
-        self.ssm = boto3.client("ssm", **arguments)
-        self.dynamodb = boto3.client("dynamodb", **arguments)
-        self.logs = lambda region: boto3.client("logs", **{**arguments, "region_name": region})
+        self.before_call = self.after_call = lambda operation: None
+        arguments = {
+            "endpoint_url": moto,
+            "region_name": "us-east-1",
+            "aws_access_key_id": "a",
+            "aws_secret_access_key": "b",
+        }
+        session = new_session()
+        services = ("s3", "lambda", "iam", "ssm", "dynamodb", "secretsmanager", "cloudwatch")
+        self.s3, self.lambda_, self.iam, self.ssm, self.dynamodb, self.secrets, self.cloudwatch = (
+            session.client(service, **arguments) for service in services
+        )
+        self.logs = lambda region: session.client("logs", **{**arguments, "region_name": region})
 
     def __call__(self, *arguments):
         """The exit status, the lines on stdout, the text on stderr."""
         self.capsys.readouterr()
-        status = command_line.main(list(arguments))
+        self.begun = len(self.calls)
+        is_store = arguments[0] in ("store-deploy", "store-destroy", "sync") or "store" in arguments
+        self.policy = "store-deployer-policy.json" if is_store else "deployer-policy.json"
+        aws.session.cache_clear()
+        aws.client.cache_clear()
+        with (
+            patch.dict(os.environ),
+            patch.object(launchdarkly, "_hidden", ""),
+            patch.object(boto3, "Session", self.session),
+        ):
+            try:
+                status = command_line.main(list(arguments))
+            finally:
+                self.policy = ""
         out, err = self.capsys.readouterr()
         self.record += [out, err]
         return status, out.splitlines(), err
@@ -53,24 +87,49 @@ class Cloud:
         assert status == 1
         return err
 
-    def run(self, command, env, **options):
-        assert "LAUNCHDARKLY_SDK_KEY" not in env
-        self.record.append(json.dumps(command))
-        if Path(command[0]).name != "aws":
-            with subprocess.Popen(command, env=env) as process:
-                return subprocess.CompletedProcess(command, process.wait())
-        self.commands.append(command[1:])
-        # The stand-in keeps what goes to SSM.
-        if command[1:3] != ["ssm", "put-parameter"]:
-            self.record += [Path(word[7:]).read_text() for word in command if word.startswith("file://")]
-        done = self.run_cli(command, env=env, **options)
-        self.record += [done.stdout, done.stderr]
-        return done
+    # ---- What the commands see of this machine
 
-    def pause(self, _):
+    def session(self, **options):
+        """A session of boto3 that records its calls."""
+        made = new_session(**options)
+        made.events.register("provide-client-params", self.note)
+        made.events.register("after-call", lambda model, **_: self.after_call(model.name))
+        return made
+
+    def note_permissions(self, params, model, context, **_):
+        """Of the commands' own calls, and of those that CloudFormation makes for them."""
+        if self.policy:
+            # An ARN of a stack has its name too.
+            self.last_stack = params.get("StackName", self.last_stack).split(":stack/")[-1].split("/")[0]
+            service, region = model.service_model.service_name, context["client_region"]
+            calls = needed(service, model.name, params, region, model.http["method"], self.last_stack)
+            self.permissions |= {(self.policy, call) for call in calls}
+
+    def note(self, params, model, context, **_):
+        self.before_call(model.name)
+        self.note_permissions(params, model, context)
+        self.calls.append((model.name, params))
+        # The stand-in keeps what goes to SSM.
+        if model.name != "PutParameter":
+            self.record.append(f"{model.name} {json.dumps(params, default=str)}")
+
+    def operations(self):
+        return [operation for operation, _ in self.calls]
+
+    def sleep(self, seconds):
+        """In place of time.sleep: the tools' own waits take no time, and a test may do something meanwhile."""
+        if threading.current_thread() is not threading.main_thread():
+            REAL_SLEEP(seconds)
+            return
         self.pauses += 1
         assert self.pauses < 200, "it waits for something that never comes"
         self.on_pause(self.pauses)
+
+    def run_recipe(self, name, key=""):
+        """In place of the builds, whose results are there already."""
+        self.recipes.append((name, key))
+
+    # ---- What there is
 
     def package(self, content=b"first"):
         path = self.project / "target/edge/redirect.zip"
@@ -80,6 +139,11 @@ class Cloud:
             archive.writestr("carrier.py", "")
         return path.read_bytes()
 
+    def flag_sync_package(self, content=b"first"):
+        path = self.project / "target/lambda/flag-sync/bootstrap.zip"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
     def write_log(self, region, group, message, seconds_ago):
         """Into the stream of that group that is named 1."""
         stamp = int((time.time() - seconds_ago) * 1000)
@@ -87,7 +151,16 @@ class Cloud:
             logGroupName=group, logStreamName="1", logEvents=[{"timestamp": stamp, "message": message}]
         )
 
-    # ---- What is there now
+    def make_table(self, region, name):
+        """In place of a replica, which moto does not make."""
+        session = new_session()
+        client = session.client("dynamodb", region_name=region, aws_access_key_id="a", aws_secret_access_key="b")
+        client.create_table(
+            TableName=name,
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[{"AttributeName": "namespace", "AttributeType": "S"}],
+            KeySchema=[{"AttributeName": "namespace", "KeyType": "HASH"}],
+        )
 
     def buckets(self):
         return sorted(bucket["Name"] for bucket in self.s3.list_buckets()["Buckets"])
@@ -104,3 +177,9 @@ class Cloud:
 
     def stack(self, name="redirect-production"):
         return self.aws.stacks[name]
+
+
+def new_session(**options):
+    core = botocore.session.get_session()
+    core.register_component("data_loader", MODELS)
+    return REAL_SESSION(botocore_session=core, **options)

@@ -1,9 +1,9 @@
 """A stand-in for what moto cannot do: CloudFormation with CloudFront's types, CloudFront, replicated functions.
 
 It works the project's real templates out, makes what moto has in moto, and keeps distributions itself. Questions for
-SSM pass through it to moto.
+SSM and CloudWatch Logs pass through it to moto.
 CloudFormation's work goes on with every question about the stack's events, so that a test needs no clock. It records
-every request, and breaks what a test tells it to.
+every request, and fails where a test wants it to.
 """
 
 import itertools
@@ -43,10 +43,12 @@ class Stack:
         self.state = "REVIEW_IN_PROGRESS"
         self.body = ""
         self.parameters = {}
+        self.tags = {}
+        self.is_protected = False
         self.outputs = {}
         self.resources = {}  # logical ID -> Resource
         self.events = []  # newest first
-        self.work = None  # the operation under way, one step per next()
+        self.work = None  # the operation in flight, one step per next()
 
 
 class Resource:
@@ -58,19 +60,24 @@ class Resource:
 class Standin:
     def __init__(self, moto_url):
         def client(service):
-            return boto3.client(
+            made = boto3.client(
                 service, endpoint_url=moto_url, region_name=REGION, aws_access_key_id="a", aws_secret_access_key="b"
             )
+            made.meta.events.register("provide-client-params", lambda **call: self.on_call(**call))
+            return made
 
         self.moto_url = moto_url
         self.s3, self.iam, self.lambda_ = client("s3"), client("iam"), client("lambda")
         self.dynamodb, self.logs, self.events = client("dynamodb"), client("logs"), client("events")
         self.gateway, self.cloudwatch = client("apigatewayv2"), client("cloudwatch")
+        self.on_call = lambda **_: None  # is given each call that CloudFormation makes for the deployer
         self._lock = threading.RLock()
         standin = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # Headers and body are two writes; the second would wait 40 ms for the client's delayed acknowledgement.
+            disable_nagle_algorithm = True
 
             def log_message(self, *_):
                 pass
@@ -92,15 +99,19 @@ class Standin:
         self._server.server_close()
 
     def reset(self):
-        self.requests = []  # what was asked, as text, but for the secrets that are put into SSM
+        self.query_results = {}  # Region -> rows of Logs Insights, which has no engine here
+        self.query_state = "Complete"  # how a query ends, after a question that finds it running
+        self.queries = {}  # ID -> Region, text, whether it was asked for before
+        self.requests = []  # as text, but for the secrets that are put into SSM
         self.put_parameters = []  # these
-        self.calls = Counter()  # how often each operation was asked for
+        self.regions = set()  # the Regions in whose name requests were signed
+        self.calls: Counter[str] = Counter()  # how often each operation was called
         self.stacks = {}
         self.deleted_stacks = {}
         self.change_sets = {}
         self.distributions = {}
         self.invalidations = []
-        self.replicas = Counter()  # function -> how many more questions its replicas survive
+        self.replicas: Counter[str] = Counter()  # function -> how many more questions its replicas survive
         self.replicas_live_for = 2
         self.steps = 100  # how far CloudFormation comes between two questions
         self.sluggish = False  # whether a stack shows its old state for a moment after an operation began
@@ -121,6 +132,7 @@ class Standin:
             shown = ""
         self.requests.append(f"{operation} {http.command} {http.path} {shown}")
         self.calls[operation] += 1
+        self.regions.update(re.findall(r"Credential=\w+/\d+/([\w-]+)/", http.headers["Authorization"]))
         fault = self.faults[operation].pop(0) if self.faults.get(operation) else None
         if fault == "reset":
             http.close_connection = True
@@ -151,7 +163,11 @@ class Standin:
 
     def route(self, method, path, form, body, headers):
         service, _, operation = headers.get("X-Amz-Target", "").partition(".")
-        if service == "AmazonSSM":
+        if operation in ("StartQuery", "GetQueryResults"):
+            region = re.findall(r"/\d{8}/([\w-]+)/", headers["Authorization"])[0]
+            handler = self.start_query if operation == "StartQuery" else self.get_query_results
+            return operation, lambda: (200, {}, json.dumps(handler(region, json.loads(body))))
+        if service in ("AmazonSSM", "Logs_20140328"):
             return operation, lambda: self.pass_on(body, headers)
         if "Action" in form:
             action = form["Action"]
@@ -205,11 +221,19 @@ class Standin:
             {"ParameterKey": name, "ParameterValue": value} for name, value in stack.parameters.items()
         )
         outputs = members({"OutputKey": name, "OutputValue": value} for name, value in stack.outputs.items())
+        tags = members({"Key": name, "Value": value} for name, value in stack.tags.items())
         return (
             f"<Stacks><member><StackName>{stack.name}</StackName><StackId>{stack.id}</StackId>"
             f"<StackStatus>{stack.state}</StackStatus><CreationTime>2026-01-01T00:00:00Z</CreationTime>"
-            f"<Parameters>{parameters}</Parameters><Outputs>{outputs}</Outputs></member></Stacks>"
+            f"<EnableTerminationProtection>{str(stack.is_protected).lower()}</EnableTerminationProtection>"
+            f"<Parameters>{parameters}</Parameters><Outputs>{outputs}</Outputs>"
+            f"<Tags>{tags}</Tags></member></Stacks>"
         )
+
+    def cfn_update_termination_protection(self, form):
+        stack = self.stack(form["StackName"])
+        stack.is_protected = form["EnableTerminationProtection"] == "true"
+        return f"<StackId>{stack.id}</StackId>"
 
     def cfn_list_stacks(self, _):
         return "<StackSummaries></StackSummaries>"
@@ -254,33 +278,43 @@ class Standin:
                 break
             previous = form.get(prefix + "UsePreviousValue") == "true"
             values[key] = stack.parameters[key] if previous else form[prefix + "ParameterValue"]
+        tags = {}
+        for number in itertools.count(1):
+            prefix = f"Tags.member.{number}."
+            if prefix + "Key" not in form:
+                break
+            tags[form[prefix + "Key"]] = form[prefix + "Value"]
         change_set = f"arn:aws:cloudformation:{REGION}:{ACCOUNT}:changeSet/{form['ChangeSetName']}"
         status, reason = "CREATE_COMPLETE", ""
         try:
-            templates.Resolved(templates.load(body), values, name)
+            resolve(body, values, name)
         except templates.Refused as error:
-            raise AwsFault("ValidationError", str(error)) from None
+            raise AwsFault("ValidationError", f"Template error: {error}") from None
         self.stacks[name] = stack
-        if not new and body == stack.body and values == stack.parameters:
+        if not new and (body, values, tags) == (stack.body, stack.parameters, stack.tags):
             status = "FAILED"
             reason = (
                 "The submitted information didn't contain changes. Submit different information to create a change set."
             )
-        self.change_sets[change_set] = (stack, body, values, status, reason)
+        self.change_sets[change_set] = (stack, body, values, tags, status, reason)
         return f"<Id>{change_set}</Id><StackId>{stack.id}</StackId>"
 
     def cfn_describe_change_set(self, form):
-        stack, body, values, status, reason = self.change_sets[form["ChangeSetName"]]
+        stack, body, values, _, status, reason = self.change_sets[form["ChangeSetName"]]
         changes = ""
         if status == "CREATE_COMPLETE":
-            names = templates.Resolved(templates.load(body), values, stack.name).resources()
-            changes = "".join(
-                "<member><Type>Resource</Type><ResourceChange>"
-                f"<Action>{'Modify' if name in stack.resources else 'Add'}</Action>"
-                f"<LogicalResourceId>{name}</LogicalResourceId><ResourceType>{part['Type']}</ResourceType>"
-                "</ResourceChange></member>"
-                for name, part in names.items()
-            )
+            names = resolve(body, values, stack.name).resources()
+            kinds = {name: part["Type"] for name, part in names.items()}
+            kinds |= {name: part.kind for name, part in stack.resources.items() if name not in names}
+            for name, kind in kinds.items():
+                action = "Add" if name not in stack.resources else "Modify" if name in names else "Remove"
+                # All its properties are for one version only.
+                replaced = "True" if (action, kind) == ("Modify", "AWS::Lambda::Version") else "False"
+                changes += (
+                    f"<member><Type>Resource</Type><ResourceChange><Action>{action}</Action>"
+                    f"<LogicalResourceId>{name}</LogicalResourceId><ResourceType>{kind}</ResourceType>"
+                    f"<Replacement>{replaced}</Replacement></ResourceChange></member>"
+                )
         return f"<Status>{status}</Status><StatusReason>{escape(reason)}</StatusReason><Changes>{changes}</Changes>"
 
     def cfn_delete_change_set(self, form):
@@ -288,15 +322,19 @@ class Standin:
         return ""
 
     def cfn_execute_change_set(self, form):
-        stack, body, values, _, _ = self.change_sets.pop(form["ChangeSetName"])
+        stack, body, values, tags, _, _ = self.change_sets.pop(form["ChangeSetName"])
         verb = "CREATE" if stack.state == "REVIEW_IN_PROGRESS" else "UPDATE"
-        stack.work = self.deploying(stack, body, values, verb, form["ClientRequestToken"])
+        stack.work = self.deploying(stack, body, values, tags, verb, form["ClientRequestToken"])
         if not self.sluggish:
             stack.state = f"{verb}_IN_PROGRESS"
         return ""
 
     def cfn_delete_stack(self, form):
         stack = self.stack(form["StackName"])
+        if stack.is_protected:
+            raise AwsFault(
+                "ValidationError", f"Stack [{stack.name}] cannot be deleted while TerminationProtection is enabled"
+            )
         stack.work = self.deleting(stack, form.get("ClientRequestToken", ""))
         stack.state = "DELETE_IN_PROGRESS"
         return ""
@@ -319,7 +357,7 @@ class Standin:
             },
         )
 
-    def deploying(self, stack, body, values, verb, token):
+    def deploying(self, stack, body, values, tags, verb, token):
         own = "AWS::CloudFormation::Stack"
         yield  # the first question is answered before anything has happened
         stack.state = f"{verb}_IN_PROGRESS"
@@ -328,6 +366,7 @@ class Standin:
         versions = {name: one for name, one in stack.resources.items() if one.kind == "AWS::Lambda::Version"}
         try:
             yield from self.bring_to(stack, body, values, verb, token)
+            stack.tags = tags
             stack.state = f"{verb}_COMPLETE"
         except AwsFault:
             self.resource_faults = {}
@@ -344,7 +383,7 @@ class Standin:
         self.event(stack, token, stack.name, own, stack.state)
 
     def bring_to(self, stack, body, values, verb, token):
-        resolved = templates.Resolved(templates.load(body), values, stack.name)
+        resolved = resolve(body, values, stack.name)
         wanted = resolved.resources()
         for name, part in wanted.items():
             old = stack.resources.get(name)
@@ -475,6 +514,11 @@ class Standin:
         self.cloudwatch.put_metric_alarm(AlarmName=physical, **properties)
         return physical, {}
 
+    def make_cloudwatch_dashboard(self, _, properties, __):
+        name = properties["DashboardName"]
+        self.cloudwatch.put_dashboard(DashboardName=name, DashboardBody=properties["DashboardBody"])
+        return name, {}
+
     def make_apigatewayv2_api(self, _, properties, old):
         name = old.physical if old else self.gateway.create_api(**properties)["ApiId"]
         return name, {"ApiEndpoint": f"https://{name}.execute-api.{REGION}.amazonaws.com"}
@@ -500,10 +544,13 @@ class Standin:
 
     def make_lambda_function(self, _, properties, old):
         name = properties["FunctionName"]
+        # A parameter's value is text.
+        properties = {**properties, "MemorySize": int(properties["MemorySize"])}
         if old:
             self.lambda_.update_function_code(FunctionName=name, **properties["Code"])
-            if "Environment" in properties:
-                self.lambda_.update_function_configuration(FunctionName=name, Environment=properties["Environment"])
+            settings = ("Environment", "Description", "Runtime", "MemorySize", "Timeout", "LoggingConfig")
+            changed = {setting: properties[setting] for setting in settings if setting in properties}
+            self.lambda_.update_function_configuration(FunctionName=name, **changed)
         else:
             self.lambda_.create_function(**properties)
         return name, {"Arn": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{name}"}
@@ -513,6 +560,11 @@ class Standin:
         actual = self.lambda_.get_function(FunctionName=name)["Configuration"]["CodeSha256"]
         if actual != properties["CodeSha256"]:
             raise AwsFault("InvalidRequest", f"CodeSHA256 {properties['CodeSha256']} is different from {actual}")
+        # Lambda publishes nothing that is equal to the version before, and CloudFormation takes that for a failure.
+        same = ("CodeSha256", "Description", "Runtime", "MemorySize", "Timeout")
+        latest, *versions = self.lambda_.list_versions_by_function(FunctionName=name)["Versions"]
+        if versions and all(latest[setting] == versions[-1][setting] for setting in same):
+            raise AwsFault("AlreadyExists", "A version for this Lambda function exists ( 1 ). Modify the function.")
         return self.lambda_.publish_version(FunctionName=name)["FunctionArn"], {}
 
     def make_cloudfront_originaccesscontrol(self, physical, properties, _):
@@ -549,6 +601,10 @@ class Standin:
                     raise
         elif resource.kind == "AWS::CloudFront::Distribution":
             self.put_distribution(resource.physical, None)
+        elif resource.kind == "AWS::CloudFront::Function":
+            for found in self.distributions.values():
+                if resource.physical in scripts_of(found["config"]):
+                    raise AwsFault("FunctionInUse", "Cannot delete function, it is associated with a distribution.")
         elif resource.kind == "AWS::IAM::ManagedPolicy":
             if self.iam.list_entities_for_policy(PolicyArn=resource.physical)["PolicyRoles"]:
                 raise AwsFault("DeleteConflict", "Cannot delete a policy attached to entities.")
@@ -564,6 +620,8 @@ class Standin:
             self.events.delete_rule(Name=resource.physical)
         elif resource.kind == "AWS::CloudWatch::Alarm":
             self.cloudwatch.delete_alarms(AlarmNames=[resource.physical])
+        elif resource.kind == "AWS::CloudWatch::Dashboard":
+            self.cloudwatch.delete_dashboards(DashboardNames=[resource.physical])
 
     # ---- CloudFront --------------------------------------------------------------------------------------------------
 
@@ -573,14 +631,14 @@ class Standin:
         after = attached(config)
         for arn in after:
             if not re.fullmatch(rf"arn:aws:lambda:us-east-1:{ACCOUNT}:function:[\w-]+:\d+", arn):
-                raise AwsFault("InvalidLambdaFunctionAssociation", f"{arn} is no numbered version in us-east-1")
+                raise AwsFault("InvalidLambdaFunctionAssociation", f"{arn} is not a numbered version in us-east-1")
         for function in {arn.split(":")[6] for arn in before - after}:
             self.replicas[function] = self.replicas_live_for
         if config is None:
             self.distributions.pop(name, None)
             return
-        for behaviour in behaviours_of(config):
-            if behaviour["LambdaFunctionAssociations"]["Quantity"] and behaviour["FunctionAssociations"]["Quantity"]:
+        for behavior in behaviors_of(config):
+            if behavior["LambdaFunctionAssociations"]["Quantity"] and behavior["FunctionAssociations"]["Quantity"]:
                 raise AwsFault("InvalidLambdaFunctionAssociation", "both kinds of function on viewer-request")
         tag = f"ETAG{next(self._numbers)}"
         self.distributions[name] = {"config": config, "etag": tag, "busy": self.slow_distribution}
@@ -632,6 +690,23 @@ class Standin:
             ),
         )
 
+    # ---- Logs Insights -----------------------------------------------------------------------------------------------
+
+    def start_query(self, region, request):
+        name = f"query-{next(self._numbers)}"
+        self.queries[name] = [region, request, False]
+        return {"queryId": name}
+
+    def get_query_results(self, region, request):
+        asked = self.queries[request["queryId"]]
+        assert asked[0] == region, "a query is known in its own Region alone"
+        asked[2], again = True, asked[2]
+        rows = [
+            [{"field": name, "value": value} for name, value in row.items()]
+            for row in self.query_results.get(region, [])
+        ]
+        return {"status": self.query_state if again else "Running", "results": rows if again else []}
+
     # ---- Lambda ------------------------------------------------------------------------------------------------------
 
     def delete_function(self, name):
@@ -647,6 +722,10 @@ class Standin:
         except self.lambda_.exceptions.ResourceNotFoundException:
             raise AwsFault("ResourceNotFoundException", f"Function not found: {name}", 404) from None
         return 204, {}, ""
+
+
+def resolve(body, values, name):
+    return templates.Resolved(templates.load(body), values, name, ACCOUNT)
 
 
 def replicated(arn):
@@ -669,7 +748,7 @@ def members(entries):
     )
 
 
-def behaviours_of(config):
+def behaviors_of(config):
     return [config["DefaultCacheBehavior"], *config["CacheBehaviors"].get("Items", [])]
 
 
@@ -679,9 +758,15 @@ def attached(config):
         return set()
     return {
         entry["LambdaFunctionARN"]
-        for behaviour in behaviours_of(config)
-        for entry in behaviour["LambdaFunctionAssociations"].get("Items", [])
+        for behavior in behaviors_of(config)
+        for entry in behavior["LambdaFunctionAssociations"].get("Items", [])
     }
+
+
+def scripts_of(config):
+    """The ARNs of the CloudFront Functions that a distribution runs."""
+    parts = behaviors_of(config)
+    return {entry["FunctionARN"] for part in parts for entry in part["FunctionAssociations"].get("Items", [])}
 
 
 def api_form(config):
@@ -690,7 +775,7 @@ def api_form(config):
     def listed(items):
         return {"Quantity": len(items), "Items": items} if items else {"Quantity": 0}
 
-    def behaviour(part):
+    def behavior(part):
         lists = ("LambdaFunctionAssociations", "FunctionAssociations", "AllowedMethods")
         return {**part, **{name: listed(part.get(name, [])) for name in lists}}
 
@@ -701,8 +786,8 @@ def api_form(config):
         "HttpVersion": config["HttpVersion"],
         "IsIPV6Enabled": config["IPV6Enabled"],
         "Origins": listed(config["Origins"]),
-        "DefaultCacheBehavior": behaviour(config["DefaultCacheBehavior"]),
-        "CacheBehaviors": listed([behaviour(part) for part in config["CacheBehaviors"]]),
+        "DefaultCacheBehavior": behavior(config["DefaultCacheBehavior"]),
+        "CacheBehaviors": listed([behavior(part) for part in config["CacheBehaviors"]]),
     }
 
 

@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from py_mini_racer import MiniRacer
+
 import template as templates
 from harness import ROOT
-from py_mini_racer import MiniRacer
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,8 @@ def handler():
         uri, mark, query = path.partition("?")
         request = json.dumps({"method": method, "uri": uri, "querystring": {}, "headers": {}})
         raw = json.dumps(query) if mark else "undefined"
-        script = f"var r = {request}; r.rawQueryString = function () {{ return {raw}; }}; JSON.stringify(handler({{request: r}}))"
+        script = f"var r = {request}; r.rawQueryString = function () {{ return {raw}; }};"
+        script += "JSON.stringify(handler({request: r}))"
         answer = json.loads(engine.eval(script))
         if "statusCode" not in answer:
             return answer["uri"]
@@ -59,7 +61,7 @@ def handler():
         ("/site/beta/OLD.HTM", "302 /site/OLD.HTM"),
         ("/site/beta/docs/", "302 /site/docs/index.html"),
         ("/site/beta/about", "302 /site/about"),
-        # An asset of beta that no behaviour could tell from a page.
+        # An asset of beta that no behavior could distinguish from a page.
         ("/site/beta/v1.2/logo.svg", "/site/beta/v1.2/logo.svg"),
         # Nothing leads out of the prefix, or to another host.
         ("//example.com/", "302 /site//example.com/index.html"),
@@ -68,6 +70,13 @@ def handler():
 )
 def test_where_a_path_leads(handler, path, expected):
     assert handler(path) == expected
+
+
+def test_only_a_directory_of_the_current_site_needs_it(handler):
+    """So /site/*/ runs it and /site/* does not, where each request would be paid."""
+    for path in ("/site/a", "/site/a.css", "/site/a/b.html", "/site/a/.", "/site//a", "/site/betamax", "/site/..b"):
+        assert handler(path) == path
+        assert handler(f"{path}/") == f"{path}/index.html"
 
 
 def test_other_methods_keep_method_and_body(handler):

@@ -1,27 +1,37 @@
-"""deploy, detach and destroy from end to end: the real AWS CLI against moto and the stand-in, with faults on the way."""
+"""deploy, detach and destroy from end to end: boto3 against moto and the stand-in, with faults on the way."""
 
 import base64
 import hashlib
+import io
+import itertools
 import json
+import re
 import subprocess
 import sys
-from pathlib import Path
+import zipfile
 
 import pytest
-from standin import attached, behaviours_of
+from botocore.exceptions import ClientError
+
+import package as package_module
+import pages
+import recipe
+from failure import Failure
+from harness import CANARY, ROOT
+from launchdarkly import fingerprint
+from standin import attached, behaviors_of
+from test_package import elf
 
 FUNCTION = "arn:aws:lambda:us-east-1:123456789012:function:redirect-production"
 STAND_IN = "arn:aws:cloudfront::123456789012:function/redirect-production-current-site"
+ASSETS = ("/site/beta/*.*", "/site/*")  # what no function answers
 PACKAGES = "redirect-production-packages-123456789012"
 
 
-def operations(cloud):
-    return [" ".join(command[:2]) for command in cloud.commands]
-
-
 def uploads(cloud):
-    """What `aws s3 cp` uploaded, by what was said."""
-    return [line.split()[1] for line in cloud.record[-2].splitlines() if line.startswith("  uploaded  site/")]
+    """The keys of the site that the last command uploaded, in order."""
+    puts = [params for operation, params in cloud.calls[cloud.begun :] if operation == "PutObject"]
+    return [params["Key"] for params in puts if params["Bucket"] != PACKAGES]
 
 
 # ---- deploy ----------------------------------------------------------------------------------------------------------
@@ -35,7 +45,8 @@ def test_the_first_deploy_makes_everything(cloud):
     # The package: by content hash, in a private bucket of its own.
     sha256 = hashlib.sha256(package)
     key = f"packages/{sha256.hexdigest()}.zip"
-    assert cloud.keys(PACKAGES) == [key]
+    assert cloud.keys(PACKAGES) == ["history.json", key]
+    assert cloud.s3.head_object(Bucket=PACKAGES, Key=key)["Metadata"] == {"redirect-sdk-key": fingerprint(CANARY)}
     assert cloud.s3.get_object(Bucket=PACKAGES, Key=key)["Body"].read() == package
     block = cloud.s3.get_public_access_block(Bucket=PACKAGES)["PublicAccessBlockConfiguration"]
     assert block == dict.fromkeys(
@@ -45,9 +56,14 @@ def test_the_first_deploy_makes_everything(cloud):
     assert encryption["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
     ownership = cloud.s3.get_bucket_ownership_controls(Bucket=PACKAGES)["OwnershipControls"]["Rules"]
     assert ownership == [{"ObjectOwnership": "BucketOwnerEnforced"}]
-    (statement,) = json.loads(cloud.s3.get_bucket_policy(Bucket=PACKAGES)["Policy"])["Statement"]
-    assert statement["Effect"] == "Deny"
-    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+    tls, readers = json.loads(cloud.s3.get_bucket_policy(Bucket=PACKAGES)["Policy"])["Statement"]
+    assert (tls["Effect"], readers["Effect"]) == ("Deny", "Deny")
+    assert tls["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+    assert readers["Resource"] == f"arn:aws:s3:::{PACKAGES}/packages/*"
+    assert readers["Condition"] == {
+        "ArnNotLike": {"aws:PrincipalArn": ["arn:aws:sts::123456789012:user/moto"]},
+        "Bool": {"aws:PrincipalIsAWSService": "false"},
+    }
 
     # The function: what Lambda@Edge takes, with the package's bytes.
     function = cloud.lambda_.get_function(FunctionName="redirect-production")["Configuration"]
@@ -82,6 +98,21 @@ def test_the_first_deploy_makes_everything(cloud):
     assert cloud.aws.invalidations == [], "nothing was cached before"
 
 
+def test_the_stack_names_its_sdk_key_by_a_fingerprint(cloud, monkeypatch):
+    cloud.does("deploy")
+    first = cloud.stack().tags
+    assert first == {"redirect-sdk-key": fingerprint(CANARY)}
+    assert len(fingerprint(CANARY)) == 8 and fingerprint(CANARY) not in CANARY
+    cloud.stack().tags["team"] = "web"
+    cloud.does("detach")
+    cloud.does("deploy")
+    assert cloud.stack().tags == {**first, "team": "web"}, "tags of others stay"
+    other = "sdk-c0ffee00-0000-4000-8000-00000000beef"
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", other)
+    cloud.does("deploy", "--new-key")
+    assert cloud.stack().tags["redirect-sdk-key"] == fingerprint(other) != fingerprint(CANARY)
+
+
 def test_progress_is_shown_while_the_stack_is_made(cloud):
     cloud.aws.steps = 2
     out = cloud.does("deploy")
@@ -91,13 +122,12 @@ def test_progress_is_shown_while_the_stack_is_made(cloud):
 
 def test_a_second_deploy_changes_nothing(cloud):
     cloud.does("deploy")
-    cloud.commands.clear()
+    cloud.calls.clear()
     out = cloud.does("deploy")
     assert "  nothing to change" in out
     assert "  6 files unchanged" in out
     assert uploads(cloud) == []
     assert cloud.aws.calls["ExecuteChangeSet"] == 1
-    assert "s3api put-object" not in operations(cloud)
     assert cloud.aws.invalidations == []
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
 
@@ -108,7 +138,7 @@ def test_only_what_changed_is_uploaded_and_invalidated(cloud):
     (cloud.project / "site/style.css").unlink()
     (cloud.project / "site/né w.html").write_text("new")
     cloud.does("deploy")
-    assert uploads(cloud) == ["site/docs/index.html", "site/né"]
+    assert sorted(uploads(cloud)) == ["site/docs/index.html", "site/né w.html"]
     assert "site/style.css" not in cloud.keys(cloud.bucket("sitebucket"))
     assert cloud.aws.invalidations == [["/site/docs/index.html", "/site/docs/", "/site/style.css"]]
 
@@ -120,7 +150,31 @@ def test_many_changes_are_one_invalidation_path(cloud):
     for number in range(101):
         (cloud.project / f"site/{number}.txt").write_text("second")
     cloud.does("deploy")
-    assert cloud.aws.invalidations == [["/site/*"]]
+    assert cloud.aws.invalidations == [["/*"]]
+
+
+def test_up_to_fifteen_paths_are_named():
+    keys = [f"site/{number}.txt" for number in range(16)]
+    assert pages.paths_of(keys[:15]) == sorted(f"/{key}" for key in keys[:15])
+    assert pages.paths_of(keys) == ["/*"]
+    assert pages.paths_of(["site/index.html"]) == ["/site/index.html", "/site/"]
+
+
+def test_an_asset_that_cannot_be_uploaded_holds_the_pages_back(cloud):
+    cloud.does("deploy")
+    for name in ("style.css", "index.html"):
+        (cloud.project / "site" / name).write_text("second")
+
+    def denied(operation):
+        if operation == "PutObject" and cloud.calls[-1][1]["Bucket"] != PACKAGES:
+            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "Access Denied"}}, operation)
+
+    cloud.after_call = denied
+    assert "PutObject failed: Access Denied (AccessDenied)" in cloud.fails("deploy")
+    assert uploads(cloud) == ["site/style.css"]
+    cloud.after_call = lambda operation: None
+    cloud.does("deploy")
+    assert cloud.aws.invalidations == [["/site/index.html", "/site/", "/site/style.css"]]
 
 
 def test_another_package_becomes_another_version_and_the_old_one_stays(cloud):
@@ -131,7 +185,7 @@ def test_another_package_becomes_another_version_and_the_old_one_stays(cloud):
     versions = cloud.lambda_.list_versions_by_function(FunctionName="redirect-production")["Versions"]
     assert [version["Version"] for version in versions] == ["$LATEST", "1", "2"]
     assert versions[2]["CodeSha256"] == base64.b64encode(hashlib.sha256(second).digest()).decode()
-    assert len(cloud.keys(PACKAGES)) == 2, "a rollback of the stack needs the package before"
+    assert len(cloud.keys(PACKAGES)) == 3, "a rollback of the stack needs the package before"
 
 
 def test_the_site_can_come_first_and_the_function_later(cloud):
@@ -139,9 +193,9 @@ def test_the_site_can_come_first_and_the_function_later(cloud):
     out = cloud.does("deploy", "--without-function")
     assert "Everyone gets the current site. just deploy production attaches the function." in out
     assert attached(cloud.config()) == set()
-    for behaviour in behaviours_of(cloud.config()):
-        functions = [entry["FunctionARN"] for entry in behaviour["FunctionAssociations"].get("Items", [])]
-        assert functions == ([] if behaviour.get("PathPattern") == "/site/beta/*.*" else [STAND_IN])
+    for behavior in behaviors_of(cloud.config()):
+        functions = [entry["FunctionARN"] for entry in behavior["FunctionAssociations"].get("Items", [])]
+        assert functions == ([] if behavior.get("PathPattern") in ASSETS else [STAND_IN])
     assert "Function" not in cloud.stack().resources
 
     cloud.package()
@@ -154,7 +208,7 @@ def test_environments_live_side_by_side(cloud):
     cloud.does("deploy", "staging")
     cloud.does("deploy", "production", "--without-function")
     assert set(cloud.aws.stacks) == {"redirect-staging", "redirect-production"}
-    cloud.does("destroy", "staging")
+    cloud.does("destroy", "staging", "--yes", "staging")
     assert set(cloud.aws.stacks) == {"redirect-production"}
     assert [name for name in cloud.buckets() if "staging" in name] == []
     assert len([name for name in cloud.buckets() if "production" in name]) == 2
@@ -188,45 +242,315 @@ def test_an_existing_bucket_is_left_alone(cloud):
     assert origin["DomainName"] == "mine.s3.eu-west-1.amazonaws.com"
 
 
-def test_the_dry_run_asks_nobody(cloud, monkeypatch):
+def test_the_dry_run_calls_nobody(cloud, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("LAUNCHDARKLY_SDK_KEY")
     text = "\n".join(cloud.does("deploy", "staging", "--dry-run", "--set", "AccessLogs=yes"))
-    assert cloud.commands == []
-    for told in ("redirect-staging-packages-ACCOUNT", "AWS::CloudFront::Distribution", "parameter AccessLogs = yes"):
-        assert told in text
+    assert cloud.calls == []
+    for reported in (
+        "redirect-staging-packages-ACCOUNT",
+        "AWS::CloudFront::Distribution",
+        "parameter AccessLogs = yes",
+    ):
+        assert reported in text
     assert "site/index.html" in text and ".DS_Store" not in text
     (cloud.project / "target/edge/redirect.zip").unlink()
     assert "once it is built and packed" in "\n".join(cloud.does("deploy", "--dry-run"))
 
 
-def test_deploy_with_the_program_that_users_run(cloud):
-    """Every process here is `aws` itself, not forked from a server of the tests."""
-    forked, real, ran = cloud.run_cli, subprocess.Popen, set()
-
-    def run(command, env, **_):
-        ran.add(Path(command[0]).name)
-        process = real(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        out, err = process.communicate()
-        return subprocess.CompletedProcess(command, process.returncode, out, err)
-
-    cloud.run_cli = run
-    cloud.does("deploy")
-    assert ran == {"aws"}
+def test_deploy_in_a_process_of_its_own(cloud):
+    """As `just deploy` starts it, with the modules and the clock of users; the builds alone are left out."""
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import edge, recipe, command_line\n"
+        "edge.ROOT = Path(sys.argv[2]); edge.TEMPLATE = edge.ROOT / 'cloudformation/edge.yaml'\n"
+        "edge.PACKAGE = edge.ROOT / 'target/edge/redirect.zip'; edge.SITE = edge.ROOT / 'site'\n"
+        "recipe.run = lambda *_: None\n"
+        "sys.exit(command_line.main(['deploy']))"
+    )
+    command = [sys.executable, "-c", script, ROOT / "tools", cloud.project]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    cloud.record += [done.stdout, done.stderr]
+    assert (done.returncode, done.stderr) == (0, "")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
-    cloud.run_cli = forked
     assert "  nothing to change" in cloud.does("deploy"), "both ways of running it leave the same behind"
+
+
+# ---- Guards ----------------------------------------------------------------------------------------------------------
+
+OTHER_KEY = "sdk-0ddba115-0000-4000-8000-00000000beef"
+
+
+def test_another_key_must_be_meant(cloud, monkeypatch):
+    cloud.does("deploy")
+    before = cloud.stack().tags["redirect-sdk-key"]
+    assert re.fullmatch("[0-9a-f]{8}", before) and before not in CANARY
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", OTHER_KEY)
+    cloud.recipes.clear()
+    err = cloud.fails("deploy")
+    assert before in err and "give --new-key" in err and OTHER_KEY not in err
+    assert cloud.recipes == []
+    cloud.package(b"with the other key")
+    cloud.does("deploy", "--new-key")
+    assert cloud.stack().tags["redirect-sdk-key"] != before
+    cloud.does("deploy")
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", CANARY)
+    assert "give --new-key" in cloud.fails("deploy")
+
+
+def test_a_deployment_that_fails_leaves_the_fingerprint_of_the_key_that_runs(cloud, monkeypatch):
+    cloud.does("deploy")
+    before = cloud.stack().tags
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", OTHER_KEY)
+    cloud.package(b"with the other key")
+    cloud.aws.resource_faults["Distribution"] = "Rate exceeded"
+    cloud.fails("deploy", "--new-key")
+    assert cloud.stack().tags == before
+
+
+def test_tags_are_kept_from_one_deploy_to_the_next(cloud):
+    cloud.does("deploy", "--tag", "team=web", "--tag", "cost=a=b")
+    cloud.does("deploy", "--tag", "team=shop")
+    tags = dict(cloud.stack().tags)
+    assert len(tags.pop("redirect-sdk-key")) == 8
+    assert tags == {"team": "shop", "cost": "a=b"}
+    for wrong in ("team", "=x", "aws:x=y", "redirect-sdk-key=0"):
+        assert "expected NAME=VALUE" in cloud.fails("deploy", "--tag", wrong)
+
+
+def test_the_stack_is_protected_until_destroy(cloud):
+    cloud.does("deploy")
+    assert cloud.stack().is_protected
+    cloud.stack().is_protected = False
+    cloud.does("deploy")
+    assert cloud.stack().is_protected, "also if a run was interrupted before it came to that"
+    cloud.does("destroy", "--yes", "production")
+    assert cloud.aws.stacks == {}
+
+
+def test_a_script_must_confirm_the_deletion(cloud):
+    cloud.does("deploy")
+    before = cloud.config()
+    for arguments, reported in (([], "--yes production"), (["--yes", "staging"], "Not confirmed")):
+        assert reported in cloud.fails("destroy", *arguments)
+        assert cloud.config() == before
+
+
+def test_changes_are_shown_and_made_when_confirmed(cloud, monkeypatch):
+    cloud.does("deploy", "--set", "AccessLogs=yes")
+    cloud.package(b"second")
+    change = ("deploy", "--set", "AccessLogs=no", "--confirm")
+    assert "Nobody can be asked here" in cloud.fails(*change)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda _: "no")
+    _, out, err = cloud(*change)
+    assert "Not confirmed" in err
+    assert "  modify  FunctionVersion  AWS::Lambda::Version  REPLACED by a new one" in out
+    assert "  remove  LogDelivery  AWS::Logs::Delivery" in out
+    assert attached(cloud.config()) == {f"{FUNCTION}:1"}
+    assert cloud.aws.change_sets == {}, "none is left behind"
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", interrupt)
+    assert cloud(*change)[0] == 130
+    assert cloud.aws.change_sets == {}
+    monkeypatch.setattr("builtins.input", lambda _: "production")
+    cloud.does(*change)
+    assert attached(cloud.config()) == {f"{FUNCTION}:2"}
+    assert "LogDelivery" not in cloud.stack().resources
+
+
+def test_more_memory_is_a_new_version_of_the_same_package(cloud):
+    cloud.does("deploy")
+    cloud.does("deploy", "--set", "MemorySize=256", "--set", "SystemLogLevel=WARN")
+    (arn,) = attached(cloud.config())
+    assert arn == f"{FUNCTION}:2"
+    assert cloud.lambda_.get_function_configuration(FunctionName=arn)["MemorySize"] == 256
+    assert cloud.stack().resources["Function"].properties["LoggingConfig"]["SystemLogLevel"] == "WARN"
+
+
+def test_a_new_runtime_makes_a_new_version_of_the_same_package(cloud):
+    cloud.does("deploy")
+    template = cloud.project / "cloudformation/edge.yaml"
+    template.write_text(template.read_text().replace("python3.13", "python3.14"))
+    cloud.does("deploy")
+    assert attached(cloud.config()) == {f"{FUNCTION}:2"}
+    assert cloud.lambda_.get_function(FunctionName=f"{FUNCTION}:2")["Configuration"]["Runtime"] == "python3.14"
+    cloud.does("deploy")
+    assert attached(cloud.config()) == {f"{FUNCTION}:2"}
+
+
+def test_a_package_whose_deployment_failed_can_be_deployed_again(cloud, moments):
+    """Lambda publishes nothing that is equal to the version before, which the failed deployment has left behind."""
+    cloud.does("deploy")
+    cloud.package(b"second")
+    cloud.aws.resource_faults["Distribution"] = "Rate exceeded"
+    cloud.fails("deploy")
+    cloud.does("deploy")
+    assert attached(cloud.config()) == {f"{FUNCTION}:3"}
+
+
+# ---- Flag data that is bundled ---------------------------------------------------------------------------------------
+
+FLAGS = "target/edge/flags-" + fingerprint(CANARY) + ".json"
+
+
+@pytest.fixture
+def packing(cloud, launchdarkly, monkeypatch):
+    """Packs for real, around a program as far as its headers go; each package is fetched at another time."""
+    for name in ("src/carrier/carrier.py", "target/lambda/redirect/bootstrap"):
+        (cloud.project / name).parent.mkdir(parents=True, exist_ok=True)
+        (cloud.project / name).write_bytes(elf())
+    launchdarkly.answers["/sdk/flags/rebrand"] = (200, '{"key":"rebrand","version":1,"share":0.50}')
+    monkeypatch.setenv("LAUNCHDARKLY_BASE_URI", launchdarkly.address)
+    monkeypatch.setattr(package_module, "ROOT", cloud.project)
+    minutes = itertools.count()
+    monkeypatch.setattr(package_module, "now", lambda: f"2026-01-31T12:{next(minutes):02}:00Z")
+
+    def run_recipe(name, key=""):
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("LAUNCHDARKLY_SDK_KEY", key)
+            if name == "package" and package_module.main([]):
+                raise Failure("just package failed; see above why.")
+
+    monkeypatch.setattr(recipe, "run", run_recipe)
+    cloud.launchdarkly = launchdarkly
+    return cloud
+
+
+def bundled(cloud):
+    """The date and the flag in the package that is live."""
+    key = cloud.stack().parameters["PackageKey"]
+    with zipfile.ZipFile(io.BytesIO(cloud.s3.get_object(Bucket=PACKAGES, Key=key)["Body"].read())) as package:
+        if "flags.json" not in package.namelist():
+            return None
+        flags = json.loads(package.read("flags.json"))
+        return flags["fetched_at"][11:16], flags["flags"]["rebrand"]["version"]
+
+
+def another_machine(cloud):
+    (cloud.project / FLAGS).unlink(missing_ok=True)
+
+
+def test_flag_data_that_did_not_change_makes_no_new_version(packing):
+    packing.does("deploy")
+    assert bundled(packing) == ("12:00", 1)
+    for _ in range(2):
+        assert "  nothing to change" in packing.does("deploy")
+        another_machine(packing)
+    packing.launchdarkly.answers["/sdk/flags/rebrand"] = (200, '{"key":"rebrand","version":2}')
+    packing.does("deploy")
+    assert bundled(packing) == ("12:03", 2)
+    assert attached(packing.config()) == {f"{FUNCTION}:2"}
+
+
+@pytest.mark.parametrize("status", [503, 429])
+def test_a_deploy_without_launchdarkly_bundles_the_last_flags(packing, status):
+    packing.does("deploy")
+    another_machine(packing)
+    (packing.project / "src/carrier/carrier.py").write_text("changed")
+    packing.launchdarkly.answers["/sdk/flags/rebrand"] = (status, "")
+    _, _, err = packing("deploy")
+    assert f"LaunchDarkly answers {status}" in err
+    assert "Bundled instead: that of 2026-01-31T12:00:00Z" in err
+    assert bundled(packing) == ("12:00", 1)
+    assert attached(packing.config()) == {f"{FUNCTION}:2"}
+
+
+def test_a_first_deploy_without_launchdarkly_bundles_none(packing, monkeypatch):
+    monkeypatch.setenv("LAUNCHDARKLY_BASE_URI", "http://127.0.0.1:9")
+    status, _, err = packing("deploy")
+    assert status == 0 and "Bundled instead: none." in err
+    assert bundled(packing) is None
+
+
+def test_another_keys_flags_are_never_bundled(packing, monkeypatch):
+    packing.does("deploy")
+    other = "sdk-c0ffee00-0000-4000-8000-00000000beef"
+    (packing.project / "target/lambda/redirect/bootstrap").write_bytes(elf(key=other))
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", other)
+    packing.launchdarkly.answers["/sdk/flags/rebrand"] = (503, "")
+    packing.does("deploy", "--new-key")
+    assert bundled(packing) is None
+
+
+def test_a_rejected_key_still_stops_a_deploy(packing):
+    packing.launchdarkly.answers["/sdk/flags/rebrand"] = (401, "")
+    assert "rejected the SDK key" in packing.fails("deploy")
+    assert packing.aws.stacks == {}
+
+
+# ---- publish ---------------------------------------------------------------------------------------------------------
+
+
+def test_publish_changes_the_pages_alone(cloud, monkeypatch):
+    cloud.does("deploy")
+    cloud.recipes.clear()
+    (cloud.project / "target/edge/redirect.zip").unlink()
+    monkeypatch.delenv("LAUNCHDARKLY_SDK_KEY")
+    (cloud.project / "site/index.html").write_text("second")
+    out = cloud.does("publish")
+    assert uploads(cloud) == ["site/index.html"]
+    assert cloud.aws.invalidations == [["/site/index.html", "/site/"]]
+    assert out[-1].startswith("https://")
+    assert cloud.recipes == [] and cloud.aws.calls["ExecuteChangeSet"] == 1
+    assert attached(cloud.config()) == {f"{FUNCTION}:1"}
+
+
+def test_an_interrupted_publish_resumes(cloud):
+    cloud.does("deploy")
+    (cloud.project / "site/index.html").write_text("second")
+
+    def interrupt(operation):
+        if operation == "CreateInvalidation":
+            raise KeyboardInterrupt
+
+    cloud.after_call = interrupt
+    status, _, err = cloud("publish")
+    assert status == 130 and "just publish production resumes" in err
+    cloud.after_call = lambda _: None
+    cloud.does("publish")
+    assert cloud.aws.invalidations[-1] == ["/site/index.html", "/site/"]
+
+
+def test_a_denied_publish_resumes_too(cloud):
+    cloud.does("deploy")
+    (cloud.project / "site/index.html").write_text("second")
+    cloud.aws.faults["CreateInvalidation"] = [403]
+    assert "CreateInvalidation failed: " in cloud.fails("publish")
+    cloud.aws.faults["CreateInvalidation"] = [400, 400]
+    out = cloud.does("publish")
+    assert sum("retrying" in line for line in out) == 2
+    assert cloud.aws.invalidations == [["/site/index.html", "/site/"]]
+
+
+def test_publish_waits_for_an_operation_in_flight(cloud):
+    cloud.does("deploy")
+    cloud.package(b"second")
+    cloud.aws.steps = 1
+    first = cloud.pauses + 1
+    cloud.on_pause = lambda number: (_ for _ in ()).throw(KeyboardInterrupt) if number == first else None
+    assert cloud("deploy")[0] == 130
+    assert any("is in flight" in line for line in cloud.does("publish"))
+    assert attached(cloud.config()) == {f"{FUNCTION}:2"}
+
+
+def test_publish_needs_a_bucket_of_the_stack(cloud):
+    assert "There is no stack" in cloud.fails("publish")
+    cloud.does("deploy", "--set", "ExistingDistributionId=E1EXAMPLE")
+    assert "upload the site to yours" in cloud.fails("publish")
 
 
 # ---- deploy, with faults ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         (["deploy", "Production"], "lower-case"),
         (["deploy", "a" * 21], "up to 20"),
-        (["deploy", "production-flags"], "the flag store of production"),
+        (["deploy", "production-flags"], "The flag store of production"),
         (["url", "store"], "Give the environment first: production store"),
         (["deploy", "--set", "Colour=red"], "expected NAME=VALUE with NAME one of"),
         (["deploy", "--set", "PackageKey=x"], "expected NAME=VALUE"),
@@ -238,93 +562,106 @@ def test_deploy_with_the_program_that_users_run(cloud):
         (["logs"], "There is no stack redirect-production"),
     ],
 )
-def test_a_wrong_command_says_what_would_be_right(cloud, arguments, told):
-    assert told in cloud.fails(*arguments)
+def test_a_wrong_command_says_what_would_be_right(cloud, arguments, reported):
+    assert reported in cloud.fails(*arguments)
     assert cloud.aws.distributions == {}
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "reported"),
     [
-        (lambda project: (project / "target/edge/redirect.zip").unlink(), "just package"),
-        (lambda project: (project / "target/edge/redirect.zip").write_bytes(b"half"), "is no zip file"),
         (lambda project: (project / "site/404.html").unlink(), "lacks 404.html"),
         (lambda project: (project / "site").rename(project / "gone"), "is not there"),
     ],
 )
-def test_what_is_missing_is_told_before_anything_is_done(cloud, spoil, told):
+def test_what_is_missing_is_reported_before_anything_is_done(cloud, spoil, reported):
     spoil(cloud.project)
-    assert told in cloud.fails("deploy")
-    assert cloud.commands == []
+    assert reported in cloud.fails("deploy")
+    assert cloud.calls == [] and cloud.recipes == []
 
 
-def test_missing_credentials_are_told(cloud, monkeypatch):
+@pytest.mark.parametrize(
+    ("spoil", "reported"),
+    [
+        (lambda package: package.unlink(), "just package"),
+        (lambda package: package.write_bytes(b"half"), "not a zip file"),
+    ],
+)
+def test_a_package_that_cannot_be_read_changes_nothing(cloud, spoil, reported):
+    spoil(cloud.project / "target/edge/redirect.zip")
+    assert reported in cloud.fails("deploy")
+    assert set(cloud.operations()) <= {"GetCallerIdentity", "DescribeStacks"}
+
+
+def test_missing_credentials_are_reported(cloud, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     assert "Sign in" in cloud.fails("deploy")
     assert cloud.buckets() == []
 
 
-def test_an_unknown_profile_is_told(cloud, monkeypatch):
+def test_an_unknown_profile_is_reported(cloud, monkeypatch):
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     assert "nobody" in cloud.fails("deploy")
 
 
-def test_no_network_is_told(cloud, monkeypatch):
+def test_no_network_is_reported(cloud, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert "Check the network" in cloud.fails("deploy")
 
 
-def test_denied_permissions_are_told(cloud):
+def test_denied_permissions_are_reported(cloud):
     cloud.aws.faults["CreateChangeSet"] = [403]
     err = cloud.fails("deploy")
-    assert "aws cloudformation create-change-set failed" in err
+    assert "CreateChangeSet failed: " in err
     assert "docs/deploy.md" in err
 
 
 def test_a_configured_region_elsewhere_does_not_matter(cloud, monkeypatch):
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     cloud.does("deploy")
-    assert all(command[command.index("--region") + 1] == "us-east-1" for command in cloud.commands)
+    assert cloud.aws.regions == {"us-east-1"}
 
 
-def test_a_bucket_of_someone_else_gets_no_package(cloud, monkeypatch):
-    """Someone may own the bucket's name already; moto does not heed --expected-bucket-owner, so S3's answer is given."""
-    run = cloud.run_cli
+def test_a_bucket_of_someone_else_gets_no_package(cloud):
+    """Someone may own the bucket's name already; moto ignores ExpectedBucketOwner, so S3's answer is given."""
 
-    def denied(command, env, **options):
-        if command[1:3] == ["s3api", "head-bucket"] and "--expected-bucket-owner" in command:
-            error = "An error occurred (403) when calling the HeadBucket operation: Forbidden"
-            return subprocess.CompletedProcess(command, 255, "", error)
-        return run(command, env=env, **options)
+    def denied(operation):
+        if operation == "HeadBucket":
+            assert "ExpectedBucketOwner" in cloud.calls[-1][1]
+            raise ClientError({"Error": {"Code": "403", "Message": "Forbidden"}}, operation)
 
-    cloud.run_cli = denied
+    cloud.after_call = denied
     assert "is not yours" in cloud.fails("deploy")
-    assert "s3api put-object" not in operations(cloud)
+    assert "PutObject" not in cloud.operations()
 
 
-def test_every_use_of_the_package_bucket_names_its_owner(cloud):
+def test_every_use_of_a_bucket_names_its_owner(cloud):
+    """Of the site's too, whose name someone may take when it is gone."""
     cloud.does("deploy")
-    to_bucket = [command for command in cloud.commands if command[0] == "s3api" and PACKAGES in command]
-    private = [command for command in to_bucket if command[1] not in ("create-bucket", "get-object")]
-    assert len(private) >= 7
-    assert all("--expected-bucket-owner" in command for command in private)
+    (cloud.project / "site/style.css").unlink()
+    cloud.does("deploy")
+    cloud.does("destroy", "--yes", "production")
+    uses = [(name, params) for name, params in cloud.calls if "Bucket" in params and name != "CreateBucket"]
+    assert len({params["Bucket"] for _, params in uses}) == 2
+    assert {"PutObject", "ListObjectsV2", "DeleteObjects", "ListObjects", "DeleteBucket"} <= {name for name, _ in uses}
+    assert [name for name, params in uses if params.get("ExpectedBucketOwner") != "123456789012"] == []
 
 
 def test_a_lost_connection_does_not_end_a_wait(cloud):
     cloud.aws.faults["DescribeStackEvents"] = [None, "reset", 400, None]
     out = cloud.does("deploy")
-    assert sum("asking again" in line for line in out) == 2
+    assert sum("retrying" in line for line in out) == 2
 
 
 def test_a_service_that_stays_away_ends_a_wait(cloud):
-    cloud.aws.faults["DescribeStackEvents"] = [None] + [400] * 6
+    cloud.aws.faults["DescribeStackEvents"] = [None] + [400] * 8
     assert "Throttling" in cloud.fails("deploy")
     cloud.does("deploy")
 
 
 @pytest.mark.parametrize("when", range(1, 4))
-def test_an_interrupted_deploy_is_taken_up_again(cloud, when):
+def test_an_interrupted_deploy_resumes(cloud, when):
     def interrupt(number):
         if number == when:
             raise KeyboardInterrupt
@@ -333,11 +670,11 @@ def test_an_interrupted_deploy_is_taken_up_again(cloud, when):
     cloud.on_pause = interrupt
     status, _, err = cloud("deploy")
     assert status == 130
-    assert "just deploy production takes it up again" in err
+    assert "just deploy production resumes" in err
     out = cloud.does("deploy")
     assert out[-1].startswith("https://")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
-    assert cloud.aws.calls["ExecuteChangeSet"] == 1, "the operation that was under way was waited for, not repeated"
+    assert cloud.aws.calls["ExecuteChangeSet"] == 1, "the operation in flight was waited for, not repeated"
     assert len(cloud.keys(cloud.bucket("sitebucket"))) == 6
 
 
@@ -359,7 +696,7 @@ def test_a_stack_that_cannot_be_made_says_why_and_how_to_go_on(cloud):
     assert "ROLLBACK_COMPLETE" in err
     assert "CREATE_FAILED" in err and "maximum size of the function is 1048576" in err
     assert "just destroy" in cloud.fails("deploy")
-    cloud.does("destroy")
+    cloud.does("destroy", "--yes", "production")
     cloud.does("deploy")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
 
@@ -379,7 +716,7 @@ def test_an_update_that_fails_leaves_the_site_as_it_was(cloud):
     cloud.aws.resource_faults["Distribution"] = "Rate exceeded"
     err = cloud.fails("deploy")
     assert "UPDATE_ROLLBACK_COMPLETE" in err and "Rate exceeded" in err and "Everything runs as before" in err
-    assert behaviours_of(cloud.config())[1:] == behaviours_of(before)[1:]
+    assert behaviors_of(cloud.config())[1:] == behaviors_of(before)[1:]
     cloud.package(b"third")
     cloud.does("deploy")
 
@@ -395,36 +732,32 @@ def test_a_stack_that_needs_repair_says_how(cloud):
 
 def test_detach_sends_everyone_to_the_current_site(cloud):
     cloud.does("deploy")
-    with_function = [part.get("PathPattern") for part in behaviours_of(cloud.config()) if attached_to(part)]
+    with_function = [part.get("PathPattern") for part in behaviors_of(cloud.config()) if attached_to(part)]
     assert with_function == [None, "/site/", "/site/beta", "/site/beta/*.htm*", "/site/beta/*.*/*", "/site/beta/*"]
     cloud.aws.slow_distribution = 2
     out = cloud.does("detach")
     assert any("CloudFront is spreading the change" in line for line in out)
     assert attached(cloud.config()) == set()
-    for behaviour in behaviours_of(cloud.config()):
-        if behaviour.get("PathPattern") != "/site/beta/*.*":
-            assert [entry["FunctionARN"] for entry in behaviour["FunctionAssociations"]["Items"]] == [STAND_IN]
+    for behavior in behaviors_of(cloud.config()):
+        if behavior.get("PathPattern") not in ASSETS:
+            assert [entry["FunctionARN"] for entry in behavior["FunctionAssociations"]["Items"]] == [STAND_IN]
     assert cloud.stack().parameters["AttachFunction"] == "no", "the stack's next update would attach it otherwise"
-    assert "The function is not attached to any behaviour." in cloud.does("detach")
+    assert "The function is not attached to any behavior." in cloud.does("detach")
     cloud.does("deploy")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
 
 
-def attached_to(behaviour):
-    return behaviour["LambdaFunctionAssociations"]["Quantity"] > 0
+def attached_to(behavior):
+    return behavior["LambdaFunctionAssociations"]["Quantity"] > 0
 
 
 def test_detach_needs_one_call_before_it_takes_effect(cloud):
     """In an emergency nothing slow may stand before the update of the distribution."""
     cloud.does("deploy")
-    cloud.commands.clear()
+    cloud.calls.clear()
     cloud.does("detach")
-    before = operations(cloud)[: operations(cloud).index("cloudfront update-distribution")]
-    assert set(before) <= {
-        "cloudformation describe-stacks",
-        "cloudformation describe-stack-resources",
-        "cloudfront get-distribution-config",
-    }
+    before = cloud.operations()[: cloud.operations().index("UpdateDistribution")]
+    assert set(before) <= {"DescribeStacks", "DescribeStackResources", "GetDistributionConfig"}
 
 
 def test_detach_works_in_whatever_state_the_stack_is(cloud):
@@ -445,7 +778,7 @@ def test_detach_survives_a_change_of_the_distribution_by_someone_else(cloud):
     assert attached(cloud.config()) == set()
 
 
-def test_an_interrupted_detach_is_taken_up_again(cloud):
+def test_an_interrupted_detach_resumes(cloud):
     cloud.does("deploy")
     cloud.aws.slow_distribution = 2
     first = cloud.pauses + 1
@@ -467,32 +800,214 @@ def test_deploy_attaches_again_what_was_detached_behind_the_stack(cloud):
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
 
 
-def test_detach_from_an_existing_distribution_spares_other_functions(cloud):
-    other = "arn:aws:lambda:us-east-1:123456789012:function:other:3"
+# ---- A distribution that exists --------------------------------------------------------------------------------------
 
-    def behaviour(*arns):
-        items = [{"EventType": kind, "LambdaFunctionARN": arn, "IncludeBody": False} for kind, arn in arns]
+OTHER = "arn:aws:lambda:us-east-1:123456789012:function:other:3"
+OTHER_SCRIPT = "arn:aws:cloudfront::123456789012:function/other"
+EXISTING = ("deploy", "--set", "ExistingDistributionId=E1EXAMPLE")
+
+
+def existing(cloud, behaviors):
+    """Puts a distribution there: of each path pattern, what its events run. None is the default behavior."""
+
+    def behavior(pattern, runs):
+        lambdas, scripts = [], []
+        for event, arn in runs:
+            if ":lambda:" in arn:
+                lambdas.append({"EventType": event, "LambdaFunctionARN": arn, "IncludeBody": False})
+            else:
+                scripts.append({"EventType": event, "FunctionARN": arn})
         return {
+            **({"PathPattern": pattern} if pattern else {}),
             "TargetOriginId": "mine",
             "ViewerProtocolPolicy": "https-only",
-            "LambdaFunctionAssociations": {"Quantity": len(items), "Items": items},
-            "FunctionAssociations": {"Quantity": 0},
+            "LambdaFunctionAssociations": {"Quantity": len(lambdas), "Items": lambdas},
+            "FunctionAssociations": {"Quantity": len(scripts), "Items": scripts},
         }
 
-    cloud.does("deploy", "--set", "ExistingDistributionId=E1EXAMPLE")
-    cloud.aws.put_distribution(
-        "E1EXAMPLE",
+    others = [behavior(pattern, runs) for pattern, runs in behaviors.items() if pattern]
+    header = {"HeaderName": "x-origin-secret", "HeaderValue": "for the origin alone"}
+    origin = {"Id": "mine", "DomainName": "example.com", "CustomHeaders": {"Quantity": 1, "Items": [header]}}
+    config = {
+        "CallerReference": "mine",
+        "Comment": "",
+        "Enabled": True,
+        "Origins": {"Quantity": 1, "Items": [origin]},
+        "DefaultCacheBehavior": behavior(None, behaviors[None]),
+        "CacheBehaviors": {"Quantity": len(others), "Items": others},
+    }
+    cloud.aws.put_distribution("E1EXAMPLE", config)
+
+
+def what_runs(cloud):
+    found = {}
+    for behavior in behaviors_of(cloud.config()):
+        lambdas = behavior["LambdaFunctionAssociations"].get("Items", [])
+        scripts = behavior["FunctionAssociations"].get("Items", [])
+        found[behavior.get("PathPattern")] = [
+            (entry["EventType"], entry.get("LambdaFunctionARN") or entry["FunctionARN"]) for entry in lambdas + scripts
+        ]
+    return found
+
+
+def saved(cloud):
+    return sorted((cloud.project / "target/edge").glob("E1EXAMPLE-*.json"))
+
+
+def test_a_release_to_an_existing_distribution_is_one_command(cloud):
+    runs = {
+        None: [("viewer-request", f"{FUNCTION}:1"), ("origin-request", OTHER)],
+        # CloudFront accepts a pattern without the slash too.
+        "site/beta": [],
+        "/site/beta/*": [("viewer-request", STAND_IN)],
+        "/site/beta/*.*": [],
+        "/site/*/": [],
+        "/de/*": [("viewer-request", f"{FUNCTION}:1")],
+        "/api/*": [("viewer-request", OTHER)],
+    }
+    cloud.does(*EXISTING)
+    existing(cloud, runs)
+    cloud.package(b"second")
+    cloud.aws.slow_distribution = 2
+    text = "\n".join(cloud.does("deploy", "--attach"))
+    new = ("viewer-request", f"{FUNCTION}:2")
+    assert what_runs(cloud) == {
+        None: [("origin-request", OTHER), new],
+        "site/beta": [new],
+        "/site/beta/*": [new],
+        "/site/beta/*.*": [],
+        "/site/*/": [("viewer-request", STAND_IN)],
+        "/de/*": [new],
+        "/api/*": [("viewer-request", OTHER)],
+    }
+    assert cloud.aws.calls["UpdateDistribution"] == 1, "all at once"
+    # What changed is printed, what was before is kept, an origin's secret header included and so for the owner alone.
+    assert "function:redirect-production:1 -> function:redirect-production:2" in text
+    assert "/site/beta/*.htm*    is not one of its behaviors" in text
+    assert "CloudFront is spreading the change" in text
+    (file,) = saved(cloud)
+    assert f"configuration of before is in {file}" in text
+    assert json.loads(file.read_text())["DefaultCacheBehavior"]["LambdaFunctionAssociations"]["Quantity"] == 2
+    assert (file.stat().st_mode & 0o777, "for the origin alone" in text) == (0o600, False)
+
+    assert "  no behavior to change" in cloud.does("deploy", "--attach")
+    assert cloud.aws.calls["UpdateDistribution"] == 1
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        {None: [("viewer-request", OTHER)], "/site/beta": []},
+        {None: [], "/site/beta": [("viewer-request", OTHER_SCRIPT)]},
+        # A CloudFront Function on responses and Lambda@Edge on requests exclude each other too.
+        {None: [], "/site/beta": [("viewer-response", OTHER_SCRIPT)]},
+    ],
+)
+def test_nothing_is_attached_beside_another_function(cloud, runs):
+    cloud.does(*EXISTING)
+    existing(cloud, runs)
+    cloud.recipes.clear()
+    cloud.package(b"second")
+    err = cloud.fails("deploy", "--attach")
+    assert "Nothing was attached" in err
+    assert ("*" if runs[None] else "/site/beta") + "  " + (OTHER if runs[None] else OTHER_SCRIPT) in err
+    assert what_runs(cloud) == runs
+    assert cloud.recipes == [], "that is seen before anything is built"
+
+
+def test_a_function_of_ones_own_may_name_the_index_pages(cloud):
+    own = [("viewer-request", OTHER_SCRIPT)]
+    cloud.does(*EXISTING)
+    existing(cloud, {None: [], "/site/*/": own})
+    cloud.does("deploy", "--attach")
+    assert what_runs(cloud) == {None: [("viewer-request", f"{FUNCTION}:1")], "/site/*/": own}
+
+
+@pytest.mark.parametrize(("faults", "tries"), [([412], 2), ([412, 412], 3)])
+def test_attaching_survives_a_change_by_someone_else(cloud, faults, tries):
+    cloud.does(*EXISTING)
+    existing(cloud, {None: []})
+    cloud.aws.faults["UpdateDistribution"] = faults
+    cloud.does("deploy", "--attach")
+    assert what_runs(cloud) == {None: [("viewer-request", f"{FUNCTION}:1")]}
+    assert cloud.aws.calls["UpdateDistribution"] == tries
+
+
+def test_a_refused_attachment_is_reported_and_a_later_run_attaches(cloud):
+    cloud.does(*EXISTING)
+    existing(cloud, {None: [], "/site/beta": []})
+    cloud.aws.faults["UpdateDistribution"] = [403]
+    assert "UpdateDistribution failed: " in cloud.fails("deploy", "--attach")
+    assert what_runs(cloud) == {None: [], "/site/beta": []}
+    cloud.aws.slow_distribution = 2
+    first = cloud.pauses + 1
+    cloud.on_pause = lambda number: (_ for _ in ()).throw(KeyboardInterrupt) if number == first else None
+    assert cloud("deploy", "--attach")[0] == 130
+    assert "  no behavior to change" in cloud.does("deploy", "--attach")
+
+
+@pytest.mark.parametrize("arguments", [["--attach"], [*EXISTING[1:], "--attach", "--without-function"]])
+def test_attach_needs_a_function_and_a_distribution_that_exists(cloud, arguments):
+    for more in ([], ["--dry-run"]):
+        assert "ExistingDistributionId" in cloud.fails("deploy", *arguments, *more)
+    assert cloud.recipes == []
+
+
+def test_detach_spares_other_functions_and_partial_and_old_associations_go(cloud):
+    cloud.does(*EXISTING)
+    existing(
+        cloud,
         {
-            "CallerReference": "mine",
-            "Comment": "",
-            "Enabled": True,
-            "Origins": {"Quantity": 1, "Items": [{"Id": "mine", "DomainName": "example.com"}]},
-            "DefaultCacheBehavior": behaviour(("viewer-request", f"{FUNCTION}:1"), ("origin-request", other)),
-            "CacheBehaviors": {"Quantity": 0},
+            None: [("viewer-request", f"{FUNCTION}:1"), ("origin-request", OTHER)],
+            "/site/beta": [("viewer-request", f"{FUNCTION}:7")],
+            "/site/beta/*": [],
         },
     )
     cloud.does("detach")
-    assert attached(cloud.config()) == {other}
+    assert what_runs(cloud) == {None: [("origin-request", OTHER)], "/site/beta": [], "/site/beta/*": []}
+
+
+def test_after_detach_the_current_site_is_where_the_distribution_has_its_function(cloud):
+    cloud.does(*EXISTING)
+    existing(cloud, {None: [], "/site/*/": []})
+    cloud.does("deploy", "--attach")
+    cloud.does("detach")
+    current = [("viewer-request", STAND_IN)]
+    assert what_runs(cloud) == {None: current, "/site/*/": current}
+    cloud.does("deploy", "--attach")
+    assert what_runs(cloud) == {None: [("viewer-request", f"{FUNCTION}:1")], "/site/*/": current}
+
+
+def test_rollback_reaches_an_existing_distribution_too(cloud):
+    """One that was released to by hand as well: what runs the function runs the other version of it."""
+    cloud.does(*EXISTING)
+    existing(cloud, {None: [], "/site/beta": [], "/api/*": [("viewer-request", OTHER)]})
+    cloud.does("deploy", "--attach")
+    cloud.package(b"second")
+    cloud.does("deploy", "--attach")
+    cloud.does("rollback")
+    (version,) = {arn for event, arn in what_runs(cloud)[None] + what_runs(cloud)["/site/beta"]}
+    assert version == cloud.stack().resources["FunctionVersion"].physical == f"{FUNCTION}:3"
+    assert what_runs(cloud)["/api/*"] == [("viewer-request", OTHER)]
+
+
+def test_rollback_prints_what_to_attach_where_nothing_runs_the_function(cloud):
+    cloud.does(*EXISTING)
+    existing(cloud, {None: []})
+    cloud.package(b"second")
+    cloud.does("deploy")
+    assert f"  redirect function    {FUNCTION}:3" in cloud.does("rollback")
+    assert what_runs(cloud) == {None: []}
+
+
+def test_destroy_leaves_an_existing_distribution_without_our_functions(cloud):
+    """CloudFront deletes no CloudFront Function that a distribution runs."""
+    cloud.does(*EXISTING)
+    existing(cloud, {None: [], "/site/*/": [], "/api/*": [("viewer-request", OTHER_SCRIPT)]})
+    cloud.does("deploy", "--attach")
+    cloud.does("destroy", "--yes", "production")
+    assert what_runs(cloud) == {None: [], "/site/*/": [], "/api/*": [("viewer-request", OTHER_SCRIPT)]}
+    assert cloud.aws.stacks == {}
 
 
 # ---- destroy ---------------------------------------------------------------------------------------------------------
@@ -503,18 +1018,18 @@ def test_destroy_waits_for_the_replicas_and_leaves_nothing(cloud):
     cloud.package(b"second")
     cloud.does("deploy")
     cloud.aws.replicas_live_for = 3
-    out = cloud.does("destroy")
+    out = cloud.does("destroy", "--yes", "production")
     assert sum("waiting for the replicas" in line for line in out) == 3
     assert any("Interrupting is safe" in line for line in out)
     assert cloud.buckets() == []
     assert cloud.aws.stacks == {} and cloud.aws.distributions == {}
     assert cloud.lambda_.list_functions()["Functions"] == []
-    out = cloud.does("destroy")
+    out = cloud.does("destroy", "--yes", "production")
     assert "There is no stack redirect-production." in out
 
 
 @pytest.mark.parametrize("when", range(1, 7))
-def test_an_interrupted_destroy_is_taken_up_again(cloud, when):
+def test_an_interrupted_destroy_resumes(cloud, when):
     cloud.does("deploy")
     cloud.aws.slow_distribution = 2
     cloud.aws.steps = 3
@@ -525,10 +1040,10 @@ def test_an_interrupted_destroy_is_taken_up_again(cloud, when):
             raise KeyboardInterrupt
 
     cloud.on_pause = interrupt
-    status, _, err = cloud("destroy")
+    status, _, err = cloud("destroy", "--yes", "production")
     assert status == 130
-    assert "just destroy production takes it up again" in err
-    cloud.does("destroy")
+    assert "just destroy production resumes" in err
+    cloud.does("destroy", "--yes", "production")
     assert cloud.buckets() == [] and cloud.aws.stacks == {} and cloud.aws.distributions == {}
     assert cloud.lambda_.list_functions()["Functions"] == []
 
@@ -537,7 +1052,7 @@ def test_a_deploy_after_an_interrupted_destroy_brings_the_site_back(cloud):
     cloud.does("deploy")
     first = cloud.pauses + 1
     cloud.on_pause = lambda number: (_ for _ in ()).throw(KeyboardInterrupt) if number == first else None
-    assert cloud("destroy")[0] == 130
+    assert cloud("destroy", "--yes", "production")[0] == 130
     assert attached(cloud.config()) == set()
     cloud.does("deploy")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
@@ -554,18 +1069,18 @@ def test_a_stack_that_cannot_be_deleted_says_why(cloud):
 
     cloud.aws.unmake = refuse
     try:
-        err = cloud.fails("destroy")
+        err = cloud.fails("destroy", "--yes", "production")
     finally:
         cloud.aws.unmake = real
     assert "DELETE_FAILED" in err and "not empty" in err
-    cloud.does("destroy")
+    cloud.does("destroy", "--yes", "production")
     assert cloud.buckets() == []
 
 
 def test_the_access_logs_outlive_the_site(cloud):
     cloud.does("deploy", "--set", "AccessLogs=yes")
     kept = cloud.bucket("logbucket")
-    out = cloud.does("destroy")
+    out = cloud.does("destroy", "--yes", "production")
     assert f"The bucket of the access logs stays: {kept}" in out
     assert cloud.buckets() == [kept]
 
@@ -601,8 +1116,8 @@ def test_the_key_would_be_found_if_it_were_shown(cloud):
     cloud.does("deploy")
     recorded = "\n".join(cloud.record + cloud.aws.requests)
     for trace in (
-        "--change-set-name",  # command lines
-        '"AttachFunction"',  # the files that they name
+        '"ChangeSetName"',  # calls
+        '"AttachFunction"',  # with their parameters
         "uploaded packages/",  # output
         "TemplateBody=",  # what reaches CloudFormation, parameters included
     ):

@@ -4,8 +4,9 @@ import json
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
-FLAG = {"key": "rebrand", "version": 3, "on": True, "variations": [True, False]}
+FLAG = {"key": "rebrand", "version": 3, "on": True, "variations": [True, False], "offVariation": 1}
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def findings(cloud):
     _, out, _ = cloud("doctor")
     found, name = {}, ""
     for line in out:
-        if line.startswith(("ok ", "WRONG ", "-- ")):
+        if line.startswith(("ok ", "warn ", "WRONG ", "-- ")):
             verdict, name, text = line.split(None, 1)[0], line[7:20].strip(), line[20:]
             found[name] = [verdict == "ok", text]
         else:
@@ -33,11 +34,15 @@ def findings(cloud):
 def test_doctor_looks_at_everything(ready):
     ready.does("deploy")
     found = findings(ready)
-    assert list(found) == ["SDK key", "Flag", "Credentials", "Region", "Concurrency", "Zip quota", "Stack"]
+    assert list(found) == [
+        "SDK key", "Flag", "Credentials", "Region", "Concurrency", "Zip quota", "Stack", "Behaviors",
+    ]  # fmt: skip
     assert [name for name, (right, _) in found.items() if not right] == ["Concurrency"]
     assert "boolean and on (version 3)" in found["Flag"][1]
     assert "123456789012" in found["Credentials"][1]
-    assert "Service Quotas" in found["Concurrency"][1]
+    assert "at most 100 requests a second" in found["Concurrency"][1] and "Service Quotas" in found["Concurrency"][1]
+    assert "has 9 cache behaviors" in found["Behaviors"][1]
+    assert "Free refuses it (5), Pro allows it (10)" in found["Behaviors"][1]
     assert "1 MB" in found["Zip quota"][1]
     assert found["Stack"][1].endswith("the function is attached")
 
@@ -47,7 +52,7 @@ def test_doctor_fails_when_something_is_wrong(ready):
 
 
 @pytest.mark.parametrize(
-    ("flag", "told"),
+    ("flag", "reported"),
     [
         (None, "does not exist"),
         ({**FLAG, "on": False}, "is off"),
@@ -56,20 +61,31 @@ def test_doctor_fails_when_something_is_wrong(ready):
         ({**FLAG, "deleted": True}, "archived or deleted"),
     ],
 )
-def test_doctor_sees_what_is_wrong_with_the_flag(ready, flag, told):
+def test_doctor_sees_what_is_wrong_with_the_flag(ready, flag, reported):
     ready.launchdarkly.answers["/sdk/flags/rebrand"] = (200, json.dumps(flag)) if flag else (404, "")
     right, text = findings(ready)["Flag"]
-    assert not right and told in text
+    assert not right and reported in text
+
+
+def test_doctor_warns_when_off_would_mean_the_new_site(ready):
+    ready.launchdarkly.answers["/sdk/flags/rebrand"] = (200, json.dumps({**FLAG, "offVariation": 0}))
+    _, out, err = ready("doctor")
+    assert any(line.startswith("warn   Flag ") for line in out)
+    assert "Its off variation is true" in "\n".join(out)
+    assert "Flag" not in err, "a warning is not a failure"
+    for off in (1, None):
+        ready.launchdarkly.answers["/sdk/flags/rebrand"] = (200, json.dumps({**FLAG, "offVariation": off}))
+        assert "off variation" not in findings(ready)["Flag"][1]
 
 
 @pytest.mark.parametrize(
-    ("key", "told"),
+    ("key", "reported"),
     [("", "is not set"), ("sdk-short", "does not look like an SDK key"), ("mob-1", "a mobile key")],
 )
-def test_doctor_sees_what_is_wrong_with_the_key(ready, monkeypatch, key, told):
+def test_doctor_sees_what_is_wrong_with_the_key(ready, monkeypatch, key, reported):
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", key)
     right, text = findings(ready)["SDK key"]
-    assert not right and told in text
+    assert not right and reported in text
     assert not key or key not in text
 
 
@@ -83,6 +99,53 @@ def test_doctor_sees_missing_credentials_and_a_broken_stack(ready, monkeypatch):
     assert not found["Credentials"][0] and "Sign in" in found["Credentials"][1]
     assert found["Flag"][0], "what needs no account is still examined"
     assert found["Stack"][1] == "not examined, as it needs: Credentials"
+
+
+@pytest.fixture
+def store_source(ready, monkeypatch):
+    """The flag comes from a table, and no event goes to LaunchDarkly."""
+    path = ready.project / "redirect.toml"
+    text = path.read_text()
+    for before, after in (
+        ('source = "launchdarkly"', 'source = "dynamodb"'),
+        ('events = "full"', 'events = "off"'),
+        ('store_table = ""', 'store_table = "redirect-production-flags"'),
+        ('store_regions = ""', 'store_regions = "us-east-1, eu-central-1"'),
+    ):
+        assert before in text
+        text = text.replace(before, after)
+    path.write_text(text)
+    ready.does("store-deploy")
+    monkeypatch.delenv("LAUNCHDARKLY_SDK_KEY")
+    return ready
+
+
+def test_doctor_examines_a_store_and_asks_for_no_key_that_is_not_needed(store_source):
+    cloud = store_source
+    policy = cloud.stack("redirect-production-flags").resources["ReadPolicy"].physical
+    found = findings(cloud)
+    assert found["SDK key"] == (True, "not needed: the flag comes from a store, and events are off")
+    assert found["Flag"][0] and cloud.launchdarkly.asked == []
+    assert not found["Flag store"][0] and "in eu-central-1 is not there" in found["Flag store"][1]
+
+    cloud.make_table("eu-central-1", "redirect-production-flags")
+    right, text = findings(cloud)["Flag store"]
+    assert right and "us-east-1, eu-central-1" in text and "FlagStorePolicyArn" in text
+    cloud.does("deploy")
+    right, text = findings(cloud)["Flag store"]
+    assert not right and "no policy to read the table" in text
+    cloud.does("deploy", "--set", f"FlagStorePolicyArn={policy}")
+    right, text = findings(cloud)["Flag store"]
+    assert right and policy in text
+
+
+@pytest.mark.parametrize("fault", [403, 500])
+def test_doctor_goes_on_when_a_call_is_refused_or_fails(ready, fault):
+    ready.does("deploy")
+    ready.aws.faults["GetDistributionConfig"] = [fault] * 8
+    found = findings(ready)
+    assert not found["Stack"][0] and "GetDistributionConfig failed" in found["Stack"][1]
+    assert found["Behaviors"] == (False, "not examined, as it needs: Stack")
 
 
 def write_log(cloud, region, message, seconds_ago):
@@ -130,6 +193,42 @@ def test_logs_say_when_there_are_none_yet(cloud, monkeypatch):
     cloud.on_pause = stop
     _, out, _ = cloud("logs")
     assert any("No Region has the log group" in line for line in out)
+
+
+def retention(cloud, region):
+    (group,) = cloud.logs(region).describe_log_groups(logGroupNamePrefix="/aws/lambda/us-east-1.")["logGroups"]
+    return group.get("retentionInDays")
+
+
+def test_logs_are_kept_for_so_many_days_in_every_region(cloud, monkeypatch):
+    monkeypatch.setattr("logs.regions_of_account", lambda: ["us-east-1", "eu-central-1", "sa-east-1"])
+    assert "No Region has the log group /aws/lambda/us-east-1.redirect-production yet." in cloud.does("retention", "30")
+    for region in ("eu-central-1", "sa-east-1"):
+        write_log(cloud, region, "a decision", 5)
+    out = cloud.does("retention", "30")
+    assert "  eu-central-1     30 days" in out and "  sa-east-1        30 days" in out
+    assert "run this again" in out[-1]
+    cloud.does("retention", "production", "7")
+    assert (retention(cloud, "eu-central-1"), retention(cloud, "sa-east-1")) == (7, 7)
+    with pytest.raises(SystemExit):
+        cloud("retention", "production", "2")
+
+
+def test_a_region_that_refuses_does_not_keep_the_others_from_their_retention(cloud, monkeypatch):
+    monkeypatch.setattr("logs.regions_of_account", lambda: ["eu-central-1", "sa-east-1"])
+    for region in ("eu-central-1", "sa-east-1"):
+        write_log(cloud, region, "a decision", 5)
+    refused: list[str] = []
+
+    def denied(operation):
+        if operation == "PutRetentionPolicy" and not refused:
+            refused.append(operation)
+            raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": "by the organization"}}, operation)
+
+    cloud.before_call = denied
+    err = cloud.fails("retention", "30")
+    assert "was not set in eu-central-1" in err
+    assert (retention(cloud, "eu-central-1"), retention(cloud, "sa-east-1")) == (None, 30)
 
 
 def test_the_regions_are_those_of_the_account(cloud):

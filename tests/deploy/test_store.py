@@ -1,33 +1,23 @@
-"""The commands of the flag store: the real AWS CLI against moto and the stand-in, with faults on the way."""
+"""The commands of the flag store: boto3 against moto and the stand-in, with faults on the way."""
 
 import json
 import re
 import sys
 
-from harness import CANARY  # first: it finds the tools
-
 import pytest
+
 import stack
 import standin
 import store
+from harness import CANARY  # first: it finds the tools
 
 ACCOUNT = "123456789012"
 STACK = "redirect-production-flags"
 PACKAGES = f"{STACK}-packages-{ACCOUNT}"
 SDK_KEY = "/redirect/production/sdk-key"
 WEBHOOK_SECRET = "/redirect/production/webhook-secret"
+OTHER_KEY = "sdk-0ddba115-0000-4000-8000-00000000beef"
 SECRET_ARN = f"arn:aws:secretsmanager:us-east-1:{ACCOUNT}:secret:launchdarkly/{{}}-AbC123"
-
-
-@pytest.fixture(autouse=True)
-def built(cloud):
-    pack(cloud)
-
-
-def pack(cloud, content=b"first"):
-    path = cloud.project / "target/lambda/flag-sync/bootstrap.zip"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
 
 
 def secret(cloud, name):
@@ -51,7 +41,7 @@ def left(cloud):
     }
 
 
-NOTHING = dict.fromkeys(("stacks", "parameters", "buckets", "tables", "functions"), [])
+NOTHING: dict[str, list[str]] = {"stacks": [], "parameters": [], "buckets": [], "tables": [], "functions": []}
 ALL = {
     "stacks": [STACK],
     "parameters": [SDK_KEY, WEBHOOK_SECRET],
@@ -87,15 +77,14 @@ def test_a_second_deploy_changes_nothing_and_another_package_only_the_function(c
     cloud.does("store-deploy", "--set", "ScheduleMinutes=10", "--set", "ReplicaRegion1=eu-central-1")
     webhook_secret = secret(cloud, WEBHOOK_SECRET)
     before = dict(cloud.stack(STACK).resources)
-    cloud.commands.clear()
+    cloud.calls.clear()
     # The key is in SSM now.
     monkeypatch.delenv("LAUNCHDARKLY_SDK_KEY")
     assert "  nothing to change" in cloud.does("store-deploy")
-    done = {" ".join(command[:2]) for command in cloud.commands}
-    assert not done & {"s3api put-object", "s3api create-bucket", "ssm put-parameter"}
+    assert not set(cloud.operations()) & {"PutObject", "CreateBucket", "PutParameter"}
     assert cloud.aws.calls["ExecuteChangeSet"] == 1
 
-    pack(cloud, b"second")
+    cloud.flag_sync_package(b"second")
     cloud.does("store-deploy")
     after = cloud.stack(STACK).resources
     assert [name for name in after if after[name] is not before[name]] == ["Sync"]
@@ -112,15 +101,15 @@ def test_the_key_goes_to_ssm_and_nowhere_else(cloud, monkeypatch):
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", "sdk-c0ffee00-0000-4000-8000-0000000000ld")
     cloud.does("store-deploy")
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", CANARY)
-    cloud.does("store-deploy")
+    cloud.does("store-deploy", "--new-key")
     assert secret(cloud, SDK_KEY) == CANARY, "another key in the shell replaces it"
     puts = [(put["Name"], put["Type"], put["Overwrite"]) for put in cloud.aws.put_parameters]
     of_key = (SDK_KEY, "SecureString", True)
     assert puts == [of_key, (WEBHOOK_SECRET, "SecureString", False), of_key]
     recorded = "\n".join(cloud.record + cloud.aws.requests)
     for trace in (
-        '"ssm", "put-parameter", "--cli-input-json"',  # command lines
-        '"SdkKeyParameter"',  # the files that they name
+        "CreateChangeSet {",  # calls
+        '"SdkKeyParameter"',  # with their parameters
         "is kept in SSM Parameter Store",  # output
         "TemplateBody=",  # what reaches CloudFormation
         "GetParameter",  # what reaches SSM
@@ -130,7 +119,7 @@ def test_the_key_goes_to_ssm_and_nowhere_else(cloud, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "key", "told"),
+    ("arguments", "key", "reported"),
     [
         ([], "", f"The SSM parameter {SDK_KEY} is not there. Export LAUNCHDARKLY_SDK_KEY"),
         ([], "mob-1", "holds a mobile key"),
@@ -143,18 +132,18 @@ def test_the_key_goes_to_ssm_and_nowhere_else(cloud, monkeypatch):
         (["--set", "ReplicaRegion1=Frankfurt"], CANARY, "Parameter ReplicaRegion1 failed to satisfy constraint"),
     ],
 )
-def test_what_is_wrong_is_told(cloud, monkeypatch, arguments, key, told):
+def test_what_is_wrong_is_reported(cloud, monkeypatch, arguments, key, reported):
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", key)
-    assert told in cloud.fails("store-deploy", *arguments)
+    assert reported in cloud.fails("store-deploy", *arguments)
     assert cloud.aws.stacks == {}
     if "ReplicaRegion1=Frankfurt" not in arguments:  # which CloudFormation says
         assert left(cloud) == NOTHING
 
 
-def test_what_was_not_built_is_told(cloud):
+def test_what_was_not_built_is_reported(cloud):
     (cloud.project / "target/lambda/flag-sync/bootstrap.zip").unlink()
-    assert "just store-deploy production builds it" in cloud.fails("store-deploy")
-    assert cloud.commands == []
+    assert "bootstrap.zip cannot be read" in cloud.fails("store-deploy")
+    assert set(cloud.operations()) <= {"GetCallerIdentity", "DescribeStacks"}, "nothing is changed"
 
 
 def test_nothing_works_before_the_first_deploy(cloud):
@@ -167,11 +156,11 @@ def test_nothing_works_before_the_first_deploy(cloud):
     assert status == 2, "1 says that the table differs"
 
 
-def test_the_dry_run_asks_nobody(cloud, monkeypatch):
+def test_the_dry_run_calls_nobody(cloud, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     text = "\n".join(cloud.does("store-deploy", "staging", "--dry-run", "--set", "ScheduleMinutes=10"))
     assert "/redirect/staging/sdk-key: the one of this shell" in text
-    for told in (
+    for reported in (
         "redirect-staging-flags-packages-ACCOUNT",
         "bootstrap.zip (5 bytes) as packages/",
         "the stack redirect-staging-flags from cloudformation/flag-store.yaml",
@@ -179,7 +168,7 @@ def test_the_dry_run_asks_nobody(cloud, monkeypatch):
         "parameter WebhookSecretParameter = /redirect/staging/webhook-secret",
         "AWS::DynamoDB::GlobalTable",
     ):
-        assert told in text
+        assert reported in text
 
     monkeypatch.delenv("LAUNCHDARKLY_SDK_KEY")
     (cloud.project / "target/lambda/flag-sync/bootstrap.zip").unlink()
@@ -189,7 +178,7 @@ def test_the_dry_run_asks_nobody(cloud, monkeypatch):
     assert f"{arn}, left alone" in text
     assert "once it is built" in text
     assert CANARY not in cloud.fails("store-deploy", "--dry-run", "--set", f"SdkKeyParameter={CANARY}")
-    assert cloud.commands == []
+    assert cloud.calls == []
 
 
 def test_secrets_may_be_in_secrets_manager(cloud, monkeypatch):
@@ -199,10 +188,10 @@ def test_secrets_may_be_in_secrets_manager(cloud, monkeypatch):
     )
     assert f"The SDK key is kept in {key}; LAUNCHDARKLY_SDK_KEY is not used" in text
     assert f"aws secretsmanager get-secret-value --region us-east-1 --secret-id {webhook} " in text
-    # The next deployment keeps them, without being told again.
-    pack(cloud, b"second")
+    # The next deployment keeps them, without another setting.
+    cloud.flag_sync_package(b"second")
     cloud.does("store-deploy")
-    assert not any(command[0] == "ssm" for command in cloud.commands)
+    assert not any("Parameter" in operation for operation in cloud.operations())
     variables = cloud.lambda_.get_function(FunctionName=f"{STACK}-sync")["Configuration"]["Environment"]["Variables"]
     assert variables["FLAG_SYNC_SDK_KEY_PARAMETER"] == key
     # And one that says so goes back to this tool's own.
@@ -214,42 +203,40 @@ def test_secrets_may_be_in_secrets_manager(cloud, monkeypatch):
 # ---- Faults ----------------------------------------------------------------------------------------------------------
 
 
-def interrupt_after(cloud, monkeypatch, operation, count=1):
-    """Ctrl-C when that command of the CLI has been run for that time: AWS has it, the tool does not know."""
-    run, seen = cloud.run_cli, []
+def interrupt_after(cloud, interrupted, count=1):
+    """Ctrl-C when that operation has been called for that time: AWS has it, the tool does not know."""
+    seen = []
 
-    def running(command, env, **options):
-        done = run(command, env=env, **options)
-        if " ".join(command[1:3]) == operation:
-            seen.append(command)
+    def after_call(operation):
+        if operation == interrupted:
+            seen.append(operation)
             if len(seen) == count:
                 raise KeyboardInterrupt
-        return done
 
-    monkeypatch.setattr(cloud, "run_cli", running)
+    cloud.after_call = after_call
 
 
 @pytest.mark.parametrize(
     ("operation", "count"),
     [
-        ("ssm put-parameter", 1),
-        ("ssm put-parameter", 2),
-        ("s3api create-bucket", 1),
-        ("s3api put-object", 1),
-        ("cloudformation create-change-set", 1),
-        ("cloudformation execute-change-set", 1),
+        ("PutParameter", 1),
+        ("PutParameter", 2),
+        ("CreateBucket", 1),
+        ("PutObject", 1),
+        ("CreateChangeSet", 1),
+        ("ExecuteChangeSet", 1),
     ],
 )
-def test_an_interrupted_deploy_is_taken_up_again(cloud, monkeypatch, operation, count):
-    interrupt_after(cloud, monkeypatch, operation, count)
+def test_an_interrupted_deploy_resumes(cloud, operation, count):
+    interrupt_after(cloud, operation, count)
     cloud.aws.steps = 2
     status, _, err = cloud("store-deploy")
     assert status == 130
-    assert "just store-deploy production takes it up again" in err
+    assert "just store-deploy production resumes" in err
     made = [put["Value"] for put in cloud.aws.put_parameters if put["Name"] == WEBHOOK_SECRET]
     cloud.does("store-deploy")
     assert left(cloud) == ALL
-    assert cloud.aws.calls["ExecuteChangeSet"] == 1, "what was under way was waited for, not repeated"
+    assert cloud.aws.calls["ExecuteChangeSet"] == 1, "what was in flight was waited for, not repeated"
     assert not made or [secret(cloud, WEBHOOK_SECRET)] == made, "LaunchDarkly may know it already"
 
 
@@ -262,7 +249,7 @@ def test_a_stack_that_cannot_be_made_says_why_and_how_to_go_on(cloud):
     assert "with just store-destroy production" in cloud.fails("store-deploy")
     assert len(cloud.aws.put_parameters) == puts, "what is refused changes nothing"
     assert "is in the state ROLLBACK_COMPLETE" in cloud.fails("url", "production", "store")
-    cloud.does("store-destroy")
+    cloud.does("store-destroy", "--yes", "production")
     assert left(cloud) == NOTHING
     cloud.does("store-deploy")
     assert left(cloud) == ALL
@@ -272,9 +259,9 @@ def test_an_update_that_fails_goes_back_to_the_package_before(cloud):
     """Also when the edge environment of that name was destroyed meanwhile: its package bucket is another one."""
     cloud.does("deploy", "--without-function")
     cloud.does("store-deploy")
-    cloud.does("destroy")
+    cloud.does("destroy", "--yes", "production")
     before = cloud.stack(STACK).parameters["PackageKey"]
-    pack(cloud, b"second")
+    cloud.flag_sync_package(b"second")
     cloud.aws.resource_faults["FailingAlarm"] = "Rate exceeded"
     # A setting that changes the alarm, after the function.
     err = cloud.fails("store-deploy", "--set", f"AlarmTopicArn=arn:aws:sns:us-east-1:{ACCOUNT}:alarms")
@@ -301,6 +288,38 @@ def test_a_secret_that_was_not_to_be_seen_yet_is_kept(cloud, monkeypatch):
     monkeypatch.setattr(store, "has_parameter", lambda _: False)
     cloud.does("store-deploy")
     assert secret(cloud, WEBHOOK_SECRET) == made
+
+
+def test_another_key_must_be_meant(cloud, monkeypatch):
+    """That of another environment would replace every flag in the table."""
+    cloud.does("store-deploy")
+    write_flag_sync(cloud, 0)
+    cloud.does("sync")
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", OTHER_KEY)
+    cloud.recipes.clear()
+    assert "give --new-key" in cloud.fails("store-deploy")
+    assert (secret(cloud, SDK_KEY), cloud.recipes) == (CANARY, [])
+    cloud.does("store-deploy", "--new-key")
+    assert secret(cloud, SDK_KEY) == OTHER_KEY
+    monkeypatch.delenv("LAUNCHDARKLY_SDK_KEY")
+    cloud.does("store-deploy")
+
+    # The key that flag-sync reads, put there by hand: compared before the table is touched, read for check alone.
+    cloud.ssm.put_parameter(Name=SDK_KEY, Value=CANARY, Type="SecureString", Overwrite=True)
+    status, _, err = cloud("sync")
+    assert status == 2 and "give --new-key" in err
+    assert cloud("sync", "production", "check")[0] == 0
+    cloud.does("sync", "--new-key")
+    cloud.does("sync")
+
+
+def test_a_key_in_secrets_manager_is_compared_too(cloud):
+    cloud.does("store-deploy")
+    arn = cloud.secrets.create_secret(Name="redirect/key", SecretString=OTHER_KEY)["ARN"]
+    cloud.does("store-deploy", "--set", f"SdkKeyParameter={arn}")
+    write_flag_sync(cloud, 0)
+    assert "give --new-key" in cloud("sync")[2]
+    cloud.does("sync", "--new-key")
 
 
 # ---- url, logs, sync -------------------------------------------------------------------------------------------------
@@ -368,9 +387,9 @@ def test_stores_and_environments_live_side_by_side(cloud):
     production = left(cloud)
     cloud.does("store-deploy", "staging")
     assert secret(cloud, WEBHOOK_SECRET) != secret(cloud, "/redirect/staging/webhook-secret")
-    cloud.does("store-destroy", "staging")
+    cloud.does("store-destroy", "staging", "--yes", "staging")
     assert left(cloud) == production
-    cloud.does("store-destroy")
+    cloud.does("store-destroy", "--yes", "production")
     assert left(cloud)["stacks"] == ["redirect-production"]
     assert f"redirect-production-packages-{ACCOUNT}" in cloud.buckets()
     assert parameters(cloud) == []
@@ -382,12 +401,12 @@ def test_a_store_that_is_read_is_not_destroyed(cloud):
     policy = cloud.stack(STACK).resources["ReadPolicy"].physical
     cloud.package()
     cloud.does("deploy", "--set", f"FlagStorePolicyArn={policy}")
-    err = cloud.fails("store-destroy")
+    err = cloud.fails("store-destroy", "--yes", "production")
     assert "redirect-production-functionrole" in err
     assert "just deploy production --set FlagStorePolicyArn=" in err
     assert cloud.stack(STACK).state == "CREATE_COMPLETE"
     cloud.does("deploy", "--set", "FlagStorePolicyArn=")
-    cloud.does("store-destroy")
+    cloud.does("store-destroy", "--yes", "production")
     assert STACK not in cloud.aws.stacks
 
 
@@ -396,24 +415,24 @@ def test_a_store_that_the_relay_proxy_writes_is_not_destroyed(cloud):
     relay = standin.Stack("redirect-production-relay", 99)
     relay.state, relay.parameters = "CREATE_COMPLETE", {"TableName": STACK}
     cloud.aws.stacks[relay.name] = relay
-    assert "delete-stack --region us-east-1 --stack-name redirect-production-relay" in cloud.fails("store-destroy")
+    assert "delete-stack --region us-east-1 --stack-name redirect-production-relay" in cloud.fails(
+        "store-destroy", "--yes", "production"
+    )
     assert parameters(cloud) == [SDK_KEY, WEBHOOK_SECRET]
     relay.parameters = {"TableName": "another"}
-    cloud.does("store-destroy")
+    cloud.does("store-destroy", "--yes", "production")
     assert STACK not in cloud.aws.stacks
 
 
-@pytest.mark.parametrize(
-    "operation", ["cloudformation delete-stack", "ssm delete-parameter", "s3 rm", "s3api delete-bucket"]
-)
-def test_an_interrupted_destroy_is_taken_up_again(cloud, monkeypatch, operation):
+@pytest.mark.parametrize("operation", ["DeleteStack", "DeleteParameter", "DeleteObjects", "DeleteBucket"])
+def test_an_interrupted_destroy_resumes(cloud, operation):
     cloud.does("store-deploy")
     cloud.aws.steps = 3
-    interrupt_after(cloud, monkeypatch, operation)
-    status, _, err = cloud("store-destroy")
+    interrupt_after(cloud, operation)
+    status, _, err = cloud("store-destroy", "--yes", "production")
     assert status == 130
-    assert "just store-destroy production takes it up again" in err
-    cloud.does("store-destroy")
+    assert "just store-destroy production resumes" in err
+    cloud.does("store-destroy", "--yes", "production")
     assert left(cloud) == NOTHING
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import template as templates
 from harness import ROOT
 
@@ -15,6 +16,7 @@ TEMPLATES = sorted((ROOT / "cloudformation").glob("*.yaml"))
 EDGE = ROOT / "cloudformation/edge.yaml"
 FLAG_STORE = ROOT / "cloudformation/flag-store.yaml"
 PACKAGE = {"PackageBucket": "bucket", "PackageKey": "packages/1.zip", "PackageSha256": "A" * 43 + "="}
+ACCOUNT = "123456789012"
 FUNCTION, CURRENT_SITE = "arn:function:1", "arn:current-site"
 
 
@@ -23,7 +25,7 @@ def each_template(test):
 
 
 def edge(**values):
-    resolved = templates.Resolved(templates.load(EDGE.read_text()), values, "redirect-test")
+    resolved = templates.Resolved(templates.load(EDGE.read_text()), values, "redirect-test", ACCOUNT)
     resolved.physical = {name: name for name in resolved.template["Resources"]} | {"FunctionVersion": FUNCTION}
     known = {
         "FunctionARN": CURRENT_SITE,
@@ -39,7 +41,9 @@ def edge(**values):
 def flag_store(**values):
     names = {"PackageBucket": "bucket", "PackageKey": "packages/1.zip"}
     names |= {"SdkKeyParameter": "/test/sdk-key", "WebhookSecretParameter": "/test/webhook-secret"}
-    resolved = templates.Resolved(templates.load(FLAG_STORE.read_text()), names | values, "redirect-test-flags")
+    resolved = templates.Resolved(
+        templates.load(FLAG_STORE.read_text()), names | values, "redirect-test-flags", ACCOUNT
+    )
     resolved.physical = {name: name for name in resolved.template["Resources"]}
     known = {"Arn": "arn", "ApiEndpoint": "https://api.example"}
     resolved.attributes = dict.fromkeys(resolved.template["Resources"], known)
@@ -53,22 +57,42 @@ def properties(resolved, name):
 # ---- Linters ---------------------------------------------------------------------------------------------------------
 
 
-@each_template
-def test_cfn_lint_finds_nothing(path):
-    done = subprocess.run(
-        [Path(sys.executable).with_name("cfn-lint"), path], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+def lint(program, *arguments):
+    command = [Path(sys.executable).with_name(program), *arguments]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
 
 
+# Each linter reads all templates at once: starting it takes longer than reading them.
+
+
+@pytest.fixture(scope="module")
+def findings():
+    return lint("cfn-lint", "--format", "json", *TEMPLATES)
+
+
+@pytest.fixture(scope="module")
+def security():
+    files = [word for path in TEMPLATES for word in ("-f", path)]
+    return lint("checkov", *files, "--framework", "cloudformation", "-o", "json", "--skip-download")["results"]
+
+
+@pytest.mark.xdist_group("cfn-lint")
 @each_template
-def test_the_security_linter_finds_only_what_is_explained(path):
-    """Every accepted finding stands beside its resource, with the reason; one that is no finding any more must go."""
-    command = [Path(sys.executable).with_name("checkov"), "-f", path, "--framework", "cloudformation", "-o", "json"]
-    done = subprocess.run([*command, "--skip-download"], capture_output=True, text=True, check=False)
-    results = json.loads(done.stdout)["results"]
-    assert [(check["check_id"], check["resource"]) for check in results["failed_checks"]] == []
-    skipped = {(check["check_id"], check["resource"].split(".")[1]) for check in results["skipped_checks"]}
+def test_cfn_lint_finds_nothing(findings, path):
+    assert [finding for finding in findings if Path(finding["Filename"]) == path] == []
+
+
+@pytest.mark.xdist_group("checkov")
+@each_template
+def test_the_security_linter_finds_only_what_is_explained(security, path):
+    """Every accepted finding stands beside its resource, with the reason; one that is no longer found must go."""
+    assert path in {Path(check["file_abs_path"]) for check in security["passed_checks"]}
+    of_path = {
+        kind: [check for check in security[kind] if Path(check["file_abs_path"]) == path]
+        for kind in ("failed_checks", "skipped_checks")
+    }
+    assert [(check["check_id"], check["resource"]) for check in of_path["failed_checks"]] == []
+    skipped = {(check["check_id"], check["resource"].split(".")[1]) for check in of_path["skipped_checks"]}
     explained = set()
     for name, resource in templates.load(path.read_text())["Resources"].items():
         for entry in resource.get("Metadata", {}).get("checkov", {}).get("skip", []):
@@ -91,23 +115,23 @@ def test_a_template_fits_into_one_call(path):
     assert path.stat().st_size <= 51_200
 
 
-# ---- Which behaviour takes a path ------------------------------------------------------------------------------------
+# ---- Which behavior takes a path ------------------------------------------------------------------------------------
 
 
-def behaviour_of(config, path):
+def behavior_of(config, path):
     """The first pattern that matches, as CloudFront does: "*" is any characters, "?" is one."""
-    for behaviour in config["CacheBehaviors"]:
+    for behavior in config["CacheBehaviors"]:
         wild = {"*": ".*", "?": "."}
-        pattern = "".join(wild.get(character) or re.escape(character) for character in behaviour["PathPattern"])
+        pattern = "".join(wild.get(character) or re.escape(character) for character in behavior["PathPattern"])
         if re.fullmatch(pattern, path, re.DOTALL):
-            return behaviour
+            return behavior
     return config["DefaultCacheBehavior"]
 
 
 def who_answers(path, config):
-    behaviour = behaviour_of(config, path)
-    lambdas = [entry["LambdaFunctionARN"] for entry in behaviour.get("LambdaFunctionAssociations", [])]
-    functions = [entry["FunctionARN"] for entry in behaviour.get("FunctionAssociations", [])]
+    behavior = behavior_of(config, path)
+    lambdas = [entry["LambdaFunctionARN"] for entry in behavior.get("LambdaFunctionAssociations", [])]
+    functions = [entry["FunctionARN"] for entry in behavior.get("FunctionAssociations", [])]
     (answer,) = (lambdas + functions) or ["nobody"]
     return {FUNCTION: "function", CURRENT_SITE: "current site"}.get(answer, answer)
 
@@ -123,11 +147,13 @@ def who_answers(path, config):
         ("/sitemap.xml", "function"),
         ("/site-map", "function"),
         ("/sitebeta/x", "function"),
-        ("/site/index.html", "current site"),
-        ("/site/style.css", "current site"),
+        ("/site/index.html", "nobody"),
+        ("/site/style.css", "nobody"),
         ("/site/docs/", "current site"),
-        ("/site/betamax/x.html", "current site"),
-        ("/site/beta.html", "current site"),
+        ("/site/a.b/c/", "current site"),
+        ("/site/betamax/", "current site"),
+        ("/site/betamax/x.html", "nobody"),
+        ("/site/beta.html", "nobody"),
         ("/site/beta", "function"),
         ("/site/beta/", "function"),
         ("/site/beta/index.html", "function"),
@@ -169,16 +195,16 @@ def test_no_page_of_beta_escapes_the_function():
 def test_without_the_function_the_current_site_answers_everywhere():
     for values in ({}, {**PACKAGE, "AttachFunction": "no"}):
         config = properties(edge(**values), "Distribution")["DistributionConfig"]
-        for path in ("/", "/a/b", "/site", "/site/", "/site/beta", "/site/beta/", "/site/beta/x.html", "/site/x"):
+        for path in ("/", "/a/b", "/site", "/site/", "/site/beta", "/site/beta/", "/site/beta/x.html", "/site/x/"):
             assert who_answers(path, config) == "current site", path
-        assert who_answers("/site/beta/x.css", config) == "nobody"
+        assert who_answers("/site/beta/x.css", config) == who_answers("/site/x", config) == "nobody"
 
 
 def test_methods_reach_the_function_where_it_answers_itself():
-    """It answers POST with 307, which CloudFront would refuse if the behaviour did not allow it."""
+    """It answers POST with 307, which CloudFront would refuse if the behavior did not allow it."""
     config = properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
     for path in ("/", "/site", "/site/", "/site/beta", "/site/beta/"):
-        assert "POST" in behaviour_of(config, path)["AllowedMethods"]
+        assert "POST" in behavior_of(config, path)["AllowedMethods"]
 
 
 # ---- What the site is made of ----------------------------------------------------------------------------------------
@@ -186,13 +212,13 @@ def test_methods_reach_the_function_where_it_answers_itself():
 
 def test_every_behaviour_is_https_compressed_cached_and_has_security_headers():
     config = properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
-    for behaviour in [config["DefaultCacheBehavior"], *config["CacheBehaviors"]]:
-        assert behaviour["ViewerProtocolPolicy"] == "redirect-to-https"
-        assert behaviour["Compress"] is True
-        assert behaviour["CachePolicyId"] == "658327ea-f89d-4fab-a63d-7e88639e58f6"
-        assert behaviour["ResponseHeadersPolicyId"] == "67f7725c-6f97-4210-82d7-5512b31e9d03"
-        assert "ForwardedValues" not in behaviour
-        both = behaviour.get("LambdaFunctionAssociations", []) + behaviour.get("FunctionAssociations", [])
+    for behavior in [config["DefaultCacheBehavior"], *config["CacheBehaviors"]]:
+        assert behavior["ViewerProtocolPolicy"] == "redirect-to-https"
+        assert behavior["Compress"] is True
+        assert behavior["CachePolicyId"] == "658327ea-f89d-4fab-a63d-7e88639e58f6"
+        assert behavior["ResponseHeadersPolicyId"] == "67f7725c-6f97-4210-82d7-5512b31e9d03"
+        assert "ForwardedValues" not in behavior
+        both = behavior.get("LambdaFunctionAssociations", []) + behavior.get("FunctionAssociations", [])
         assert len(both) <= 1, "CloudFront takes one kind of function on viewer requests"
         assert all(entry["EventType"] == "viewer-request" for entry in both)
 
@@ -220,6 +246,87 @@ def test_a_custom_domain_has_tls_1_2():
     assert config["ViewerCertificate"]["AcmCertificateArn"] == certificate
 
 
+@pytest.mark.parametrize(
+    ("names", "aliases", "address"),
+    [
+        ("www.example.com", ["www.example.com"], "https://www.example.com/"),
+        (
+            "www.example.com,example.com,*.example.org",
+            ["www.example.com", "example.com", "*.example.org"],
+            "https://www.example.com/",
+        ),
+        # Nobody can open an address with an asterisk.
+        ("*.example.com", ["*.example.com"], "https://d.example/"),
+    ],
+)
+def test_the_address_works_whatever_the_domains_are(names, aliases, address):
+    first, _, more = names.partition(",")
+    certificate = "arn:aws:acm:us-east-1:123456789012:certificate/0a1b"
+    resolved = edge(DomainName=first, MoreDomainNames=more, CertificateArn=certificate)
+    assert properties(resolved, "Distribution")["DistributionConfig"]["Aliases"] == aliases
+    assert resolved.outputs()["Url"] == address
+
+
+def test_what_a_platform_team_requires_can_be_set():
+    boundary = "arn:aws:iam::123456789012:policy/boundary"
+    acl = "arn:aws:wafv2:us-east-1:123456789012:global/webacl/redirect/0a1b"
+    resolved = edge(**PACKAGE, PermissionsBoundary=boundary, WebACLArn=acl, PriceClass="PriceClass_100")
+    config = properties(resolved, "Distribution")["DistributionConfig"]
+    assert (config["WebACLId"], config["PriceClass"]) == (acl, "PriceClass_100")
+    assert properties(resolved, "FunctionRole")["PermissionsBoundary"] == boundary
+    assert properties(flag_store(PermissionsBoundary=boundary), "SyncRole")["PermissionsBoundary"] == boundary
+    assert "PermissionsBoundary" not in properties(flag_store(), "SyncRole")
+    assert "WebACLId" not in properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
+    assert "PermissionsBoundary" not in properties(edge(**PACKAGE), "FunctionRole")
+
+
+@pytest.mark.parametrize(("logs", "addresses"), [("yes", {"c-ip", "x-forwarded-for"}), ("without-ip", set())])
+def test_access_logs_hold_no_query_and_no_cookie_and_addresses_only_if_wanted(logs, addresses):
+    fields = set(properties(edge(**PACKAGE, AccessLogs=logs), "LogDelivery")["RecordFields"])
+    assert not {"cs-uri-query", "cs(Cookie)", "cs(Referer)"} & fields
+    assert {"c-ip", "x-forwarded-for"} & fields == addresses
+    assert {"date", "time", "cs-uri-stem", "sc-status"} <= fields
+
+
+# ---- Watching over it ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "distribution"), [(PACKAGE, "Distribution"), (PACKAGE | {"ExistingDistributionId": "E1"}, "E1")]
+)
+def test_alarm_and_dashboard_watch_the_distribution(values, distribution):
+    topic = "arn:aws:sns:us-east-1:123456789012:alarms"
+    alarm = properties(edge(**values, AlarmTopicArn=topic), "ErrorAlarm")
+    assert (alarm["Namespace"], alarm["MetricName"]) == ("AWS/CloudFront", "5xxErrorRate")
+    dimensions = {"DistributionId": distribution, "Region": "Global"}
+    assert {entry["Name"]: entry["Value"] for entry in alarm["Dimensions"]} == dimensions
+    assert alarm["AlarmActions"] == alarm["OKActions"] == [topic]
+    assert "AlarmActions" not in properties(edge(**values), "ErrorAlarm")
+
+    body = json.loads(properties(edge(**values), "Dashboard")["DashboardBody"])
+    metrics = [metric for widget in body["widgets"] for metric in widget["properties"].get("metrics", [])]
+    assert [metric[1] for metric in metrics] == ["Requests", "5xxErrorRate", "4xxErrorRate"]
+    for metric in metrics:
+        assert metric[2:] == ["DistributionId", distribution, "Region", "Global"]
+
+
+def test_the_dashboard_shows_the_logs_of_one_region_at_a_time():
+    body = json.loads(properties(edge(**PACKAGE), "Dashboard")["DashboardBody"])
+    (variable,) = body["variables"]
+    regions = [entry["value"] for entry in variable["values"]]
+    assert variable["defaultValue"] in regions
+    assert variable["pattern"] not in json.dumps([widget for widget in body["widgets"] if widget["type"] != "log"])
+    (line,) = re.findall(r'^    (\{"level".*\})$', (ROOT / "docs/logs.md").read_text(), re.MULTILINE)
+    logs = [widget["properties"] for widget in body["widgets"] if widget["type"] == "log"]
+    for widget in logs:
+        assert widget["region"] == variable["pattern"]
+        source, filtered, stats = widget["query"].split(" | ")
+        assert source == "SOURCE '/aws/lambda/us-east-1.redirect-test'"
+        fields = re.findall(r"ispresent\((\w+)\)", filtered) + re.findall(r"(?:avg|max)\((\w+)\)", stats)
+        assert set(fields) <= set(json.loads(line)), "the function logs no such field"
+    assert len(logs) == 3
+
+
 def test_only_cloudfront_reads_the_bucket_and_only_the_site():
     policy = properties(edge(), "SiteBucketPolicy")["PolicyDocument"]
     allow, deny = policy["Statement"]
@@ -243,12 +350,11 @@ def test_buckets_are_private_and_encrypted(name):
 
 def test_the_function_is_what_lambda_at_edge_takes():
     function = properties(edge(**PACKAGE), "Function")
-    timeout = int(
-        re.search(r"^function_timeout_seconds = (\d+)", (ROOT / "redirect.toml").read_text(), re.MULTILINE)[1]
-    )
-    assert function["Timeout"] == timeout <= 5
+    (timeout,) = re.findall(r"^function_timeout_seconds = (\d+)", (ROOT / "redirect.toml").read_text(), re.MULTILINE)
+    assert function["Timeout"] == int(timeout) <= 5
     assert (function["Runtime"], function["Handler"]) == ("python3.13", "carrier.handler")
-    assert (function["MemorySize"], function["Architectures"]) == (128, ["x86_64"])
+    assert (int(function["MemorySize"]), function["Architectures"]) == (128, ["x86_64"])
+    assert function["LoggingConfig"] == {"LogFormat": "JSON", "SystemLogLevel": "INFO"}
     for refused in (
         "Environment",
         "Layers",
@@ -261,11 +367,29 @@ def test_the_function_is_what_lambda_at_edge_takes():
         assert refused not in function
 
 
-def test_the_version_is_replaced_with_the_package_and_kept():
+def test_the_version_is_replaced_with_package_and_configuration_and_kept():
     version = templates.load(EDGE.read_text())["Resources"]["FunctionVersion"]
     assert (version["DeletionPolicy"], version["UpdateReplacePolicy"]) == ("Retain", "Retain")
-    first, second = edge(**PACKAGE), edge(**PACKAGE | {"PackageSha256": "B" * 43 + "="})
-    assert properties(first, "FunctionVersion")["CodeSha256"] != properties(second, "FunctionVersion")["CodeSha256"]
+    first = properties(edge(**PACKAGE), "FunctionVersion")
+    for other in ({"PackageSha256": "B" * 43 + "="}, {"MemorySize": "256"}, {"SystemLogLevel": "WARN"}):
+        assert properties(edge(**PACKAGE | other), "FunctionVersion") != first, other
+
+
+def test_the_version_names_all_that_makes_a_new_one():
+    """CloudFormation publishes a version when a property of it changes, not when the function does."""
+    resolved = edge(**PACKAGE, Release="2026-01-31T12:00:00Z")
+    function, version = properties(resolved, "Function"), properties(resolved, "FunctionVersion")
+    for part in (
+        function["Code"]["S3Key"],
+        function["Runtime"],
+        f"{function['MemorySize']} MB",
+        f"{function['Timeout']} s",
+        "2026-01-31T12:00:00Z",
+    ):
+        assert part in version["Description"]
+    assert "2026-01-31T12:00:00Z" in function["Description"], "Lambda publishes nothing equal to the version before"
+    longest = version["Description"].replace(function["Code"]["S3Key"], "packages/" + "0" * 64 + ".zip")
+    assert len(longest) <= 256, "Lambda's limit"
 
 
 def test_the_role_may_write_its_logs_and_nothing_else():
@@ -285,8 +409,9 @@ def test_the_role_may_write_its_logs_and_nothing_else():
 
 # ---- What is made when -----------------------------------------------------------------------------------------------
 
-SITE = {"SiteBucket", "SiteBucketPolicy", "OriginAccessControl", "Distribution", "CurrentSite"}
-REDIRECT = {"FunctionRole", "Function", "FunctionVersion"}
+ALWAYS = {"CurrentSite", "ErrorAlarm"}
+SITE = {"SiteBucket", "SiteBucketPolicy", "OriginAccessControl", "Distribution"} | ALWAYS
+REDIRECT = {"FunctionRole", "Function", "FunctionVersion", "Dashboard"}
 LOGS = {"LogBucket", "LogBucketPolicy", "LogSource", "LogDestination", "LogDelivery"}
 
 
@@ -298,8 +423,8 @@ LOGS = {"LogBucket", "LogBucketPolicy", "LogSource", "LogDestination", "LogDeliv
         (PACKAGE | {"AttachFunction": "no"}, SITE | REDIRECT),
         (PACKAGE | {"AccessLogs": "yes"}, SITE | REDIRECT | LOGS),
         (PACKAGE | {"ExistingBucketName": "mine"}, (SITE | REDIRECT) - {"SiteBucket", "SiteBucketPolicy"}),
-        (PACKAGE | {"ExistingDistributionId": "E1"}, {"CurrentSite"} | REDIRECT),
-        (PACKAGE | {"ExistingDistributionId": "E1", "AccessLogs": "yes"}, {"CurrentSite"} | REDIRECT),
+        (PACKAGE | {"ExistingDistributionId": "E1"}, ALWAYS | REDIRECT),
+        (PACKAGE | {"ExistingDistributionId": "E1", "AccessLogs": "yes"}, ALWAYS | REDIRECT),
     ],
 )
 def test_what_is_made(values, expected):
@@ -309,7 +434,7 @@ def test_what_is_made(values, expected):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "reported"),
     [
         ({"PackageKey": "x"}, "belong together"),
         ({"PackageBucket": "x", "PackageKey": "y"}, "belong together"),
@@ -317,10 +442,14 @@ def test_what_is_made(values, expected):
         ({"DomainName": "www.example.com"}, "belong together"),
         ({"ExistingDistributionId": "E1", "ExistingBucketName": "mine"}, "Leave ExistingBucketName empty"),
         ({"FlagStorePolicyArn": "flag-store"}, "ARN of a customer managed policy"),
+        ({"MoreDomainNames": "example.com"}, "stand beside DomainName"),
+        ({"MoreDomainNames": "example.com, example.org"}, "without spaces"),
+        ({"MemorySize": "64"}, "between 128 and 10240"),
+        ({"AlarmTopicArn": "arn:aws:sns:eu-west-1:123456789012:alarms"}, "in us-east-1"),
     ],
 )
-def test_parameters_that_do_not_fit_are_refused(values, told):
-    with pytest.raises(templates.Refused, match=told):
+def test_parameters_that_do_not_fit_are_refused(values, reported):
+    with pytest.raises(templates.Refused, match=reported):
         edge(**values)
 
 
@@ -331,7 +460,7 @@ def test_it_is_refused_outside_us_east_1():
 
 def test_the_behaviours_for_an_existing_distribution_are_those_of_our_own():
     text = edge(ExistingDistributionId="E1").outputs()["Behaviours"]
-    told = [
+    reported = [
         (pattern.strip(), who.strip())
         for group in text.split(";")
         for who, _, patterns in [group.partition(":")]
@@ -340,10 +469,10 @@ def test_the_behaviours_for_an_existing_distribution_are_those_of_our_own():
     names = {"function": "redirect function", "current site": "CloudFront Function", "nobody": "no function"}
     config = properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
     ours = [
-        (behaviour["PathPattern"], names[who_answers(behaviour["PathPattern"].replace("*", "x"), config)])
-        for behaviour in config["CacheBehaviors"]
+        (behavior["PathPattern"], names[who_answers(behavior["PathPattern"].replace("*", "x"), config)])
+        for behavior in config["CacheBehaviors"]
     ]
-    assert told == [*ours, ("default (*)", "redirect function")]
+    assert reported == [*ours, ("default (*)", "redirect function")]
 
 
 # ---- The flag store --------------------------------------------------------------------------------------------------
@@ -419,7 +548,7 @@ def test_alarms_and_replicas_are_those_that_were_asked_for():
 
 def test_the_command_that_deploys_the_relay_proxy_gives_every_parameter_without_a_default():
     text = (ROOT / "docs/relay-proxy.md").read_text()
-    command = re.search(r"--template-file (\S+) .*?--parameter-overrides (.*?)```", text, re.DOTALL)
-    parameters = templates.load((ROOT / command[1]).read_text())["Parameters"]
-    given = re.findall(r"(\w+)=", command[2])
+    ((file, overrides),) = re.findall(r"--template-file (\S+) .*?--parameter-overrides (.*?)```", text, re.DOTALL)
+    parameters = templates.load((ROOT / file).read_text())["Parameters"]
+    given = re.findall(r"(\w+)=", overrides)
     assert sorted(given) == sorted(name for name, parameter in parameters.items() if "Default" not in parameter)

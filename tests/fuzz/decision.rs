@@ -8,9 +8,9 @@ mod cloudfront;
 #[path = "../../src/redirect.rs"]
 mod redirect;
 
-use cloudfront::{Answer, Event};
+use cloudfront::{Answer, Event, Headers, ViewerRequest};
 use libfuzzer_sys::fuzz_target;
-use redirect::{Verdict, Visit};
+use redirect::{Paths, Signals, Verdict, Visit};
 use serde_json::value::RawValue;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -22,31 +22,42 @@ fuzz_target!(|bytes: &[u8]| {
             return;
         }
         Err(error) => {
-            assert!(error.to_string().starts_with("no CloudFront event: "));
+            assert!(error.to_string().starts_with("not a CloudFront event: "));
             return;
         }
     };
-    let visit = Visit::new(request.method.as_deref(), request.uri.as_deref(), request.querystring.as_deref());
+    if let Some(headers) = request.headers.map(Headers::parse) {
+        headers.values("cookie");
+    }
+    for (current, beta) in [("/site", "/site/beta"), ("/", "/beta")] {
+        check(payload, &request, &Paths::new(current, beta));
+    }
+});
+
+fn check(payload: &RawValue, request: &ViewerRequest<'_>, paths: &Paths) {
+    let (method, uri, query) = (&request.method, &request.uri, &request.querystring);
+    let visit = Visit::new(paths, method.as_deref(), uri.as_deref(), query.as_deref(), Signals::default());
     for verdict in [Verdict::Current, Verdict::Beta, Verdict::NoData] {
         let Some(redirect) = visit.answer(verdict) else {
-            let raw = request.raw().expect("it was found before");
             // A value that is no more than skipped may be one that cannot be read.
             if let Ok(read) = serde_json::from_str::<serde_json::Value>(payload.get()) {
-                let passed: serde_json::Value = serde_json::from_str(raw.get()).expect("a part of what was read");
+                let passed: serde_json::Value = serde_json::from_str(request.raw.get()).expect("a part of what was read");
                 assert_eq!(passed, read["Records"][0]["cf"]["request"]);
             }
             continue;
         };
         let location = redirect.location.clone();
-        assert!(location.starts_with("/site/"), "{location}");
+        let is_below_a_site = location.starts_with("/site/") || (paths.is_root() && !location.starts_with("//"));
+        assert!(is_below_a_site && location.starts_with('/'), "{location}");
         assert!(location.bytes().all(|byte| byte.is_ascii_graphic()), "{location}");
         assert!(location.len() < 8_192);
         let (path, query) = location.split_once('?').unwrap_or((&location, ""));
         let dots = |segment: &str| matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..");
         assert!(!path.contains('\\') && !path.split('/').any(dots), "{path}");
-        assert_eq!(Visit::new(Some("GET"), Some(path), Some(query)).answer(verdict), None, "{location}");
-        let answer = Answer::Redirect(redirect).to_json().expect("an answer is JSON");
+        let next = Visit::new(paths, Some("GET"), Some(path), Some(query), Signals::default());
+        assert_eq!(next.answer(verdict), None, "{location}");
+        let answer = Answer::Redirect(redirect, Vec::new()).to_json().expect("an answer is JSON");
         let answer: serde_json::Value = serde_json::from_str(answer.get()).expect("it can be read again");
         assert_eq!(answer["headers"]["location"][0]["value"], location.as_str());
     }
-});
+}

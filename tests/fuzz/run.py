@@ -28,8 +28,8 @@ COVERAGE = [
 
 
 def host() -> str:
-    told = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout
-    return next(line.split(": ")[1] for line in told.splitlines() if line.startswith("host: "))
+    output = subprocess.run(["rustc", "-vV"], capture_output=True, text=True, check=True).stdout
+    return next(line.split(": ")[1] for line in output.splitlines() if line.startswith("host: "))
 
 
 def main() -> int:
@@ -50,14 +50,22 @@ def main() -> int:
     for event in (ROOT / "events").glob("*.json"):
         shutil.copy(event, corpus / event.name)
     fuzz = [str(TARGET / target / "release" / "decision"), str(corpus), str(crashes)]
-    fuzz += [f"-max_total_time={seconds}", f"-artifact_prefix={crashes}/", "-max_len=16384", "-timeout=10", "-verbosity=0"]
+    fuzz += [
+        f"-max_total_time={seconds}",
+        f"-artifact_prefix={crashes}/",
+        "-max_len=16384",
+        "-timeout=10",
+        "-verbosity=0",
+    ]
     print(f"Fuzzing for {seconds} s ...", file=sys.stderr, flush=True)
-    done = subprocess.run([*fuzz, "-print_final_stats=1"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    told = done.stdout.decode(errors="replace")
+    done = subprocess.run(
+        [*fuzz, "-print_final_stats=1"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    output = done.stdout.decode(errors="replace")
     if done.returncode == 0:
-        print("\n".join(line for line in told.splitlines() if line.startswith("stat::")))
+        print("\n".join(line for line in output.splitlines() if line.startswith("stat::")))
     else:
-        print(told, file=sys.stderr)
+        print(output, file=sys.stderr)
         print(f"The fuzzer found an input that fails: see {crashes.relative_to(ROOT)}", file=sys.stderr)
     return done.returncode
 

@@ -5,6 +5,7 @@ use flag_data::clock::Clock;
 use redirect::redirect::Verdict;
 use redirect::settings::Settings;
 use redirect::start;
+use redirect::visitor::Visitor;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ async fn two_thousand_addresses_get_what_the_formula_says() {
     let mut beta = 0;
     for line in expected.lines() {
         let (address, variation) = line.split_once(' ').unwrap();
-        let verdict = flags.evaluate(address, true).verdict;
+        let verdict = flags.evaluate(&Visitor::of_key(address), true).verdict;
         let expected = if variation == "true" { Verdict::Beta } else { Verdict::Current };
         assert_eq!(verdict, expected, "{address}");
         beta += u32::from(verdict == Verdict::Beta);

@@ -1,6 +1,6 @@
 //! The package's two parts together, under AWS's own runtime client for Python, as on Lambda@Edge.
 //!
-//! Needs `.tools/bin/python` with `awslambdaric`, which `just test` installs.
+//! Needs `.tools/test/bin/python` with `awslambdaric`, which `just test` installs.
 
 use crate::setup::{KEY, World, event, events, flag, launchdarkly};
 use standins::{Function, RuntimeApi, lambda_environment};
@@ -23,11 +23,13 @@ fn task_root(name: &str) -> PathBuf {
 
 /// The managed Python runtime: its bootstrap starts the runtime client with the handler's name.
 fn managed_python(lambda: &RuntimeApi, root: &Path, settings: &[(&str, &str)]) -> Function {
-    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin/python");
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/test/bin/python");
     assert!(python.exists(), "{} is missing: run the tests with `just test`", python.display());
     let mut command = Command::new(python);
     command.args(["-B", "-m", "awslambdaric", "carrier.handler"]).current_dir(root).env_clear();
     command.envs(lambda_environment(lambda)).envs(settings.iter().copied());
+    // As LoggingConfig in cloudformation/edge.yaml has it.
+    command.env("AWS_LAMBDA_LOG_FORMAT", "JSON").env("AWS_LAMBDA_LOG_LEVEL", "INFO");
     command.env("LAMBDA_TASK_ROOT", root).env("_HANDLER", "carrier.handler");
     command.env("AWS_EXECUTION_ENV", "AWS_Lambda_python3.13").env("PYTHONPATH", root);
     Function::run(command).unwrap()
@@ -109,13 +111,13 @@ async fn init_error(root: &Path) -> String {
 }
 
 #[tokio::test]
-async fn a_missing_binary_is_an_init_error_that_says_so() {
+async fn a_missing_binary_is_an_init_error_that_names_it() {
     let root = task_root("carrier-missing");
     check_names(&init_error(&root).await, &["carrier-missing/redirect", "No such file", "just package"]);
 }
 
 #[tokio::test]
-async fn a_binary_that_is_not_executable_is_an_init_error_that_says_so() {
+async fn a_binary_that_is_not_executable_is_an_init_error_that_names_it() {
     let root = task_root("carrier-mode");
     fs::copy(env!("CARGO_BIN_EXE_redirect"), root.join("redirect")).unwrap();
     fs::set_permissions(root.join("redirect"), fs::Permissions::from_mode(0o644)).unwrap();
@@ -123,7 +125,7 @@ async fn a_binary_that_is_not_executable_is_an_init_error_that_says_so() {
 }
 
 #[tokio::test]
-async fn a_binary_for_another_architecture_is_an_init_error_that_says_so() {
+async fn a_binary_for_another_architecture_is_an_init_error_that_names_it() {
     let root = task_root("carrier-arch");
     let mut binary = fs::read(env!("CARGO_BIN_EXE_redirect")).unwrap();
     // e_machine of the ELF header: AArch64.
@@ -134,7 +136,7 @@ async fn a_binary_for_another_architecture_is_an_init_error_that_says_so() {
 }
 
 #[tokio::test]
-async fn a_binary_that_fails_to_start_tells_lambda_itself() {
+async fn a_binary_that_fails_to_start_reports_to_lambda_itself() {
     let root = task_root("carrier-start");
     fs::copy(env!("CARGO_BIN_EXE_redirect"), root.join("redirect")).unwrap();
     let lambda = RuntimeApi::start().await.unwrap();

@@ -2,7 +2,7 @@
 
 use crate::setup::{World, event, events, flag, launchdarkly, start};
 use proptest::prelude::*;
-use redirect::redirect::{Redirect, Verdict, Visit};
+use redirect::redirect::{Cookie, Paths, Preview, Redirect, Signals, Verdict, Visit};
 use serde_json::Value;
 use standins::RuntimeApi;
 use std::fs;
@@ -92,7 +92,7 @@ async fn a_payload_that_is_no_utf_8_is_refused_in_clear_words_and_the_next_one_i
 }
 
 #[tokio::test]
-async fn without_a_key_it_is_offline_and_says_so_first() {
+async fn without_a_key_it_is_offline_and_logs_so_first() {
     let lambda = RuntimeApi::start().await.unwrap();
     let function = start(&lambda, "http://127.0.0.1:1", &[("LAUNCHDARKLY_SDK_KEY", "")]);
     let launchdarkly = launchdarkly(flag(1, true)).await;
@@ -107,7 +107,7 @@ async fn without_a_key_it_is_offline_and_says_so_first() {
 }
 
 #[tokio::test]
-async fn the_log_never_names_the_viewer_unless_it_is_told_to() {
+async fn the_log_never_names_the_viewer_unless_it_is_logged_to() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
     world.visit("/secret-path?secret-query", "192.0.2.77").await;
     let log = world.function.log().join("\n");
@@ -144,7 +144,7 @@ async fn only_problems_are_logged_when_only_they_are_wanted() {
     world.lambda.polled(3).await;
     let log = world.function.log_when(|log| !log.is_empty()).await;
     assert_eq!(log.len(), 1, "{log:?}");
-    assert!(log[0].contains("no usable client IP"), "{log:?}");
+    assert!(log[0].contains("no valid client IP"), "{log:?}");
 }
 
 fn any_text() -> impl Strategy<Value = String> {
@@ -174,8 +174,23 @@ fn any_text() -> impl Strategy<Value = String> {
     prop::collection::vec(pieces, 0..12).prop_map(|pieces| pieces.concat())
 }
 
+fn answer(method: &str, uri: &str, query: Option<&str>, verdict: Verdict) -> Option<Redirect> {
+    let paths = Paths::new("/site", "/site/beta");
+    Visit::new(&paths, Some(method), Some(uri), query, Signals::default()).answer(verdict)
+}
+
 fn any_verdict() -> impl Strategy<Value = Verdict> {
     prop_oneof![Just(Verdict::Current), Just(Verdict::Beta), Just(Verdict::NoData)]
+}
+
+fn any_signals() -> impl Strategy<Value = Signals> {
+    let preview = prop_oneof![Just(Preview::Absent), Just(Preview::Shown), Just(Preview::Begins), Just(Preview::Ends)];
+    (preview, any::<(bool, bool, bool)>()).prop_map(|(preview, (is_guarded, is_subresource, is_internal))| Signals {
+        preview,
+        is_guarded,
+        is_subresource,
+        is_internal,
+    })
 }
 
 /// What a browser makes of a `Location`: it resolves dot segments (also encoded ones), backslashes and a double slash.
@@ -202,7 +217,7 @@ proptest! {
     fn a_redirect_stays_below_the_site_and_is_a_clean_header(
         uri in any_text(), query in any_text(), method in ".{0,8}", verdict in any_verdict(),
     ) {
-        if let Some(redirect) = Visit::new(Some(&method), Some(&uri), Some(&query)).answer(verdict) {
+        if let Some(redirect) = answer(&method, &uri, Some(&query), verdict) {
             prop_assert!(redirect.location.bytes().all(|byte| byte.is_ascii_graphic()), "{:?}", redirect.location);
             prop_assert!(!redirect.location.contains('#'));
             let (path, _) = followed(&redirect);
@@ -217,9 +232,9 @@ proptest! {
 
     #[test]
     fn a_visit_ends_after_one_redirect_when_the_verdict_stays(uri in any_text(), query in any_text(), verdict in any_verdict()) {
-        if let Some(redirect) = Visit::new(Some("GET"), Some(&uri), Some(&query)).answer(verdict) {
+        if let Some(redirect) = answer("GET", &uri, Some(&query), verdict) {
             let (path, query) = followed(&redirect);
-            let again = Visit::new(Some("GET"), Some(&path), query.as_deref()).answer(verdict);
+            let again = answer("GET", &path, query.as_deref(), verdict);
             prop_assert_eq!(again, None, "{}", redirect.location);
         }
     }
@@ -229,7 +244,7 @@ proptest! {
         let mut path = uri;
         let mut redirects = 0;
         for verdict in verdicts {
-            match Visit::new(Some("GET"), Some(&path), None).answer(verdict) {
+            match answer("GET", &path, None, verdict) {
                 None => break,
                 Some(redirect) => {
                     redirects += 1;
@@ -243,17 +258,42 @@ proptest! {
     #[test]
     fn the_current_site_never_leads_to_beta(uri in any_text(), verdict in any_verdict()) {
         let uri = format!("/site/{uri}");
-        if let Some(redirect) = Visit::new(Some("GET"), Some(&uri), None).answer(Verdict::Current) {
+        if let Some(redirect) = answer("GET", &uri, None, Verdict::Current) {
             prop_assert!(!is_below(&followed(&redirect).0, "/site/beta"));
         }
-        let plain = Visit::new(Some("GET"), Some("/site/a"), None);
-        prop_assert_eq!(plain.answer(verdict), None);
+        prop_assert_eq!(answer("GET", "/site/a", None, verdict), None);
+    }
+
+    #[test]
+    fn at_the_root_a_redirect_stays_on_the_host_and_a_browser_never_circles(
+        uri in any_text(), query in any_text(), signals in any_signals(), verdicts in prop::collection::vec(any_verdict(), 8),
+    ) {
+        let paths = Paths::new("/", "/beta");
+        let (mut path, mut query, mut signals) = (uri, Some(query), signals);
+        let mut redirects = 0;
+        for verdict in verdicts {
+            let visit = Visit::new(&paths, Some("GET"), Some(&path), query.as_deref(), signals);
+            let Some(redirect) = visit.answer(verdict) else { break };
+            redirects += 1;
+            prop_assert!(redirect.location.bytes().all(|byte| byte.is_ascii_graphic()), "{:?}", redirect.location);
+            (path, query) = followed(&redirect);
+            prop_assert!(path.starts_with('/') && !path.starts_with("//") && !path.contains('\\'), "{path}");
+            // What a browser sends along with the next request.
+            for cookie in redirect.cookies {
+                match cookie {
+                    Cookie::Guard => signals.is_guarded = true,
+                    Cookie::Preview => signals.preview = Preview::Shown,
+                    Cookie::PreviewOff => signals.preview = Preview::Absent,
+                    Cookie::Visitor(id) => prop_assert!(false, "an id was given: {}", id),
+                }
+            }
+        }
+        prop_assert!(redirects <= 4, "{redirects} redirects");
     }
 
     #[test]
     fn a_clean_query_is_kept_as_it_is(query in "[!-\"$-~]{0,200}") {
-        let visit = Visit::new(Some("GET"), Some("/a"), Some(&query));
-        let location = visit.answer(Verdict::Current).unwrap().location;
+        let location = answer("GET", "/a", Some(&query), Verdict::Current).unwrap().location;
         let expected = if query.is_empty() { "/site/a".to_owned() } else { format!("/site/a?{query}") };
         prop_assert_eq!(location, expected);
     }

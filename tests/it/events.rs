@@ -100,7 +100,7 @@ fn tracked_flags() -> Vec<(&'static str, Value)> {
 }
 
 #[tokio::test]
-async fn in_summary_no_address_leaves_whatever_the_flag_asks_for() {
+async fn in_summary_no_address_leaves_whatever_the_flag_requests() {
     for (place, flag) in tracked_flags() {
         for (setting, updates, tells) in [
             ("full", "between-invocations", true),
@@ -189,7 +189,7 @@ async fn off_means_no_request() {
 }
 
 /// While events cannot be delivered viewers do not notice, the log has it once, and later events arrive again.
-async fn check_events_fault(what: &str, fault: Fault, told: &str) {
+async fn check_events_fault(what: &str, fault: Fault, logged: &str) {
     let settings = [
         ("REDIRECT_FLUSH_AFTER_SECONDS", "0"),
         ("REDIRECT_REFRESH_AFTER_SECONDS", "3600"),
@@ -203,9 +203,9 @@ async fn check_events_fault(what: &str, fault: Fault, told: &str) {
         let answered = world.send_at(&event("/a", "192.0.2.1"), later).await;
         assert_eq!(answered.summary(), "302 /site/beta/a", "{what}");
     }
-    let ours: Vec<_> = world.messages().into_iter().filter(|line| line.contains("events were not delivered")).collect();
+    let ours: Vec<_> = world.messages().into_iter().filter(|line| line.contains("events not delivered")).collect();
     assert_eq!(ours.len(), 1, "{what}: {:?}", world.messages());
-    assert!(ours[0].contains(told), "{what}: {ours:?}");
+    assert!(ours[0].contains(logged), "{what}: {ours:?}");
 
     world.launchdarkly.fail_events(Fault::None);
     world.send_at(&event("/a", "192.0.2.1"), start + Duration::from_secs(1_800)).await;
@@ -213,8 +213,8 @@ async fn check_events_fault(what: &str, fault: Fault, told: &str) {
 }
 
 macro_rules! events_faults {
-    ($($name:ident: $fault:expr => $told:expr;)*) => {
-        $(#[tokio::test] async fn $name() { check_events_fault(stringify!($name), $fault, $told).await })*
+    ($($name:ident: $fault:expr => $logged:expr;)*) => {
+        $(#[tokio::test] async fn $name() { check_events_fault(stringify!($name), $fault, $logged).await })*
     };
 }
 
@@ -228,14 +228,14 @@ events_faults! {
 }
 
 #[tokio::test]
-async fn an_events_server_that_is_down_is_no_affair_of_the_viewers() {
+async fn an_events_server_that_is_down_does_not_concern_viewers() {
     let settings = [("REDIRECT_FLUSH_AFTER_SECONDS", "0"), ("LAUNCHDARKLY_EVENTS_URI", "http://127.0.0.1:1")];
     let mut world = World::new(launchdarkly(flag(3, true)).await, &settings).await;
     for _ in 0..3 {
         assert_eq!(world.visit("/a", "192.0.2.1").await.summary(), "302 /site/beta/a");
     }
     let messages = world.messages();
-    let ours: Vec<_> = messages.iter().filter(|line| line.contains("events were not delivered")).collect();
+    let ours: Vec<_> = messages.iter().filter(|line| line.contains("events not delivered")).collect();
     assert!(!ours.is_empty() && ours.len() <= 2, "{messages:?}");
 }
 

@@ -6,8 +6,8 @@ use standins::{Data, Fault, LaunchDarkly, RuntimeApi};
 use std::fs;
 use std::time::{Duration, SystemTime};
 
-/// The time-out that Lambda@Edge gives the function: a later answer would be a 503.
-const FUNCTION_TIME_OUT: Duration = Duration::from_secs(5);
+/// The timeout that Lambda@Edge gives the function: a later answer would be a 503.
+const FUNCTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Later than any staleness that is allowed, by nothing but the deadlines that Lambda gives.
 fn ten_minutes_later(times: u64) -> SystemTime {
@@ -17,15 +17,15 @@ fn ten_minutes_later(times: u64) -> SystemTime {
 fn check(answered: &Answered, what: &str, summary: &str, data: &str) {
     assert_eq!(answered.summary(), summary, "{what}: {}", answered.line);
     assert_eq!(answered.line["data"], data, "{what}");
-    assert!(answered.took < FUNCTION_TIME_OUT, "{what}: {:?}", answered.took);
+    assert!(answered.took < FUNCTION_TIMEOUT, "{what}: {:?}", answered.took);
 }
 
 /// Those of redirect.toml, but for a shorter start.
 const BUDGETS: [(&str, &str); 3] =
     [("REDIRECT_INIT_BUDGET_MS", "400"), ("REDIRECT_VIEWER_BUDGET_MS", "300"), ("REDIRECT_BETWEEN_BUDGET_MS", "1500")];
 
-/// A fault of LaunchDarkly, at a cold start and later. `told` is what the log must say, once.
-async fn check_fault(fetch: &str, what: &str, fault: Fault, told: &str) {
+/// A fault of LaunchDarkly, at a cold start and later. `logged` is what the log must say, once.
+async fn check_fault(fetch: &str, what: &str, fault: Fault, logged: &str) {
     let what = &format!("{what}, {fetch}");
     let settings = [&BUDGETS[..], &[("REDIRECT_FETCH", fetch)]].concat();
     // At a cold start there is nothing to decide from: the current site.
@@ -43,7 +43,7 @@ async fn check_fault(fetch: &str, what: &str, fault: Fault, told: &str) {
     // At most at the start, on the viewer's time and after a response, within one step of the back-off.
     assert!(world.launchdarkly.count("GET") <= 3, "{what}: {} requests", world.launchdarkly.count("GET"));
     let messages = world.messages();
-    assert!(messages.iter().any(|line| line.contains(told)), "{what}: no {told:?} in {messages:?}");
+    assert!(messages.iter().any(|line| line.contains(logged)), "{what}: no {logged:?} in {messages:?}");
     assert!(messages.len() <= 3, "{what}: {messages:?}");
     assert!(peak_memory_kb(&world) < 100 * 1024, "{what}: {} kB", peak_memory_kb(&world));
 
@@ -75,14 +75,14 @@ fn peak_memory_kb(world: &World) -> u64 {
 
 /// Each fault of the endpoints for single items and of the one for the whole environment.
 macro_rules! faults {
-    ($($name:ident: $fault:expr => $told:expr;)*) => {
+    ($($name:ident: $fault:expr => $logged:expr;)*) => {
         mod items {
             use super::*;
-            $(#[tokio::test] async fn $name() { check_fault("items", stringify!($name), $fault, $told).await })*
+            $(#[tokio::test] async fn $name() { check_fault("items", stringify!($name), $fault, $logged).await })*
         }
         mod environment {
             use super::*;
-            $(#[tokio::test] async fn $name() { check_fault("environment", stringify!($name), $fault, $told).await })*
+            $(#[tokio::test] async fn $name() { check_fault("environment", stringify!($name), $fault, $logged).await })*
         }
     };
 }
@@ -255,7 +255,7 @@ async fn frozen_for_ten_minutes_the_next_decision_uses_the_new_value() {
     let lambda = &world.lambda;
     let function = &world.function;
     // Lambda thaws an environment when it has an event for it.
-    let deadline = ten_minutes_later(1) + FUNCTION_TIME_OUT;
+    let deadline = ten_minutes_later(1) + FUNCTION_TIMEOUT;
     let invocation = lambda.invoke_with_deadline(event("/a", "192.0.2.1"), deadline);
     let (outcome, ()) = tokio::join!(invocation, async { function.thaw() });
     let answer: Value = serde_json::from_slice(&outcome.unwrap().body).unwrap();
@@ -285,7 +285,7 @@ async fn ten_minutes_that_only_the_deadline_shows_make_data_stale() {
 }
 
 #[tokio::test]
-async fn a_fetch_too_slow_for_the_viewer_goes_on_after_his_response() {
+async fn a_fetch_too_slow_for_the_viewer_goes_on_after_their_response() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[("REDIRECT_VIEWER_BUDGET_MS", "50")]).await;
     world.visit("/a", "192.0.2.1").await;
     world.launchdarkly.set_flag(&flag(2, false));
@@ -350,7 +350,7 @@ async fn retry_after_is_respected_within_the_longest_wait() {
 }
 
 #[tokio::test]
-async fn a_time_to_live_that_is_too_long_is_told_once() {
+async fn a_time_to_live_that_is_too_long_is_logged_once() {
     let service = launchdarkly(flag(1, true)).await;
     service.set_max_age(Some(300));
     let mut world = World::new(service, &[("REDIRECT_REFRESH_AFTER_SECONDS", "0")]).await;
@@ -396,13 +396,13 @@ async fn data_of_the_package_that_is_too_old_yields_to_the_default() {
 }
 
 #[tokio::test]
-async fn data_of_the_package_that_cannot_be_read_is_told_once() {
+async fn data_of_the_package_that_cannot_be_read_is_logged_once() {
     let mut world = packaged("broken", "{\"fetched_at\": \"today\"}").await;
     for _ in 0..3 {
         check(&world.visit("/a", "192.0.2.1").await, "broken", "302 /site/a", "default");
     }
-    let told: Vec<_> = world.messages().into_iter().filter(|line| line.contains("flags.json")).collect();
-    assert_eq!(told.len(), 1, "{told:?}");
+    let logged: Vec<_> = world.messages().into_iter().filter(|line| line.contains("flags.json")).collect();
+    assert_eq!(logged.len(), 1, "{logged:?}");
 }
 
 #[tokio::test]
@@ -457,7 +457,7 @@ async fn what_goes_on_after_a_response_ends_before_the_deadline() {
 }
 
 #[tokio::test]
-async fn an_attempt_of_the_cold_start_that_a_freeze_ended_is_made_anew() {
+async fn an_attempt_of_the_cold_start_that_a_freeze_ended_is_made_again() {
     let service = launchdarkly(flag(1, true)).await;
     service.fail(Fault::BlackHole);
     let settings = [

@@ -424,20 +424,28 @@ fn is_on(version: usize) -> bool {
 
 #[tokio::test]
 async fn the_kill_switch_reaches_every_environment() {
-    let plan = Plan {
-        seed: 6,
-        rate: 40,
-        seconds: 16,
-        max_staleness_seconds: 1,
-        viewer_budget_ms: 700,
-        between_budget_ms: 800,
-        init_budget_ms: 1_500,
-    };
-    let report = run(&plan, |_| {}).await;
-    let all = report.curve(Duration::from_secs(plan.seconds), 1, |decision| decision.is_promised);
-    let (decisions, old) = (all[0].decisions, all[0].old);
-    assert!(decisions > 100 && old > 0, "the promise was hardly tested: {decisions} decisions, {old} old ones");
-    assert!(report.started >= 24 && report.killed > 0 && report.flips >= 5 && report.faults >= 5, "{report:?}");
-    assert!(report.lost.is_empty(), "{} answers lost: {:#?}", report.lost.len(), report.lost);
-    assert!(report.broken.is_empty(), "{} decisions too old: {:#?}", report.broken.len(), report.broken);
+    let (mut decisions, mut old) = (0, 0);
+    // A busy machine makes fewer visits in the same time: then another run follows, until the promise was tested.
+    for seed in 6..12 {
+        let plan = Plan {
+            seed,
+            rate: 40,
+            seconds: 16,
+            max_staleness_seconds: 1,
+            viewer_budget_ms: 700,
+            between_budget_ms: 800,
+            init_budget_ms: 1_500,
+        };
+        let report = run(&plan, |_| {}).await;
+        assert!(report.lost.is_empty(), "{} answers lost: {:#?}", report.lost.len(), report.lost);
+        assert!(report.broken.is_empty(), "{} decisions too old: {:#?}", report.broken.len(), report.broken);
+        assert!(report.started >= 24 && report.killed > 0 && report.flips >= 5 && report.faults >= 5, "{report:?}");
+        let all = report.curve(Duration::from_secs(plan.seconds), 1, |decision| decision.is_promised);
+        decisions += all[0].decisions;
+        old += all[0].old;
+        if decisions > 100 && old > 0 {
+            return;
+        }
+    }
+    panic!("the promise was hardly tested: {decisions} decisions, {old} old ones");
 }

@@ -205,6 +205,29 @@ async fn a_tombstone_is_an_answer() {
 }
 
 #[tokio::test]
+async fn off_although_the_rest_of_the_flag_cannot_be_read() {
+    let mut rule = off(2);
+    rule["rules"] = json!([{"id": "r", "variation": 0, "clauses": [{"op": 7}]}]);
+    let mut variations = off(2);
+    variations["variations"] = json!({"new": true});
+    let mut null = off(2);
+    null["on"] = json!(null);
+    for fetch in FETCHES {
+        for (what, unreadable) in [("a rule", &rule), ("the variations", &variations), ("on is null", &null)] {
+            let what = &format!("{what}, {fetch}");
+            let mut site = Site::new(launchdarkly(flag(1, true)).await, fetch).await;
+            site.on_beta(0, what).await;
+            site.world.launchdarkly.set_flag(unreadable);
+            site.home(MAX_STALENESS + 1, what).await;
+            let answered = site.visit("/site/beta/a", MAX_STALENESS + 2).await;
+            assert_eq!((&answered.line["reason"], &answered.line["data"]), (&json!("OFF"), &json!("fresh")), "{what}");
+            // A 304 of the next refresh means the same.
+            site.home(MAX_STALENESS + 30, what).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn every_evaluation_error_of_data_that_arrived_means_the_current_site() {
     let mut text = flag(2, true);
     text["variations"] = json!(["new", "old"]);
@@ -387,6 +410,9 @@ async fn a_segment_that_is_missing_under_a_negated_clause_shows_nobody_the_new_s
             let member = event("/a", "192.0.2.200");
             let later = site.start + Duration::from_secs(MAX_STALENESS + 2);
             assert_eq!(site.world.send_at(&member, later).await.summary(), "302 /site/a", "{what}");
+            // A tombstone is as good as nothing.
+            set_segment(&site.world.launchdarkly, &json!({"key": "testers", "version": 2, "deleted": true}));
+            site.home(3 * MAX_STALENESS, what).await;
         }
     }
 }
@@ -430,9 +456,16 @@ async fn a_warm_function_and_a_cold_one_accept_the_same_data() {
         }
     };
     for fetch in FETCHES {
-        let mut cold = Site::new(service(2, keys.clone()).await, fetch).await;
+        // Megabytes take their time on a busy machine.
+        let settings = [
+            ("REDIRECT_FETCH", fetch),
+            ("REDIRECT_INIT_BUDGET_MS", "9000"),
+            ("REDIRECT_VIEWER_BUDGET_MS", "5000"),
+            ("REDIRECT_BETWEEN_BUDGET_MS", "10000"),
+        ];
+        let mut cold = Site::with(service(2, keys.clone()).await, &settings).await;
         cold.visit("/a", 0).await;
-        let mut warm = Site::new(service(1, keys[..4].to_vec()).await, fetch).await;
+        let mut warm = Site::with(service(1, keys[..4].to_vec()).await, &settings).await;
         warm.visit("/a", 0).await;
         for (number, key) in keys.iter().enumerate() {
             set_segment(&warm.world.launchdarkly, &big(key, number));

@@ -45,6 +45,42 @@ fn a_wrong_setting_names_itself_its_value_and_what_would_be_right() {
     check("viewer_budget_ms", "6000", "expected a whole number of milliseconds from 0 to 5000");
     check("function_timeout_seconds", "31", "expected a whole number of seconds from 1 to 30");
     check("bundled_max_age_hours", "", "expected a whole number of hours from 0 to 8760");
+    check("current_path", "/", "right");
+    check("current_path", "/v1.0/site_a~b-c", "right");
+    check("beta_path", "/next", "right");
+    check("beta_path", "/site/betas/new", "right");
+    for wrong in [
+        "",
+        "site",
+        "/site/",
+        "//site",
+        "/a//b",
+        "/a/../b",
+        "/.well-known",
+        "/a b",
+        "/%61",
+        "/a?b",
+        "/a*",
+        "/é",
+        "/a\\b",
+    ] {
+        check("current_path", wrong, "expected a path such as /site/beta");
+        check("beta_path", wrong, "expected a path such as /site/beta");
+    }
+    check("beta_path", "/", "expected a path such as /site/beta");
+    check("beta_path", "/site", "beta_path is \"/site\"; expected a path other than current_path (/site)");
+    check("current_path", "/site/beta/a", "beta_path is \"/site/beta\"; expected a path other than current_path");
+    check("beta_path", "/sit", "right");
+    check("visitor_cookie", "__Host-id.1", "right");
+    for wrong in ["a b", "a=b", "a;b", "é", "redirect-preview", "redirect-guard", &"a".repeat(65)] {
+        check("visitor_cookie", wrong, "expected the name of a cookie");
+    }
+    check("visitor_cookie_days", "0", "right");
+    check("visitor_cookie_days", "401", "expected a whole number of days from 0 to 400");
+    check("context_headers", "User-Agent, accept-language,", "right");
+    for wrong in ["cookie", "a,Authorization", "key", "kind", "anonymous", "name", "_meta", "a b", "a/b", "a:b"] {
+        check("context_headers", wrong, "expected names of request headers");
+    }
     check("init_budget_ms", "4500", "function_timeout_seconds is \"5\"; expected at least 6.5s");
     check("between_budget_ms", "3500", "right");
     check("between_budget_ms", "3501", "function_timeout_seconds is \"5\"; expected at least 5.001s");
@@ -70,7 +106,7 @@ fn a_wrong_key_is_refused_and_never_shown() {
 }
 
 #[tokio::test]
-async fn a_start_that_fails_tells_lambda_why() {
+async fn a_start_that_fails_reports_lambda_why() {
     let lambda = RuntimeApi::start().await.unwrap();
     let mut function = start(&lambda, "http://127.0.0.1:1", &[("REDIRECT_EVENTS", "some")]);
     let error = lambda.init_error().await;

@@ -1,7 +1,7 @@
 """Builds and packs the function in two folders: the same inputs must give the same bytes. In the second, also a build
 whose redirect.toml wants a feature that it does not have, which must end with an error that says so.
 
-Leaves target/edge/redirect.zip, which the tests of the carrier run. The key is no key of anybody's.
+Leaves target/edge/redirect.zip, which the tests of the carrier run. The key is nobody's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PACKAGE = Path("target/edge/redirect.zip")
 def flag_data() -> Path:
     """The repository's flag as packaged data, of today: older data would yield to the default."""
     data = json.loads((ROOT / "src/flags/offline-flags.json").read_text())
-    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     path = ROOT / "target" / "packaged-flags.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"fetched_at": now, **data}))
@@ -50,10 +50,17 @@ def copy_of_the_tree(folder: Path) -> None:
     (folder / ".tools").symlink_to(ROOT / ".tools")
 
 
+def dependencies_of_the_build(folder: Path) -> None:
+    """What comes from the registry is the same file for both; cargo builds again whatever has a path in its name."""
+    for part in ("release", "x86_64-unknown-linux-gnu"):
+        if (ROOT / "target" / part).exists():
+            shutil.copytree(ROOT / "target" / part, folder / "target" / part)
+
+
 def refusal(folder: Path, source: str) -> str:
     """What cargo says of that source without its feature; only the build script runs, as the rest is built."""
     settings = folder / "redirect.toml"
-    settings.write_text(re.sub('^source = .*', f'source = "{source}"', settings.read_text(), flags=re.MULTILINE))
+    settings.write_text(re.sub("^source = .*", f'source = "{source}"', settings.read_text(), flags=re.MULTILINE))
     just = ["just", "--justfile", str(folder / "justfile"), "--evaluate", "static"]
     flags = subprocess.run(just, capture_output=True, text=True, check=True).stdout.strip()
     environment = {**os.environ, **dict([flags.split("=", 1)])}
@@ -68,6 +75,7 @@ def main() -> int:
     here = package(ROOT, flags)
     with tempfile.TemporaryDirectory(prefix="redirect-") as elsewhere:
         copy_of_the_tree(Path(elsewhere))
+        dependencies_of_the_build(Path(elsewhere))
         there = package(Path(elsewhere), flags)
         refusals = {source: refusal(Path(elsewhere), source) for source in ("dynamodb", "redis")}
     if here != there:

@@ -180,7 +180,10 @@ async fn a_wrong_setting_names_itself_and_hides_a_password() {
         (vec![("REDIRECT_SOURCE", "etcd")], "REDIRECT_SOURCE is \"etcd\"; expected one of"),
         (vec![("REDIRECT_SOURCE", "dynamodb")], "store_table is \"\"; expected the name of the table"),
         (vec![("REDIRECT_SOURCE", "redis")], "store_redis_url is \"\"; expected the address"),
-        (vec![("REDIRECT_STORE_REDIS_URL", "http://:hunter2@x")], "REDIRECT_STORE_REDIS_URL is no address of a Redis"),
+        (
+            vec![("REDIRECT_STORE_REDIS_URL", "http://:hunter2@x")],
+            "REDIRECT_STORE_REDIS_URL is not the address of a Redis",
+        ),
         (vec![("REDIRECT_STORE_REGIONS", "Frankfurt")], "REDIRECT_STORE_REGIONS is \"Frankfurt\""),
         (
             vec![

@@ -130,7 +130,7 @@ async fn check(store: &impl Store, edge: &Edge, what: &str, after: &Everything, 
     assert_eq!(sees_beta(edge, "192.0.2.200").await, (member, member), "{what}: a member");
 }
 
-const AT_ONCE: (&str, &str) = ("REDIRECT_REFRESH_AFTER_SECONDS", "0");
+const CONCURRENCY: (&str, &str) = ("REDIRECT_REFRESH_AFTER_SECONDS", "0");
 
 #[tokio::test]
 async fn redis_holds_nothing_up() {
@@ -143,7 +143,7 @@ async fn redis_holds_nothing_up() {
             ("REDIRECT_SOURCE", "redis"),
             ("REDIRECT_STORE_REDIS_URL", url.as_str()),
             ("REDIRECT_STORE_PREFIX", prefix.as_str()),
-            AT_ONCE,
+            CONCURRENCY,
             IN_TIME,
         ];
         check(&store, &edge::start(&settings).await, what, &after, member).await;
@@ -172,7 +172,7 @@ async fn start(table: &str, uri: &str, regions: &str) -> Edge {
         ("REDIRECT_STORE_TABLE", table),
         ("REDIRECT_STORE_REGIONS", regions),
         ("AWS_ENDPOINT_URL_DYNAMODB", uri),
-        AT_ONCE,
+        CONCURRENCY,
         IN_TIME,
     ])
     .await

@@ -44,7 +44,7 @@ impl Backoff {
     }
 }
 
-/// From 0 to 1. The standard library seeds each `RandomState` anew; jitter needs no better source.
+/// From 0 to 1. The standard library gives each `RandomState` another seed; jitter needs no better source.
 pub fn jitter() -> f64 {
     let bits = RandomState::new().build_hasher().finish() >> 32;
     f64::from(u32::try_from(bits).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
@@ -82,7 +82,10 @@ mod tests {
             })
             .collect();
         assert!(waits.len() > 25, "{waits:?}");
-        assert!(waits.iter().all(|wait| *wait >= Duration::from_millis(500)), "a wait of zero is no wait: {waits:?}");
+        assert!(
+            waits.iter().all(|wait| *wait >= Duration::from_millis(500)),
+            "a wait of zero does not count: {waits:?}"
+        );
     }
 
     #[test]

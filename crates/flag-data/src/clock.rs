@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Tells how much time has passed, also across a freeze.
+/// Measures how much time has passed, also across a freeze.
 ///
 /// The clocks of a paused virtual machine may stand still, and its wall clock may be set late. The deadline of an
 /// invocation (`Lambda-Runtime-Deadline-Ms`) is an absolute time that comes from outside, so its growth from one
-/// invocation to the next tells the truth. An age is the largest that any of the three shows.
+/// invocation to the next can be trusted. An age is the largest that any of the three shows.
 #[derive(Clone, Debug, Default)]
 pub struct Clock(Arc<Deadlines>);
 
@@ -16,11 +16,11 @@ pub struct Clock(Arc<Deadlines>);
 struct Deadlines {
     /// Milliseconds since 1970; 0 before the first invocation.
     first: AtomicU64,
-    /// That of the invocation under way.
+    /// That of the current invocation.
     latest: AtomicU64,
     /// Whether it was still to come when the invocation arrived.
     is_credible: AtomicBool,
-    /// The function's timeout, where it is known: a deadline less that is when its event came.
+    /// The function's timeout, if it is known: a deadline less that is when its event arrived.
     timeout_ms: Option<u64>,
 }
 
@@ -40,7 +40,8 @@ impl Clock {
         Self(Arc::new(Deadlines { timeout_ms, ..Deadlines::default() }))
     }
 
-    /// Takes note of an invocation's deadline, in milliseconds since 1970.
+    /// Records an invocation's deadline, in milliseconds since 1970.
+    /// <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html#runtimes-api-next>
     pub fn invocation(&self, deadline_ms: u64) {
         if deadline_ms != 0 {
             self.0.latest.store(deadline_ms, Ordering::Relaxed);
@@ -82,7 +83,7 @@ impl Clock {
         arrival.duration_since(moment.wall).unwrap_or_default()
     }
 
-    /// The time until the deadline of the invocation under way; `None` when it is unknown or was over before it
+    /// The time until the deadline of the current invocation; `None` if it is unknown or was over before it
     /// began, as in some test tools.
     pub fn remaining(&self) -> Option<Duration> {
         self.0.is_credible.load(Ordering::Relaxed).then(|| self.until_deadline().unwrap_or_default())
@@ -104,7 +105,7 @@ mod tests {
         let clock = Clock::default();
         let at_start = clock.now();
         clock.invocation(1_000_000);
-        assert!(clock.since(at_start) < Duration::from_secs(100), "the first deadline is no growth");
+        assert!(clock.since(at_start) < Duration::from_secs(100), "the first deadline is not growth");
         let first = clock.now();
         clock.invocation(1_600_000);
         assert!(clock.since(first) >= Duration::from_secs(600));
@@ -120,11 +121,11 @@ mod tests {
         moment.wall -= Duration::from_secs(50);
         assert!(clock.since(moment) >= Duration::from_secs(50));
         moment.wall += Duration::from_secs(5_000);
-        assert!(clock.since(moment) < Duration::from_secs(50), "a wall clock set back is not believed");
+        assert!(clock.since(moment) < Duration::from_secs(50), "a wall clock set back is ignored");
     }
 
     #[test]
-    fn a_deadline_that_passes_leaves_no_time_and_one_that_was_over_before_is_not_believed() {
+    fn a_deadline_that_passes_leaves_no_time_and_one_that_was_over_before_is_ignored() {
         let now = || u64::try_from(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
         let clock = Clock::default();
         assert_eq!(clock.remaining(), None);

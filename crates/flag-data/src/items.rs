@@ -2,6 +2,7 @@
 
 use launchdarkly_server_sdk::{Flag, Segment, SerializedItem};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -33,10 +34,10 @@ impl ItemKind {
     }
 }
 
-/// An item that a flag needs.
+/// What names an item.
 pub type ItemKey = (ItemKind, String);
 
-/// Whether the SDK can read an item, so that a malformed one is told by name when it arrives and not at each decision.
+/// Whether the SDK can read an item, so that a malformed one is reported by name when it arrives and not at each decision.
 fn check(kind: ItemKind, json: &str) -> Result<(), serde_json::Error> {
     match kind {
         ItemKind::Flag => serde_json::from_str::<Flag>(json).map(drop),
@@ -87,7 +88,7 @@ struct Rule {
 #[derive(Deserialize)]
 struct Clause {
     op: Option<String>,
-    values: Option<Vec<serde_json::Value>>,
+    values: Option<Vec<Value>>,
     negate: Option<bool>,
 }
 
@@ -109,18 +110,54 @@ impl Model {
     }
 }
 
+/// Reads what matters of an item, which the SDK must be able to read too unless it is a tombstone.
+fn read(kind: ItemKind, json: &str) -> serde_json::Result<Model> {
+    let model: Model = serde_json::from_str(json)?;
+    if model.deleted != Some(true) {
+        check(kind, json)?;
+    }
+    Ok(model)
+}
+
+/// A flag that is off without what the SDK cannot read of it: nothing in a flag may hold up its being switched off. All
+/// that counts then is its off variation; where that cannot be read either, there is none. Other SDKs read a null as
+/// off.
+fn switched_off(kind: ItemKind, json: &str) -> Option<(String, Model)> {
+    let flag: Map<String, Value> = serde_json::from_str(json).ok().filter(|_| kind == ItemKind::Flag)?;
+    if !matches!(flag.get("on")?, Value::Bool(false) | Value::Null) {
+        return None;
+    }
+    let field = |name: &str| flag.get(name).cloned().unwrap_or_default();
+    let (key, version) = (flag.get("key")?, field("version").as_u64().unwrap_or_default());
+    let off = |variations: Value, variation: Value| {
+        let json = json!({
+            "key": key, "version": version, "on": false, "targets": [], "rules": [], "prerequisites": [],
+            "fallthrough": {}, "variations": variations, "offVariation": variation, "salt": "",
+        });
+        let json = json.to_string();
+        let model = read(kind, &json).ok()?;
+        Some((json, model))
+    };
+    off(field("variations"), field("offVariation")).or_else(|| off(json!([]), Value::Null))
+}
+
 impl Item {
-    /// Accepts an item's JSON as it was served.
+    /// Accepts an item's JSON as it was served. A flag that is off is accepted also if the SDK cannot read all of it.
     ///
     /// # Errors
     /// Why the SDK could not read it.
     pub fn new(kind: ItemKind, json: String, etag: Option<String>) -> Result<Self, String> {
-        let model: Model = serde_json::from_str(&json).map_err(|error| error.to_string())?;
+        let (json, model) = match read(kind, &json) {
+            Ok(model) => (json, model),
+            Err(error) => switched_off(kind, &json).ok_or_else(|| error.to_string())?,
+        };
         let (version, deleted) = (model.version.unwrap_or_default(), model.deleted == Some(true));
-        if !deleted {
-            check(kind, &json).map_err(|error| error.to_string())?;
-        }
         Ok(Self { json: json.into(), version, deleted, etag, references: model.references().into_iter().collect() })
+    }
+
+    /// Whether it is a tombstone.
+    pub fn is_deleted(&self) -> bool {
+        self.deleted
     }
 
     /// What it refers to, as far as an evaluation can depend on it.
@@ -208,7 +245,7 @@ pub enum State {
     Live,
     /// A tombstone: the item was deleted, and older versions of it must not come back.
     Deleted,
-    /// Something that is no JSON of an item.
+    /// Something that is not the JSON of an item.
     Malformed,
 }
 
@@ -294,5 +331,38 @@ mod tests {
         check(r#"{"key":"a"}"#, 0, State::Malformed);
         check("[", 0, State::Malformed);
         assert_eq!(Stored::parse(Stored::tombstone(7).json), Stored::tombstone(7));
+    }
+
+    /// What the SDK is given of a flag that it cannot read; `None` if it cannot be used.
+    #[track_caller]
+    fn check_unreadable(field: &str, value: Value, expected: Option<Value>) {
+        let mut flag = json!({
+            "key": "a", "version": 4, "on": false, "targets": [], "rules": [{"clauses": 7}], "prerequisites": [],
+            "variations": [true, false], "offVariation": 1, "fallthrough": {"variation": 0}, "salt": "s",
+        });
+        flag[field] = value;
+        let item = Item::new(ItemKind::Flag, flag.to_string(), None).ok();
+        let variation = item.as_ref().map(|item| {
+            assert!(item.references().is_empty());
+            let json: Value = serde_json::from_str(item.json()).unwrap();
+            assert_eq!(json["on"], false);
+            json["offVariation"].clone()
+        });
+        assert_eq!(variation, expected, "{flag}");
+    }
+
+    #[test]
+    fn a_flag_that_is_off_needs_nothing_else_that_can_be_read() {
+        check_unreadable("salt", json!("s"), Some(json!(1)));
+        check_unreadable("on", Value::Null, Some(json!(1)));
+        check_unreadable("version", json!("four"), Some(json!(1)));
+        check_unreadable("fallthrough", Value::Null, Some(json!(1)));
+        check_unreadable("variations", Value::Null, Some(Value::Null));
+        check_unreadable("offVariation", json!("second"), Some(Value::Null));
+        check_unreadable("on", json!(true), None);
+        check_unreadable("on", json!("false"), None);
+        check_unreadable("key", Value::Null, None);
+        assert!(Item::new(ItemKind::Segment, r#"{"key":"a","on":false}"#.to_owned(), None).is_err());
+        assert!(Item::new(ItemKind::Flag, r#"{"key":"a","version":2}"#.to_owned(), None).is_err());
     }
 }

@@ -18,7 +18,7 @@ pub struct SdkKeyError(&'static str);
 pub struct SdkKey(String);
 
 impl SdkKey {
-    /// Checks a key; nothing or white space alone is no key.
+    /// Checks a key; an empty text, or white space alone, means that there is none.
     ///
     /// # Errors
     /// A text that cannot be an SDK key. The error never holds the text.

@@ -1,4 +1,4 @@
-//! The one HTTP transport for flag data and events: the SDK's own, with the time-outs that it lacks.
+//! The one HTTP transport for flag data and events: the SDK's own, with the timeouts that it lacks.
 
 use crate::clock::{Clock, Moment};
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A connection that was idle for longer may be dead without anyone having been told: the environment was frozen.
+/// A connection that was idle for longer may be dead without anyone noticing: the environment was frozen.
 pub(crate) const MAX_IDLE: Duration = Duration::from_secs(10);
 
 /// The longest wait that a server can ask for.
@@ -21,7 +21,7 @@ const MAX_WAIT: Duration = Duration::from_secs(3_600);
 /// How long to wait when a 429 does not say.
 const DEFAULT_WAIT: Duration = Duration::from_secs(10);
 
-/// An HTTP client with connect and total time-outs. One that was idle for more than 10 seconds is not
+/// An HTTP client with connect and total timeouts. One that was idle for more than 10 seconds is not
 /// used again.
 ///
 /// Used by the source of the flag data and, through [`HttpTransport`], by the SDK's event sender.
@@ -30,7 +30,7 @@ pub struct Transport(Arc<Inner>);
 
 struct Inner {
     clock: Clock,
-    time_out: Duration,
+    timeout: Duration,
     pool: Mutex<Option<Pool>>,
     pools: AtomicU64,
 }
@@ -66,9 +66,9 @@ pub enum RequestError {
 }
 
 impl Transport {
-    /// A transport whose requests take at most `time_out` from first to last byte.
-    pub fn new(clock: Clock, time_out: Duration) -> Self {
-        Self(Arc::new(Inner { clock, time_out, pool: Mutex::new(None), pools: AtomicU64::new(0) }))
+    /// A transport whose requests take at most `timeout` from first to last byte.
+    pub fn new(clock: Clock, timeout: Duration) -> Self {
+        Self(Arc::new(Inner { clock, timeout, pool: Mutex::new(None), pools: AtomicU64::new(0) }))
     }
 
     /// Sends a request and reads the whole response, of which at most `limit` bytes.
@@ -76,7 +76,7 @@ impl Transport {
     /// # Errors
     /// [`RequestError`]; an HTTP error status is a response, not an error.
     pub async fn exchange(&self, request: Request<Option<Bytes>>, limit: usize) -> Result<Response, RequestError> {
-        let time_out = self.0.time_out;
+        let timeout = self.0.timeout;
         let (suspect, response) = self.send(request);
         let exchange = async {
             let (head, mut chunks) = response.await.map_err(|error| failed(&error))?.into_parts();
@@ -90,15 +90,15 @@ impl Transport {
             }
             Ok(Response { head, body })
         };
-        let Ok(result) = tokio::time::timeout(time_out, exchange).await else {
-            return Err(RequestError::TimedOut(time_out));
+        let Ok(result) = tokio::time::timeout(timeout, exchange).await else {
+            return Err(RequestError::TimedOut(timeout));
         };
         suspect.clear();
         result
     }
 
     /// The pool is a new one when the host was not asked for long, by the clock that sees a freeze: hyper's own idle
-    /// time-out goes by one that may stand still meanwhile.
+    /// timeout uses one that may stand still meanwhile.
     fn send(&self, request: Request<Option<Bytes>>) -> (Suspect, ResponseFuture) {
         let inner = &self.0;
         let mut pool = inner.pool.lock();
@@ -109,7 +109,7 @@ impl Transport {
         }
         let pool = match &mut *pool {
             Some(pool) => pool,
-            empty => match HyperTransport::builder().connect_timeout(inner.time_out).build_https() {
+            empty => match HyperTransport::builder().connect_timeout(inner.timeout).build_https() {
                 Ok(transport) => empty.insert(Pool {
                     number: inner.pools.fetch_add(1, Ordering::Relaxed),
                     client: Box::new(move |request| transport.request(request)),
@@ -152,14 +152,14 @@ fn failed(error: &TransportError) -> RequestError {
     RequestError::Failed(text)
 }
 
-/// For the SDK's event sender, which has no time-out of its own and ignores the bodies of responses.
+/// For the SDK's event sender, which has no timeout of its own and ignores the bodies of responses.
 impl HttpTransport for Transport {
     fn request(&self, request: Request<Option<Bytes>>) -> ResponseFuture {
-        let time_out = self.0.time_out;
+        let timeout = self.0.timeout;
         let (suspect, response) = self.send(request);
         Box::pin(async move {
-            let Ok(response) = tokio::time::timeout(time_out, response).await else {
-                return Err(TransportError::new(RequestError::TimedOut(time_out)));
+            let Ok(response) = tokio::time::timeout(timeout, response).await else {
+                return Err(TransportError::new(RequestError::TimedOut(timeout)));
             };
             suspect.clear();
             response

@@ -80,7 +80,7 @@ async fn dynamodb(program: &str, script: &str, prefix: &str) -> Shared<flag_data
 }
 
 async fn dynamodb_and_python(prefix: &str) -> Shared<flag_data::stores::DynamoDb> {
-    let python = servers::tools().join("bin/python").display().to_string();
+    let python = servers::tools().join("test/bin/python").display().to_string();
     dynamodb(&python, "dynamodb.py", prefix).await
 }
 
@@ -102,7 +102,7 @@ async fn they_write_and_we_evaluate(shared: &Shared<impl Store>) {
     let launchdarkly = LaunchDarkly::start("sdk-test", rebrand()).await.unwrap();
     shared.other("fill", &[&launchdarkly.uri()]).await;
     assert!(shared.store.read(&[]).await.unwrap().marks.initialized);
-    assert_eq!(shared.store.read(&[]).await.unwrap().marks.synced, None, "only flag-sync tells that");
+    assert_eq!(shared.store.read(&[]).await.unwrap().marks.synced, None, "only flag-sync records that");
     check_agreement(&shared.evaluated_by_us(), &shared.evaluated_by_the_other().await);
     // What they wrote needs no rewriting.
     let report = sync(&shared.store, &source(&launchdarkly)).await.unwrap();

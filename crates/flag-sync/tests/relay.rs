@@ -328,7 +328,7 @@ async fn it_fills_the_table(prefix: &'static str) {
     let edge = table.edge().await;
     let line = edge.decide("192.0.2.1").await;
     check_rule_match(&line, "dynamodb");
-    assert_eq!(line["synced_age_ms"], Value::Null, "only flag-sync tells when");
+    assert_eq!(line["synced_age_ms"], Value::Null, "only flag-sync records when");
     assert_eq!(table.store().all(Segment).await.unwrap().len(), 1);
     let (code, found) = table.flag_sync(&launchdarkly, "check").await;
     assert_eq!((code, &found["in_sync"], &found["synced_at"]), (0, &json!(true), &Value::Null), "{found}");
@@ -391,7 +391,7 @@ async fn two_tasks_share_a_table() {
 /// What flag-sync beside it is good for: LaunchDarkly counts a new flag's versions from 1 again.
 #[tokio::test]
 #[ignore = "needs the Relay Proxy: just test-relay"]
-async fn a_flag_made_anew_is_held_off_by_its_tombstone_until_flag_sync_runs() {
+async fn a_flag_made_again_is_held_off_by_its_tombstone_until_flag_sync_runs() {
     let launchdarkly = launchdarkly().await;
     let table = Table::new("").await;
     let _relay = table.relay(&launchdarkly).await;

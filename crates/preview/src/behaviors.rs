@@ -15,7 +15,7 @@ const ATTACHED: [(&str, &str); 3] =
     [("PackageBucket", "preview"), ("PackageKey", "preview"), ("PackageSha256", "preview")];
 
 /// Without effect on this machine: there is no certificate and no cache, and loopback needs no compression.
-const NO_EFFECT_HERE: [&str; 9] = [
+const NO_EFFECT_HERE: [&str; 11] = [
     "Aliases",
     "CachePolicyId",
     "Comment",
@@ -23,8 +23,10 @@ const NO_EFFECT_HERE: [&str; 9] = [
     "Enabled",
     "HttpVersion",
     "IPV6Enabled",
+    "PriceClass",
     "ViewerCertificate",
     "ViewerProtocolPolicy",
+    "WebACLId",
 ];
 
 /// AWS's managed policy `SecurityHeadersPolicy`.
@@ -51,10 +53,10 @@ pub(super) struct Distribution {
     pub function_timeout: Duration,
 }
 
-/// A cache behaviour.
+/// A cache behavior.
 #[derive(Debug)]
 pub(super) struct Behavior {
-    /// The path pattern; `*` for the default behaviour.
+    /// The path pattern; `*` for the default behavior.
     pub pattern: String,
     pub methods: Vec<String>,
     pub on_viewer_request: OnViewerRequest,
@@ -184,7 +186,7 @@ impl Distribution {
         })
     }
 
-    /// The behaviour of a path: the first whose pattern matches, the default one otherwise.
+    /// The behavior of a path: the first whose pattern matches, the default one otherwise.
     pub(super) fn behavior(&self, path: &str) -> &Behavior {
         let path = normalized(path);
         let matching = self.behaviors.iter().find(|behavior| matches(&behavior.pattern, &path));
@@ -319,10 +321,11 @@ mod tests {
         for path in ["/site/beta", "/site/beta/", "/site/beta/index.html", "/site/beta/a/b", "/site/beta/../../x"] {
             check_edge(path, "function");
         }
-        for path in ["/site/index.html", "/site/style.css", "/site/a/", "/site/beta.html", "/site//a"] {
+        for path in ["/site/a/", "/site/a/b.c/", "/site/a/."] {
             check_edge(path, "script");
         }
-        for path in ["/site/beta/logo.svg", "/site/beta/a/style.css"] {
+        for path in ["/site/index.html", "/site/beta.html", "/site//a", "/site/beta/logo.svg", "/site/beta/a/style.css"]
+        {
             check_edge(path, "nothing");
         }
     }

@@ -1,9 +1,9 @@
-//! CloudFront, as far as a viewer sees it: the cache behaviour, the function, the origin, the error page.
+//! CloudFront, as far as a viewer sees it: the cache behavior, the function, the origin, the error page.
 
 use super::behaviors::{Distribution, OnViewerRequest};
 use super::environment::Environment;
 use super::journal::{Journal, Served};
-use super::rules::{self, LONGEST_ADDRESS};
+use super::rules::{self, MAX_ADDRESS};
 use super::script::Script;
 use super::viewer::Viewer;
 use axum::body::Body;
@@ -48,11 +48,11 @@ impl CloudFront {
         }
         self.journal.arrived(&viewer);
         let behavior = self.distribution.behavior(&viewer.uri);
-        let mut answer = if viewer.uri.len() + viewer.query.len() >= LONGEST_ADDRESS {
-            let problem = format!("the address is longer than {LONGEST_ADDRESS} characters");
+        let mut answer = if viewer.uri.len() + viewer.query.len() >= MAX_ADDRESS {
+            let problem = format!("the address is longer than {MAX_ADDRESS} characters");
             refused(StatusCode::URI_TOO_LONG, "Error from cloudfront", "nothing", problem)
         } else if !behavior.methods.contains(&viewer.method) {
-            let problem = format!("the behaviour {} does not allow {}", behavior.pattern, viewer.method);
+            let problem = format!("the behavior {} does not allow {}", behavior.pattern, viewer.method);
             refused(StatusCode::FORBIDDEN, "Error from cloudfront", "nothing", problem)
         } else {
             match &behavior.on_viewer_request {

@@ -55,7 +55,7 @@ enum What {
 /// How a request was answered.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Served {
-    /// The path pattern of the cache behaviour.
+    /// The path pattern of the cache behavior.
     pub behavior: String,
     /// What ran on the viewer request: `function`, `script` or `nothing`.
     pub by: &'static str,

@@ -1,7 +1,7 @@
-//! CloudFront on this machine: the real function binary behind the cache behaviours of `cloudformation/edge.yaml`, the
+//! CloudFront on this machine: the real function binary behind the cache behaviors of `cloudformation/edge.yaml`, the
 //! sites of `site/`, a LaunchDarkly stand-in, and a page to play with all of it.
 //!
-//! The way of a request: `cloudfront` finds the behaviour (`behaviors`, read by `template`), makes the event
+//! The way of a request: `cloudfront` finds the behavior (`behaviors`, read by `template`), makes the event
 //! (`viewer`), lets `environment` or `script` answer it, enforces Lambda@Edge's `rules`, and serves from the
 //! origin. `journal` tells the control page (`control`), which sets the `flag` and draws the `population`.
 
@@ -11,6 +11,8 @@ mod control;
 mod environment;
 mod flag;
 mod journal;
+#[cfg(test)]
+mod path_rules;
 mod population;
 mod rules;
 mod script;
@@ -60,7 +62,7 @@ const LIVELY: [(&str, &str); 4] = [
 const LIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the preview waits for the function to be gone, when it ends.
-const LONGEST_FAREWELL: Duration = Duration::from_secs(1);
+const MAX_FAREWELL: Duration = Duration::from_secs(1);
 
 /// How the preview is to run.
 #[derive(Clone, Copy, Debug)]
@@ -158,7 +160,7 @@ pub async fn run(options: Options) -> Result<(), PreviewError> {
         _ = terminated.recv() => {}
     }
     // What is busy for longer is killed when it is dropped.
-    let _ = timeout(LONGEST_FAREWELL, environment.kill()).await;
+    let _ = timeout(MAX_FAREWELL, environment.kill()).await;
     Ok(())
 }
 

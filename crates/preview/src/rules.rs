@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 const LARGEST_RESPONSE: usize = 40 * 1024;
 
 /// The longest address, path and query string together.
-pub(super) const LONGEST_ADDRESS: usize = 8_192;
+pub(super) const MAX_ADDRESS: usize = 8_192;
 
 /// May be read in a viewer request, but neither changed nor put into a response.
 const READ_ONLY: [&str; 4] = ["content-length", "host", "transfer-encoding", "via"];
@@ -58,7 +58,7 @@ pub(super) enum Breach {
     Status(String),
     #[error("the uri must be a path that starts with \"/\", not {0:?}")]
     NoPath(String),
-    #[error("uri and querystring together have {0} characters; CloudFront takes fewer than {LONGEST_ADDRESS}")]
+    #[error("uri and querystring together have {0} characters; CloudFront takes fewer than {MAX_ADDRESS}")]
     AddressTooLong(usize),
     #[error("the header name {0:?} must be in lower case where it names the list of values")]
     NotLowerCase(String),
@@ -169,7 +169,7 @@ fn go_on(uri: &str, given: &Given, request: &Value) -> Result<Answer, Breach> {
         return Err(Breach::NoPath(uri.to_owned()));
     }
     let length = uri.len() + given.querystring.len();
-    if length >= LONGEST_ADDRESS {
+    if length >= MAX_ADDRESS {
         return Err(Breach::AddressTooLong(length));
     }
     let values = |headers: Option<&Value>| {
@@ -305,7 +305,7 @@ mod tests {
     fn a_path_is_a_path() {
         check(&json!({"uri": "a"}), Err(Breach::NoPath("a".to_owned())));
         let mut long = sent();
-        long["uri"] = json!(format!("/{}", "a".repeat(LONGEST_ADDRESS - 4)));
-        check(&long, Err(Breach::AddressTooLong(LONGEST_ADDRESS)));
+        long["uri"] = json!(format!("/{}", "a".repeat(MAX_ADDRESS - 4)));
+        check(&long, Err(Breach::AddressTooLong(MAX_ADDRESS)));
     }
 }

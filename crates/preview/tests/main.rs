@@ -38,7 +38,7 @@ async fn a_visit_is_redirected_and_served() {
 }
 
 #[tokio::test]
-async fn methods_follow_the_behaviour() {
+async fn methods_follow_the_behavior() {
     let preview = Preview::start(&[], &[]).await;
     let send = async |method, path| preview.send(method, path, None).await.head.status.as_u16();
     assert_eq!(send("POST", "/form").await, 307);

@@ -110,7 +110,7 @@ impl Function {
     /// Waits for the process to end.
     ///
     /// # Errors
-    /// The operating system could not tell.
+    /// The operating system does not know.
     pub async fn ended(&mut self) -> io::Result<ExitStatus> {
         self.process.wait().await
     }

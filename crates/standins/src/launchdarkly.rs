@@ -126,7 +126,7 @@ impl LaunchDarkly {
         format!("http://{}", self.server.address())
     }
 
-    /// Replaces a flag and tells the streams.
+    /// Replaces a flag and sends it to the streams.
     pub fn set_flag(&self, flag: &Value) {
         let key = flag.get("key").and_then(Value::as_str).unwrap_or_default().to_owned();
         self.change(|data| drop(data.flags.insert(key.clone(), flag.clone())));
@@ -134,14 +134,14 @@ impl LaunchDarkly {
         let _ = self.state.changes.send(format!("event: patch\ndata: {patch}\n\n"));
     }
 
-    /// Deletes a flag and tells the streams, with the version that its tombstone is to have.
+    /// Deletes a flag and notifies the streams, with the version that its tombstone is to have.
     pub fn delete_flag(&self, key: &str, version: u64) {
         self.change(|data| drop(data.flags.remove(key)));
         let delete = json!({"path": format!("/flags/{key}"), "version": version});
         let _ = self.state.changes.send(format!("event: delete\ndata: {delete}\n\n"));
     }
 
-    /// Changes the data without telling the streams.
+    /// Changes the data without notifying the streams.
     pub fn change(&self, change: impl FnOnce(&mut Data)) {
         change(&mut self.state.data.lock());
         *self.state.whole.lock() = None;

@@ -92,7 +92,7 @@ impl Drop for Server {
     }
 }
 
-/// Whether a body failed that way, and the connection is to be reset. So says the peer's own reset, which is no harm.
+/// Whether a body failed that way, and the connection is to be reset. The peer's own reset looks the same, which does no harm.
 fn is_reset(error: &hyper::Error) -> bool {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
     cause.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset)

@@ -50,7 +50,7 @@ impl Server {
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let found = lines.by_ref().map_while(Result::ok).find(|line| line.contains(ready));
         let line = found.unwrap_or_else(|| panic!("{command:?} ended before it was ready; {hint}"));
-        // dynalite chooses its port and tells it.
+        // dynalite chooses its port and prints it.
         let port = if port == 0 { line.rsplit(':').next().unwrap().trim().parse().unwrap() } else { port };
         // Nobody reads on, but the pipe must stay open.
         std::thread::spawn(move || lines.for_each(drop));

@@ -17,7 +17,7 @@ use std::io::Read as _;
 use std::time::Duration;
 
 /// The largest environment that is read: more than 10,000 flags fit, in a function of 128 MB.
-const LARGEST: usize = 16 * 1024 * 1024;
+const MAX_ENVIRONMENT_BYTES: usize = 16 * 1024 * 1024;
 
 /// The largest single item that is read. How much of it is kept is for the collection to say.
 const MAX_ITEM_BYTES: usize = 4 * 1024 * 1024;
@@ -83,7 +83,8 @@ impl LaunchDarkly {
 
     /// The whole environment's JSON, and where it is from.
     async fn latest_all(&self) -> Result<(String, String), SourceError> {
-        let (uri, response) = self.get("/sdk/latest-all", Some((ACCEPT_ENCODING, "gzip")), LARGEST).await?;
+        let (uri, response) =
+            self.get("/sdk/latest-all", Some((ACCEPT_ENCODING, "gzip")), MAX_ENVIRONMENT_BYTES).await?;
         if response.head.status != StatusCode::OK {
             return Err(SourceError::Status { uri, status: response.head.status.as_u16() });
         }
@@ -153,13 +154,13 @@ fn text(uri: &str, response: Response) -> Result<String, SourceError> {
     let malformed = |why: String| SourceError::Malformed { what: uri.to_owned(), why };
     let body = if response.head.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding == "gzip") {
         let mut unpacked = Vec::new();
-        let limit = LARGEST as u64 + 1;
+        let limit = MAX_ENVIRONMENT_BYTES as u64 + 1;
         GzDecoder::new(response.body.as_slice())
             .take(limit)
             .read_to_end(&mut unpacked)
             .map_err(|error| malformed(format!("gzip: {error}")))?;
-        if unpacked.len() > LARGEST {
-            return Err(SourceError::TooLarge { what: uri.to_owned(), limit: LARGEST });
+        if unpacked.len() > MAX_ENVIRONMENT_BYTES {
+            return Err(SourceError::TooLarge { what: uri.to_owned(), limit: MAX_ENVIRONMENT_BYTES });
         }
         unpacked
     } else {

@@ -11,10 +11,13 @@ use std::collections::HashMap;
 #[derive(Deserialize)]
 pub(super) struct Whole<'a> {
     #[serde(borrow)]
-    flags: HashMap<Key<'a>, &'a RawValue>,
-    #[serde(borrow, default)]
-    segments: HashMap<Key<'a>, &'a RawValue>,
+    flags: Items<'a>,
+    /// Absent or null where there are none.
+    #[serde(borrow)]
+    segments: Option<Items<'a>>,
 }
+
+type Items<'a> = HashMap<Key<'a>, &'a RawValue>;
 
 /// A key that is copied only if it has escapes.
 #[derive(Deserialize, PartialEq, Eq, Hash)]
@@ -34,22 +37,26 @@ impl<'a> Whole<'a> {
 }
 
 impl Whole<'_> {
+    fn of(&self, kind: ItemKind) -> Option<&Items<'_>> {
+        match kind {
+            ItemKind::Flag => Some(&self.flags),
+            ItemKind::Segment => self.segments.as_ref(),
+        }
+    }
+
     pub(super) fn to_stored(&self) -> Everything {
-        let stored = |items: &HashMap<Key<'_>, &RawValue>| {
-            items.iter().map(|(Key(key), json)| (key.to_string(), Stored::parse(json.get().to_owned()))).collect()
+        let stored = |items: Option<&Items<'_>>| {
+            let items = items.into_iter().flatten();
+            items.map(|(Key(key), json)| (key.to_string(), Stored::parse(json.get().to_owned()))).collect()
         };
-        Everything { flags: stored(&self.flags), segments: stored(&self.segments) }
+        Everything { flags: stored(self.of(ItemKind::Flag)), segments: stored(self.of(ItemKind::Segment)) }
     }
 }
 
 impl Reader for Whole<'_> {
     async fn read(&self, wanted: &[ItemKey], collection: &Collection) -> Result<(), SourceError> {
         for item @ (kind, key) in wanted {
-            let items = match kind {
-                ItemKind::Flag => &self.flags,
-                ItemKind::Segment => &self.segments,
-            };
-            let json = items.get(key.as_str()).map(|raw| raw.get().to_owned());
+            let json = self.of(*kind).and_then(|items| items.get(key.as_str())).map(|raw| raw.get().to_owned());
             collection.answer(item, json.map_or(Read::Missing, |json| Read::Found { json, etag: None }));
         }
         Ok(())

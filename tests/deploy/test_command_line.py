@@ -1,0 +1,204 @@
+"""What is checked before anything is built, what a build sees, and what --help prints."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+import command_line
+import recipe
+import status
+from failure import Failure
+from harness import CANARY, ROOT
+
+COMMANDS = (
+    "deploy",
+    "status",
+    "publish",
+    "rollback",
+    "detach",
+    "destroy",
+    "url",
+    "logs",
+    "retention",
+    "doctor",
+    "store-deploy",
+    "store-destroy",
+    "sync",
+)
+
+
+def run(*arguments):
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_the_recipe_and_describes_each_argument(cloud, command):
+    with pytest.raises(SystemExit) as ended:
+        cloud(command, "--help")
+    assert ended.value.code == 0
+    text = cloud.capsys.readouterr().out
+    assert text.startswith(f"usage: just {command} [-h]")
+    assert "ENV" in text
+    assert cloud.recipes == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_unknown_argument_ends_before_anything_is_built(cloud, command):
+    with pytest.raises(SystemExit) as ended:
+        cloud(command, "production", *(["30"] if command == "retention" else []), "--bogus")
+    assert ended.value.code == 2
+    err = cloud.capsys.readouterr().err
+    assert f"usage: just {command} " in err
+    assert "--bogus" in err
+    assert (cloud.recipes, cloud.calls) == ([], [])
+
+
+@pytest.mark.parametrize("command", ["deploy", "store-deploy", "sync"])
+def test_nothing_is_built_without_credentials(cloud, monkeypatch, command):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    status, _, err = cloud(command)
+    assert status in (1, 2)
+    assert "Sign in with aws login, aws sso login or aws configure" in err
+    assert cloud.recipes == []
+
+
+@pytest.mark.parametrize("key", ["", "mob-1", "two words"])
+def test_nothing_is_built_without_an_sdk_key(cloud, monkeypatch, key):
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", key)
+    assert "LAUNCHDARKLY_SDK_KEY" in cloud.fails("deploy")
+    assert (cloud.recipes, cloud.calls) == ([], [])
+
+
+def test_nothing_is_built_for_a_stack_that_cannot_be_changed(cloud):
+    cloud.does("deploy")
+    cloud.does("store-deploy")
+    cloud.recipes.clear()
+    for command, stack in (("deploy", "redirect-production"), ("store-deploy", "redirect-production-flags")):
+        cloud.stack(stack).state = "UPDATE_ROLLBACK_FAILED"
+        assert "continue-update-rollback" in cloud.fails(command)
+    assert cloud.recipes == []
+
+
+def test_what_is_built(cloud):
+    cloud.does("deploy")
+    cloud.does("deploy", "staging", "--without-function")
+    cloud.does("store-deploy")
+    assert cloud.recipes == [("package", CANARY), ("_flag-sync", "")]
+
+
+@pytest.mark.parametrize("key", ["", CANARY])
+def test_a_build_sees_no_credentials_and_the_key_only_if_it_is_given(tmp_path, monkeypatch, key):
+    seen = tmp_path / "seen.json"
+    just = tmp_path / "just"
+    dump = f"json.dump([sys.argv[1:], dict(os.environ)], open({str(seen)!r}, 'w'))"
+    just.write_text(f"#!{sys.executable}\nimport json, os, sys\n{dump}\n")
+    just.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
+    monkeypatch.setenv("AWS_PROFILE", "mine")
+    monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", "sdk-another")
+    recipe.run("build", key)
+    arguments, environment = json.loads(seen.read_text())
+    assert arguments == ["--justfile", str(ROOT / "justfile"), "build"]
+    assert environment.get("LAUNCHDARKLY_SDK_KEY", "") == key
+    assert [name for name in environment if name.startswith("AWS_")] == []
+
+
+def test_a_build_that_fails_ends_the_command(tmp_path, monkeypatch):
+    just = tmp_path / "just"
+    just.write_text("#!/bin/sh\nexit 3\n")
+    just.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(Failure, match="just package failed"):
+        recipe.run("package")
+
+
+def test_a_profiles_own_program_does_not_see_the_sdk_key(cloud, monkeypatch, tmp_path):
+    """botocore runs a profile's credential_process with the environment of the command."""
+    program = tmp_path / "credentials"
+    program.write_text(
+        '#!/bin/sh\nenv > "$0.seen"\n'
+        'echo \'{"Version": 1, "AccessKeyId": "AKIAPROCESS", "SecretAccessKey": "example"}\'\n'
+    )
+    program.chmod(0o755)
+    (tmp_path / "config").write_text(f"[profile mine]\ncredential_process = {program}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "mine")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    cloud.does("deploy")
+    assert CANARY not in (tmp_path / "credentials.seen").read_text()
+    assert cloud.recipes == [("package", CANARY)]
+
+
+def test_package_refuses_an_unknown_argument_at_once():
+    done = run(ROOT / "tools/package.py", "--bogus")
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: just package [-h]")
+
+
+# ---- The set-up ------------------------------------------------------------------------------------------------------
+
+
+def test_one_place_names_the_oldest_python():
+    oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
+    assert f"Python {oldest} or newer" in (ROOT / "README.md").read_text()
+    assert sys.version_info >= tuple(map(int, oldest.split(".")))
+
+
+@pytest.mark.parametrize("lock", sorted(ROOT.glob("tools/requirements/*.txt")), ids=lambda path: path.stem)
+def test_every_tool_is_locked_by_its_hash(lock):
+    text = lock.read_text()
+    named = re.findall(r"^([a-z0-9._-]+)(?:\[.*\])?==\S+", text, re.MULTILINE)
+    assert len(named) == len(re.findall(r"^\S", text, re.MULTILINE)), "a line is not pinned"
+    assert all("--hash=sha256:" in entry for entry in re.split(r"^(?=\S)", text, flags=re.MULTILINE) if entry)
+    assert "://" not in text, "no lock file names where packages come from"
+    wanted = re.findall(r"^([a-z][a-z0-9._-]+)", lock.with_suffix(".in").read_text(), re.MULTILINE)
+    assert set(wanted) <= set(named)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "program", "installs"),
+    [("_python build", "python", "--require-hashes --only-binary :all:"), ("_npm crates/preview/tests", "npm", "ci")],
+)
+def test_nothing_is_installed_beside_secrets(tmp_path, recipe, program, installs):
+    """The recipes that install, with another program in the place of the installer."""
+    seen = tmp_path / "seen.json"
+    tools = tmp_path / ".tools/bin"
+    tools.mkdir(parents=True)
+    dump = f"json.dump([sys.argv[1:], dict(os.environ)], open({str(seen)!r}, 'w'))"
+    (tools / program).write_text(f"#!{sys.executable}\nimport json, os, sys\n{dump}\n")
+    (tools / program).chmod(0o755)
+    shutil.copy(ROOT / "justfile", tmp_path)
+    shutil.copytree(ROOT / "tools/requirements", tmp_path / "tools/requirements")
+    (tmp_path / "crates/preview/tests/node_modules").mkdir(parents=True)
+    (tmp_path / "crates/preview/tests/package-lock.json").write_text("{}")
+    secrets = {"AWS_SESSION_TOKEN": "example", "AWS_PROFILE": "mine", "LAUNCHDARKLY_SDK_KEY": CANARY}
+    path = f"{ROOT / '.tools/bin'}{os.pathsep}{os.environ['PATH']}"
+    command = ["just", "--justfile", tmp_path / "justfile", *recipe.split()]
+    subprocess.run(command, env={**os.environ, **secrets, "PATH": path}, check=True, capture_output=True)
+    arguments, environment = json.loads(seen.read_text())
+    assert installs in " ".join(arguments)
+    assert not set(secrets) & set(environment)
+    assert "HOME" in environment, "what an installer needs is there"
+
+
+def test_what_the_page_of_symptoms_names_exists():
+    """Commands with their arguments, what status shows, and what the function logs."""
+    text = (ROOT / "docs/when-something-is-wrong.md").read_text()
+    commands = set(re.findall(r"just ([a-z-]+)((?: ENV)?(?: [a-z-]+)*)", text))
+    assert len(commands) >= 9
+    for command, rest in commands:
+        arguments = ["production" if word == "ENV" else word for word in rest.split()]
+        command_line.parser().parse_args([command, *arguments])
+    sources = "".join(path.read_text() for path in (ROOT / "tools/status.py", ROOT / "src/flags/refresh.rs"))
+    for shown in ("NOT what the stack has", "NOT READ", "last made it equal", "flag data not fetched: "):
+        assert shown in sources
+    assert all(f"*{name}*" in text for name, _, _ in status.SECTIONS if name != "stack")

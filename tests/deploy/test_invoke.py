@@ -1,0 +1,39 @@
+"""What `just invoke` says about the flag, and which events it knows. The function itself is tested in tests/it."""
+
+import pytest
+
+import invoke
+from failure import Failure
+
+
+def line(reason="FALLTHROUGH", source="launchdarkly", **more):
+    return {"reason": reason, "source": source, "data": "fresh", "message": "302 to /site: why", **more}
+
+
+@pytest.mark.parametrize(
+    ("lines", "text", "is_evaluated"),
+    [
+        ([line(flag_version=7)], "The flag was evaluated in version 7, from LaunchDarkly (fresh data).", True),
+        ([line(source="bundled", data="bundled")], "The flag was evaluated, from the repository (bundled data).", True),
+        ([line(), line("ERROR")], "The flag was evaluated, from LaunchDarkly (fresh data).", True),
+        ([line("ERROR"), {"message": "pass-through"}], "The flag was not evaluated: why.", False),
+        ([{"message": "pass-through"}], "No event needed the flag.", True),
+    ],
+)
+def test_a_run_says_whether_the_flag_was_evaluated(lines, text, is_evaluated):
+    assert invoke.evaluated(lines) == (text, is_evaluated)
+
+
+@pytest.mark.parametrize("name", ["ipv4", "ipv4.json", "events/ipv4.json"])
+def test_an_event_is_found_by_each_of_its_names(name, monkeypatch):
+    monkeypatch.chdir(invoke.ROOT)
+    assert invoke.found(name).resolve() == invoke.ROOT / "events" / "ipv4.json"
+
+
+@pytest.mark.parametrize(("name", "why"), [("README.md", "not JSON"), ("ipv5", "there are: ab-test, ")])
+def test_what_is_not_an_event_says_so_at_once(name, why, monkeypatch, capsys):
+    monkeypatch.chdir(invoke.ROOT)
+    with pytest.raises(Failure, match=why):
+        invoke.found(name)
+    assert invoke.main([name]) == 1
+    assert why in capsys.readouterr().err

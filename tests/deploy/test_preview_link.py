@@ -1,0 +1,41 @@
+"""just preview-link: a link that the function accepts, and a token that is no other's."""
+
+import re
+
+import pytest
+
+import preview_link
+
+TOKEN = "0123456789abcdef"
+
+
+def test_a_link_has_the_token_of_the_environment(monkeypatch, capsys):
+    monkeypatch.setenv(preview_link.TOKEN_VARIABLE, TOKEN)
+    for page, expected in (
+        ("https://www.example.com", "https://www.example.com/?redirect-preview={}"),
+        ("https://www.example.com/a?b=c#d", "https://www.example.com/a?b=c&redirect-preview={}#d"),
+    ):
+        assert preview_link.main([page]) == 0
+        shown, ended = capsys.readouterr().out.splitlines()
+        assert shown.endswith(" " + expected.format(TOKEN)) and ended.endswith(" " + expected.format("off"))
+
+
+def test_without_a_token_each_call_makes_one(monkeypatch, capsys):
+    monkeypatch.delenv(preview_link.TOKEN_VARIABLE, raising=False)
+    tokens = set()
+    for _ in range(2):
+        assert preview_link.main([]) == 0
+        out = capsys.readouterr().out
+        (token,) = re.findall(r"export REDIRECT_PREVIEW_TOKEN=([A-Za-z0-9._-]{16,128})\n", out)
+        assert f"https://YOUR-SITE/?redirect-preview={token}\n" in out
+        tokens.add(token)
+    assert len(tokens) == 2
+
+
+@pytest.mark.parametrize("wrong", [TOKEN[1:], "a" * 129, "0123456789 abcdef", "0123456789abcdé0"])
+def test_what_the_function_refuses_is_refused_and_not_shown(monkeypatch, capsys, wrong):
+    monkeypatch.setenv(preview_link.TOKEN_VARIABLE, wrong)
+    assert preview_link.main([]) == 1
+    told = capsys.readouterr()
+    assert "REDIRECT_PREVIEW_TOKEN is not a preview token" in told.err
+    assert wrong not in told.out + told.err

@@ -1,0 +1,203 @@
+"""Examines what a deployment needs: key, flag, credentials, Region, quotas."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from botocore.exceptions import ClientError
+
+from aws import REGION, REPORTED, client, code_of, explained, session
+from distribution import behaviors
+from environment import Environment
+from failure import Failure
+from launchdarkly import KEY_SHAPE, KEY_VARIABLE, item, needed_key, setting
+from template import load
+from terminal import say
+
+# A new account may have as few as 10, and CloudFront answers 503 above it.
+# https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
+DEFAULT_CONCURRENCY = 1000
+# What one environment serves, however fast it is.
+REQUESTS_A_SECOND = 10
+
+# A distribution in a flat-rate plan has fewer behaviors than one that is paid by use; no call returns its plan.
+# https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/flat-rate-pricing-plan.html
+FLAT_RATE_BEHAVIORS = {"Free": 5, "Pro": 10}
+
+
+class Warned(str):
+    """A finding that is right as it is, but may not be what was intended."""
+
+
+def examine(environment: Environment, root: Path, package: Path) -> None:
+    """Prints one line for each thing that is examined; fails if one is wrong."""
+    checks: list[tuple[str, str, Callable[[], str]]] = [
+        # name, what it needs to be right, the check
+        ("SDK key", "", lambda: check_key(root)),
+        ("Flag", "SDK key", lambda: check_flag(root)),
+        ("Credentials", "", check_credentials),
+        ("Region", "Credentials", check_region),
+        ("Concurrency", "Credentials", check_concurrency),
+        ("Zip quota", "", lambda: check_zip_quota(package)),
+        ("Stack", "Credentials", lambda: check_stack(environment)),
+        ("Behaviors", "Stack", lambda: check_behaviors(environment, root)),
+    ]
+    if setting(root, "source") == "dynamodb":
+        checks.append(("Flag store", "Stack", lambda: check_flag_store(environment, root)))
+    wrong: set[str] = set()
+    for name, needed, check in checks:
+        if needed in wrong:
+            say(f"--     {name:<12} not examined, as it needs: {needed}", "dim")
+            continue
+        try:
+            found = check()
+            verdict, style = ("warn", "yellow") if isinstance(found, Warned) else ("ok", "green")
+            say(f"{verdict:<6} {name:<12} {indented(found)}", style)
+        except REPORTED as error:
+            wrong.add(name)
+            say(f"WRONG  {name:<12} {indented(explained(error))}", "red")
+    if wrong:
+        raise Failure(f"Wrong: {', '.join(sorted(wrong))}. See above what to do about each.")
+
+
+def indented(text: str) -> str:
+    return text.replace("\n", "\n" + " " * 20)
+
+
+def check_key(root: Path) -> str:
+    key = needed_key(root)
+    if not key:
+        return "not needed: the flag comes from a store, and events are off"
+    if not KEY_SHAPE.fullmatch(key):
+        raise Failure(
+            f"{KEY_VARIABLE} does not look like an SDK key (sdk- and a UUID). Copy it again from LaunchDarkly; a Relay "
+            "Proxy accepts the same one."
+        )
+    return f"{KEY_VARIABLE} is set and has the shape of an SDK key"
+
+
+def check_flag(root: Path) -> str:
+    name, base_uri = setting(root, "flag_key"), setting(root, "launchdarkly_base_uri")
+    key = needed_key(root)
+    if not key:
+        return f"{name} is not examined, as only the store has it; just sync ENV check compares the store"
+    text = item(base_uri, key, "flags", name)
+    if text is None:
+        raise Failure(
+            f"{name} does not exist in this environment. Create it in LaunchDarkly: a boolean flag with that key."
+        )
+    flag = json.loads(text)
+    if flag.get("archived") or flag.get("deleted"):
+        raise Failure(f"{name} is archived or deleted. Restore it in LaunchDarkly.")
+    variations = flag.get("variations", [])
+    # By their text, as Python has 1 equal true.
+    if sorted(map(json.dumps, variations)) != ["false", "true"]:
+        raise Failure(
+            f"{name} is not boolean; its variations are {json.dumps(variations)}. Create a boolean flag instead."
+        )
+    if flag.get("on") is not True:
+        raise Failure(
+            f"{name} is off: everyone gets its off variation. Switch it on in LaunchDarkly if that is not intended."
+        )
+    text = f"{name} exists at {base_uri}, is boolean and on (version {flag.get('version')})"
+    off = flag.get("offVariation")
+    if isinstance(off, int) and variations[off : off + 1] == [True]:
+        return Warned(
+            f"{text}\nIts off variation is true: whoever switches it off sends everyone to the new site. Make the off "
+            "variation false in LaunchDarkly."
+        )
+    return text
+
+
+def check_credentials() -> str:
+    identity = client("sts").get_caller_identity()
+    found = session().get_credentials()
+    return f"account {identity['Account']}, {identity['Arn']} (by {found.method if found else 'unknown'})"
+
+
+def check_region() -> str:
+    configured = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    note = f"; your {configured} is not used" if configured and configured != REGION else ""
+    # Any call shows that no policy of the organization forbids the Region.
+    client("cloudformation").list_stacks()
+    return f"{REGION}, where Lambda@Edge functions must be, can be used{note}"
+
+
+def check_concurrency() -> str:
+    limit = client("lambda").get_account_settings()["AccountLimit"]["ConcurrentExecutions"]
+    if limit < DEFAULT_CONCURRENCY:
+        raise Failure(
+            f"only {limit} concurrent executions in {REGION} (default: {DEFAULT_CONCURRENCY}), which serve at most "
+            f"{limit * REQUESTS_A_SECOND:,} requests a second; viewers above that get a 503. "
+            "Request more: Service Quotas, AWS Lambda, Concurrent executions, in every Region with viewers."
+        )
+    return (
+        f"{limit} concurrent executions in {REGION}: {limit * REQUESTS_A_SECOND:,} requests a second;\n"
+        "each Region near viewers has its own quota"
+    )
+
+
+def check_zip_quota(package: Path) -> str:
+    """AWS has no call that returns it."""
+    size = f"the package has {package.stat().st_size:,} bytes" if package.exists() else "no package yet (just package)"
+    return (
+        f"{size}; published quota 50 MB. An account that still has 1 MB refuses the association\n"
+        "when it is deployed, with the quota in its message; the site then stays as it was."
+    )
+
+
+def check_stack(environment: Environment) -> str:
+    found = environment.stack.describe()
+    name = environment.stack.name
+    if not found:
+        return f"{name} does not exist yet"
+    state = found["StackStatus"]
+    if state.endswith("_FAILED") or state == "ROLLBACK_COMPLETE":
+        raise Failure(f"{name} is in the state {state}; see its events in the CloudFormation console.")
+    distribution = environment.distribution()
+    if not distribution:
+        return f"{name} is in the state {state}, without a distribution"
+    attached = "attached" if distribution.is_attached(environment.function) else "not attached"
+    return f"{name} is in the state {state}; the function is {attached}"
+
+
+def check_behaviors(environment: Environment, root: Path) -> str:
+    distribution = environment.distribution() if environment.stack.describe() else None
+    if distribution:
+        count, name = len(list(behaviors(distribution.config()))), distribution.id
+    else:
+        template = load((root / "cloudformation" / "edge.yaml").read_text())
+        config = template["Resources"]["Distribution"]["Properties"]["DistributionConfig"]
+        count, name = len(config["CacheBehaviors"]) + 1, "the distribution to be made"
+    plans = ", ".join(
+        f"{plan} {'allows' if count <= most else 'refuses'} it ({most})" for plan, most in FLAT_RATE_BEHAVIORS.items()
+    )
+    return f"{name} has {count} cache behaviors; of CloudFront's flat-rate plans, {plans}"
+
+
+def check_flag_store(environment: Environment, root: Path) -> str:
+    table = setting(root, "store_table")
+    regions = [region.strip() for region in setting(root, "store_regions").split(",") if region.strip()]
+    for region in regions:
+        try:
+            state = client("dynamodb", region).describe_table(TableName=table)["Table"]["TableStatus"]
+        except ClientError as error:
+            if code_of(error) != "ResourceNotFoundException":
+                raise
+            state = "not there"
+        if state not in ("ACTIVE", "UPDATING"):
+            raise Failure(
+                f"The table {table} in {region} is {state}. Make it with just store-deploy {environment.name} (a "
+                "replica: --set ReplicaRegion1=...), or correct store_table and store_regions in redirect.toml."
+            )
+    role = environment.stack.resources().get("FunctionRole") if environment.stack.describe() else None
+    policy = environment.stack.parameters().get("FlagStorePolicyArn", "")
+    attached = client("iam").list_attached_role_policies(RoleName=role)["AttachedPolicies"] if role else []
+    if role and policy not in [entry["PolicyArn"] for entry in attached]:
+        raise Failure(
+            f"The function's role {role} has no policy to read the table. just deploy {environment.name} --set "
+            "FlagStorePolicyArn=... gives it the one that just store-deploy prints."
+        )
+    reading = f"the function's role has {policy}" if role else "give the function's role its policy: FlagStorePolicyArn"
+    return f"{table} is there in {', '.join(regions)};\n{reading}"

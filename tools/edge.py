@@ -1,0 +1,389 @@
+"""Deploys the edge function and its site to AWS, detaches the function, deletes both.
+
+One environment is one CloudFormation stack, redirect-ENV, and one private bucket for its packages; several live side by
+side in an account.
+"""
+
+import argparse
+import time
+import zipfile
+from pathlib import Path
+
+from botocore.exceptions import ClientError
+
+import bucket
+import doctor
+import last_flags
+import logs
+import pages
+import recipe
+import stack
+from aws import REGION, account_id, client, code_of
+from bucket import Package, PackageBucket, now
+from distribution import Attachment, Distribution
+from environment import Environment
+from failure import Failure
+from launchdarkly import KEY_TAG, fingerprint, needed_key
+from template import Refused, Resolved, load
+from terminal import say, waiting
+
+ROOT = Path(__file__).resolve().parents[1]
+TEMPLATE = ROOT / "cloudformation" / "edge.yaml"
+PACKAGE = ROOT / "target" / "edge" / "redirect.zip"
+SITE = ROOT / "site"
+
+# Parameters of the template that deploy itself sets.
+MANAGED = {"PackageBucket", "PackageKey", "PackageSha256", "Release", "AttachFunction"}
+
+# Those of a package, before there is one.
+UNBUILT = {"PackageBucket": "BUCKET", "PackageKey": "packages/HASH.zip", "PackageSha256": f"{'0' * 43}="}
+
+# How often destroy tries whether the replicas are gone, which is after hours.
+REPLICA_POLL_SECONDS = 60
+
+
+# ---- deploy ----------------------------------------------------------------------------------------------------------
+
+
+def deploy(environment: Environment, options: argparse.Namespace) -> None:
+    chosen = stack.chosen_parameters(TEMPLATE, MANAGED, options.set)
+    tags = stack.given_tags(options.tag)
+    local = pages.pages(SITE)
+    if options.dry_run:
+        dry_run(environment, chosen, local, options)
+        return
+
+    # What can be checked is checked before the build, which lasts minutes.
+    key = "" if options.without_function else needed_key(ROOT)
+    account = account_id()
+    packages = PackageBucket(environment.stack, account)
+    say(f"Environment {environment.name}: stack {environment.stack.name} in {REGION}, account {account}")
+    exists = environment.stack.ready()
+    if key:
+        environment.stack.refuse_another_key(key, options.new_key)
+    if not options.without_function:
+        tags[KEY_TAG] = fingerprint(key)
+    kept = environment.stack.parameters(TEMPLATE) if exists else {}
+    resolved = foreseen(environment, kept | chosen, options)
+    if options.attach:
+        existing = Distribution(resolved.parameters["ExistingDistributionId"])
+        attachment(environment, resolved).refuse_others(existing.config())
+    if options.without_function and exists and "Function" in environment.stack.resources():
+        raise Failure(
+            f"The stack {environment.stack.name} has the function already; its replicas keep it from being removed "
+            f"now. just detach {environment.name} takes it away from the viewers."
+        )
+
+    package = None if options.without_function else build(environment, packages, kept.get("PackageKey", ""), key)
+    packages.secure()
+    if package:
+        packages.upload(package, fingerprint(key))
+        if exists:
+            packages.note_live()
+
+    say(f"Stack {environment.stack.name}")
+    values = {**chosen, **function_parameters(package, packages.name)}
+    if package and kept.get("PackageKey") == package.key and not environment.stack.was_rolled_back():
+        values.pop("Release")
+    if not environment.stack.apply(TEMPLATE, values, tags, environment.confirming(options.confirm)):
+        say("  nothing to change")
+    outputs = environment.stack.outputs()
+    if package and "Url" in outputs:
+        reattach(environment, outputs["DistributionId"])
+    if options.attach:
+        attach(attachment(environment, resolved), outputs)
+    if package:
+        packages.note_live()
+    if "SiteBucketName" in outputs:
+        site = bucket.owned(outputs["SiteBucketName"], account)
+        publish_pages(local, site, Distribution(outputs["DistributionId"]), packages)
+    closing_words(environment, outputs, bool(package), options.attach)
+
+
+def foreseen(environment: Environment, values: dict[str, str], options: argparse.Namespace) -> Resolved:
+    """The template with these values, as if the package were there already. Fails where CloudFormation would."""
+    package = {} if options.without_function else UNBUILT
+    resolved = Resolved(load(TEMPLATE.read_text()), {**values, **package}, environment.stack.name)
+    if options.attach and (options.without_function or not resolved.parameters["ExistingDistributionId"]):
+        raise Failure(
+            "--attach is for the function on a distribution that exists: add --set ExistingDistributionId=E... to it. "
+            "The stack attaches the function to its own distribution by itself."
+        )
+    return resolved
+
+
+def build(environment: Environment, packages: PackageBucket, live: str, key: str) -> Package:
+    """Flag data that did not change keeps its date, so that the same inputs make the package that is live; and while
+    LaunchDarkly is down, the live package's flag data is used again."""
+    if live and environment.stack.tags().get(KEY_TAG) == fingerprint(key) and (flags := packages.flags(live)):
+        last_flags.write(ROOT, key, flags)
+    recipe.run("package", key)
+    return read_package(PACKAGE)
+
+
+def read_package(path: Path) -> Package:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise Failure(f"{path.relative_to(ROOT)} cannot be read: {error}. Make it again with: just package") from None
+    if not {"redirect", "carrier.py"} <= set(members):
+        raise Failure(f"{path.relative_to(ROOT)} lacks the binary or its carrier. Make it again with: just package")
+    return Package.of(path)
+
+
+def function_parameters(package: Package | None, packages: str) -> dict[str, str]:
+    if not package:
+        return {}
+    return {
+        "PackageBucket": packages,
+        "PackageKey": package.key,
+        "PackageSha256": package.checksum,
+        "Release": now(),
+        "AttachFunction": "yes",
+    }
+
+
+def reattach(environment: Environment, distribution_id: str) -> None:
+    """CloudFormation compares templates, not the distribution: it does not see that `detach` took the function away."""
+    if Distribution(distribution_id).is_attached(environment.function):
+        return
+    say("The distribution lacks the function, which was detached outside the stack; attaching it again")
+    environment.stack.apply(None, {"AttachFunction": "no"})
+    environment.stack.apply(None, {"AttachFunction": "yes"})
+
+
+def attachment(environment: Environment, resolved: Resolved) -> Attachment:
+    """The behaviors of the stack's own distribution, were there one, say which function belongs where."""
+    config = resolved.template["Resources"]["Distribution"]["Properties"]["DistributionConfig"]
+    redirected: list[str] = []
+    indexed: list[str] = []
+    for behavior in (config["DefaultCacheBehavior"], *config["CacheBehaviors"]):
+        if "FunctionAssociations" in behavior:
+            group = redirected if "LambdaFunctionAssociations" in behavior else indexed
+            group.append(behavior.get("PathPattern", "*"))
+    return Attachment(environment.function, redirected, indexed)
+
+
+def attach(attachment: Attachment, outputs: dict[str, str]) -> None:
+    distribution = Distribution(outputs["DistributionId"])
+    say(f"Distribution {distribution.id}")
+    functions = outputs["FunctionVersionArn"], outputs["CurrentSiteFunctionArn"]
+    if not distribution.attach(attachment, *functions, PACKAGE.parent):
+        say("  no behavior to change")
+    # Also of an update that an interrupted run began.
+    distribution.wait_until_deployed()
+
+
+def publish_pages(
+    local: list[pages.Page], site: dict[str, str], distribution: Distribution, packages: PackageBucket
+) -> None:
+    say(f"Site bucket {site['Bucket']}")
+    changes = pages.plan(local, site)
+    stale = sorted({*changes.stale, *packages.pending()})
+    if stale:
+        packages.set_pending(stale)
+    pages.publish(changes, site)
+    if changes.same:
+        say(f"  {changes.same} files unchanged")
+    if stale:
+        paths = pages.paths_of(stale)
+        say(f"Invalidating {' '.join(paths)}")
+        distribution.invalidate(paths)
+        packages.set_pending([])
+
+
+def closing_words(
+    environment: Environment, outputs: dict[str, str], with_function: bool, is_attached: bool = False
+) -> None:
+    if "Url" not in outputs and is_attached:
+        return
+    if "Url" not in outputs:
+        say(f"just deploy {environment.name} --attach puts the functions into the behaviors that the distribution has.")
+        say("The distribution is yours: give its behaviors, on viewer requests, these functions (first match first):")
+        say(f"  {outputs['Behaviours']}")
+        say(f"  redirect function    {outputs.get('FunctionVersionArn', '(not deployed)')}")
+        say(f"  CloudFront Function  {outputs['CurrentSiteFunctionArn']}")
+        return
+    if "ExistingBucketStatement" in outputs:
+        say("The bucket is yours: its policy must have this statement, and the site is yours to upload:")
+        say(f"  {outputs['ExistingBucketStatement']}")
+    if not with_function:
+        say(f"Everyone gets the current site. just deploy {environment.name} attaches the function.")
+    say(outputs["Url"])
+
+
+def dry_run(
+    environment: Environment, chosen: dict[str, str], local: list[pages.Page], options: argparse.Namespace
+) -> None:
+    try:
+        resolved = foreseen(environment, chosen, options)
+    except Refused as error:
+        raise Failure(
+            f"{error}\nA dry run does not know what earlier deployments set. Give those settings too."
+        ) from None
+    made = resolved.resources()
+    package = read_package(PACKAGE) if PACKAGE.exists() and "Function" in made else None
+    say(f"Dry run: AWS is not called, nothing is changed. just deploy {environment.name} would, in {REGION}:")
+    archive = PACKAGE.relative_to(ROOT) if "Function" in made else None
+    steps = [bucket.plan(environment.stack, archive, package)]
+    values = {**chosen, **function_parameters(package, PackageBucket(environment.stack, "ACCOUNT").name)}
+    steps.append(stack.plan(resolved, TEMPLATE.relative_to(ROOT), values))
+    if options.attach:
+        steps.append(f"Run the function in the behaviors of {chosen['ExistingDistributionId']} that belong to it")
+    elif "Distribution" not in made:
+        steps.append("Print what to add to the distribution that exists; its pages are left alone")
+    elif "SiteBucket" not in made:
+        steps.append("Print what to add to the policy of the bucket that exists; its pages are left alone")
+    else:
+        lines = [f"\n   {page.key:<28} {page.content_type:<26} {page.cache_control}" for page in local]
+        steps.append("Upload what differs of site/, assets first, and delete what is gone from it:" + "".join(lines))
+        steps.append("Invalidate the paths whose content changed, wait for it, and print the address")
+    for number, step in enumerate(steps, 1):
+        say(f"\n{number}. {step}")
+
+
+# ---- publish ---------------------------------------------------------------------------------------------------------
+
+
+def publish(environment: Environment, _: argparse.Namespace) -> None:
+    local = pages.pages(SITE)
+    environment.described()
+    environment.stack.ready()
+    outputs = environment.stack.outputs()
+    if "SiteBucketName" not in outputs:
+        raise Failure(f"The stack {environment.stack.name} has no bucket of its own: upload the site to yours.")
+    account = account_id()
+    packages = PackageBucket(environment.stack, account)
+    site = bucket.owned(outputs["SiteBucketName"], account)
+    publish_pages(local, site, Distribution(outputs["DistributionId"]), packages)
+    say(outputs["Url"])
+
+
+# ---- detach ----------------------------------------------------------------------------------------------------------
+
+
+def detach(environment: Environment, _: argparse.Namespace) -> None:
+    described = environment.described()
+    if not detach_now(environment):
+        say("The function is not attached to any behavior.")
+    # Straight through CloudFront is the fastest way, and works in any state of the stack. Now the stack learns of it
+    # too, or its next update would attach the function again.
+    values = environment.stack.parameters()
+    if values.get("ExistingDistributionId") or values.get("AttachFunction") == "no" or not values.get("PackageBucket"):
+        say("Everyone gets the current site.")
+        return
+    say(f"Stack {environment.stack.name}")
+    try:
+        environment.stack.apply(None, {"AttachFunction": "no"})
+    except Failure as error:
+        raise Failure(
+            f"The viewers are off the function, but the stack still attaches it ({described['StackStatus']}):\n{error}"
+            f"\nRun just detach {environment.name} again when the stack is at rest."
+        ) from None
+    say(f"Everyone gets the current site. just deploy {environment.name} attaches the function again.")
+
+
+def detach_now(environment: Environment) -> bool:
+    """Removes the associations through CloudFront itself. True if there were any."""
+    distribution = environment.distribution()
+    changed = distribution.detach(environment.function) if distribution else 0
+    if distribution and changed:
+        say(f"Distribution {distribution.id}: {changed} behaviors no longer run the function")
+        distribution.wait_until_deployed()
+    return bool(changed)
+
+
+# ---- destroy ---------------------------------------------------------------------------------------------------------
+
+
+def destroy(environment: Environment, options: argparse.Namespace) -> None:
+    account = account_id()
+    environment.confirm(
+        f"This deletes the site, the function and the packages of {environment.name} in the account {account} (a "
+        f"script confirms it by --yes {environment.name}).",
+        options.yes,
+    )
+    if environment.stack.settle():
+        has = environment.stack.resources()
+        detach_now(environment)
+        if "Function" in has:
+            delete_function(environment)
+        existing = environment.stack.parameters().get("ExistingDistributionId")
+        if existing:
+            Distribution(existing).release(environment.function)
+        if "SiteBucket" in has:
+            say(f"Emptying the site bucket {has['SiteBucket']}")
+            bucket.empty(bucket.owned(has["SiteBucket"], account))
+        say(f"Deleting the stack {environment.stack.name}")
+        environment.stack.delete()
+        if "LogBucket" in has:
+            say(f"The bucket of the access logs stays: {has['LogBucket']}")
+    else:
+        say(f"There is no stack {environment.stack.name}.")
+    PackageBucket(environment.stack, account).delete()
+    say(
+        f"Nothing is left of {environment.name} but its logs: {environment.log_group} in the Regions near which "
+        f"viewers were. just retention {environment.name} 1 empties them within days."
+    )
+
+
+def delete_function(environment: Environment) -> None:
+    """Lambda deletes a function only when CloudFront has removed its replicas.
+
+    https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/lambda-edge-delete-replicas.html
+    """
+    say(f"Deleting the function {environment.function}")
+    if has_gone(environment.function):
+        return
+    say("  CloudFront still has replicas of it near the viewers. It removes them some hours after the function was")
+    say("  detached; nothing makes it faster, and the wait costs nothing. Interrupting is safe: just destroy")
+    say(f"  {environment.name} resumes, also tomorrow.")
+    with waiting("waiting for the replicas to be removed") as still:
+        while True:
+            time.sleep(REPLICA_POLL_SECONDS)
+            if has_gone(environment.function):
+                return
+            still()
+
+
+def has_gone(function: str) -> bool:
+    try:
+        client("lambda").delete_function(FunctionName=function)
+        say("  deleted")
+    except ClientError as error:
+        if code_of(error) == "ResourceNotFoundException":
+            say("  it is gone already")
+        elif "replicated function" in str(error):
+            return False
+        else:
+            raise
+    return True
+
+
+# ---- url, logs, doctor -----------------------------------------------------------------------------------------------
+
+
+def url(environment: Environment, _: argparse.Namespace) -> None:
+    environment.described()
+    outputs = environment.stack.outputs()
+    if "Url" not in outputs:
+        raise Failure(
+            f"The stack {environment.stack.name} has no distribution of its own; the address is your own one's."
+        )
+    say(outputs["Url"])
+
+
+def follow_logs(environment: Environment, _: argparse.Namespace) -> None:
+    environment.described()
+    logs.follow(environment.log_group, logs.regions_of_account)
+
+
+def retain_logs(environment: Environment, options: argparse.Namespace) -> None:
+    # Logs outlive the stack, so none is asked for.
+    say(f"Log group {environment.log_group}")
+    logs.retain(environment.log_group, options.days)
+
+
+def examine(environment: Environment, _: argparse.Namespace) -> None:
+    doctor.examine(environment, ROOT, PACKAGE)

@@ -1,0 +1,280 @@
+"""Sends events to the function, in cargo-lambda's local Lambda, and shows what it answers.
+
+Beside each event stands its expected outcome, in a file of the same name that ends in .expected: `302 {site}/a`,
+`307 {site}/a`, `pass-through`, or `error: ..`; `{site}` is the site that the flag chose, and ` | ` separates
+alternatives. The exit status is 0 when every event had its expected outcome and the flag was evaluated.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from failure import Failure
+
+ROOT = Path(__file__).resolve().parents[1]
+FUNCTION = "redirect"
+ANSWER_SECONDS = 60
+COLUMNS = ("event", "viewer", "variation", "reason", "status", "Location")
+
+
+@dataclass
+class Outcome:
+    """What the function made of an event."""
+
+    summary: str
+    status: str
+    location: str
+    line: dict
+
+
+class LocalLambda:
+    """`cargo lambda watch`, and the log of the function in it."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.lines: queue.Queue[str] = queue.Queue()
+        self.output: list[str] = []
+        self.log: list[str] = []
+        self.notes: list[str] = []
+        self.process = subprocess.Popen(
+            f"cargo lambda watch --invoke-address 127.0.0.1 --invoke-port {self.port} --ignore-changes".split(),
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            # The decisions are read from the log.
+            env={**os.environ, "REDIRECT_LOG": "all"},
+            # Its own group, so that the function goes when it goes.
+            start_new_session=True,
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout or ():
+            self.output.append(line)
+            self.lines.put(line)
+        self.lines.put("")
+
+    def wait_until_it_listens(self) -> None:
+        until = time.monotonic() + ANSWER_SECONDS
+        while time.monotonic() < until:
+            if self.process.poll() is not None:
+                raise Failure(
+                    f"cargo lambda watch ended with status {self.process.returncode}:\n{''.join(self.output)}"
+                )
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.1)
+        raise Failure(f"cargo lambda watch did not listen on port {self.port} within {ANSWER_SECONDS} s")
+
+    def decision(self) -> dict:
+        """The next line of the log with a decision."""
+        while True:
+            try:
+                text = self.lines.get(timeout=ANSWER_SECONDS)
+            except queue.Empty:
+                raise Failure(f"the function wrote no line for its decision:\n{''.join(self.output)}") from None
+            if not text:
+                raise Failure(f"the function ended:\n{''.join(self.output)}")
+            start = text.find("{")
+            if start < 0:
+                continue
+            try:
+                line = json.loads(text[start:])
+            except ValueError:
+                continue
+            self.log.append(text[start:].rstrip())
+            if "outcome" in line:
+                return line
+            if "did not start" in line.get("message", ""):
+                raise Failure(line["message"])
+            # The runtime repeats what the decision's line says of an error.
+            if line["message"].startswith("Diagnostic"):
+                continue
+            # Below the table: a line in the middle of it would be in the way.
+            self.notes.append(line["message"] if line.get("level") == "info" else f"{line['level']}: {line['message']}")
+
+    def stop(self) -> None:
+        for number in (signal.SIGINT, signal.SIGKILL):
+            try:
+                os.killpg(self.process.pid, number)
+                self.process.wait(timeout=5)
+            except (ProcessLookupError, subprocess.TimeoutExpired):
+                continue
+        # What the function left in the group, if anything.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+def build() -> None:
+    """One line in place of cargo's three hundred, and all of them if it fails."""
+    print("Building the function (the first time takes a minute or two) ...", file=sys.stderr, flush=True)
+    command = ["cargo", "build", "--locked", "--bin", FUNCTION]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    output, crates = [], 0
+    for line in process.stdout or ():
+        output.append(line)
+        crates += "Compiling" in line
+        if crates and sys.stderr.isatty():
+            print(f"\r{crates} crates compiled", end="", file=sys.stderr, flush=True)
+    if crates and sys.stderr.isatty():
+        print("\r" + " " * 30, end="\r", file=sys.stderr)
+    if process.wait():
+        raise Failure(f"the function was not built:\n{''.join(output)}")
+
+
+def invoke(local: LocalLambda, path: Path) -> Outcome:
+    command = ["cargo", "lambda", "invoke", FUNCTION, "--data-file", str(path), "--output-format", "json"]
+    command += ["--invoke-address", "127.0.0.1", "--invoke-port", str(local.port)]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=ANSWER_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise Failure(f"{path.name}: no answer within {ANSWER_SECONDS} s:\n{''.join(local.output)}") from None
+    line = local.decision()
+    if line["outcome"] == "error":
+        if done.returncode == 0:
+            raise Failure(f"{path.name}: the function refused the event, but cargo lambda invoke did not say so")
+        return Outcome(f"error: {line['message']}", "error", line["message"], line)
+    if done.returncode != 0:
+        raise Failure(f"{path.name}: cargo lambda invoke failed:\n{done.stderr.strip()}")
+    answer = json.loads(done.stdout)
+    if line["outcome"] == "pass-through":
+        cf = json.loads(path.read_text())["Records"][0]["cf"]
+        if answer not in (cf.get("request"), cf.get("response")):
+            raise Failure(f"{path.name}: the function changed what it was to pass through:\n{done.stdout}")
+        return Outcome("pass-through", "pass", "", line)
+    location = answer["headers"]["location"][0]["value"]
+    return Outcome(f"{answer['status']} {location}", answer["status"], location, line)
+
+
+def viewer(path: Path) -> str:
+    try:
+        return json.loads(path.read_text())["Records"][0]["cf"]["request"]["clientIp"]
+    except (KeyError, TypeError, ValueError):
+        return "-"
+
+
+def is_expected(path: Path, outcome: Outcome) -> bool | None:
+    """None when no outcome is noted for the event."""
+    noted = path.with_suffix(".expected")
+    if not noted.exists():
+        return None
+    site = "/site/beta" if outcome.line.get("variation") else "/site"
+    choices = noted.read_text().strip().split(" | ")
+    return outcome.summary in [choice.replace("{site}", site) for choice in choices]
+
+
+def row(cells: tuple[str, ...], widths: list[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def report(local: LocalLambda, paths: list[Path]) -> int:
+    widths = [max(len(path.stem) for path in paths), max(len(viewer(path)) for path in paths), 9, 19, 6, 0]
+    widths = [max(width, len(title)) for width, title in zip(widths, COLUMNS, strict=True)]
+    print(row(COLUMNS, widths))
+    wrong, lines = 0, []
+    for path in paths:
+        outcome = invoke(local, path)
+        line = outcome.line
+        lines.append(line)
+        variation = {True: "true", False: "false", None: "-"}[line.get("variation")]
+        reason = line.get("error_kind") or line.get("reason") or "-"
+        fits = is_expected(path, outcome)
+        shown = ascii(outcome.location)[1:-1]
+        mark = f"   EXPECTED {path.with_suffix('.expected').read_text().strip()}" if fits is False else ""
+        print(row((path.stem, viewer(path), variation, reason, outcome.status, shown), widths) + mark, flush=True)
+        wrong += fits is False
+    print()
+    for note in dict.fromkeys(local.notes):
+        print(note)
+    print(f"{len(paths) - wrong} of {len(paths)} events had their expected outcome.")
+    text, is_evaluated = evaluated(lines)
+    print(text)
+    return 0 if is_evaluated and not wrong else 1
+
+
+def evaluated(lines: list[dict]) -> tuple[str, bool]:
+    """Which flag data the decisions rest on, and whether the flag was evaluated, if it was to be."""
+    decided = [line for line in lines if "reason" in line]
+    good = [line for line in decided if line["reason"] != "ERROR"]
+    if good:
+        version = f" in version {good[-1]['flag_version']}" if "flag_version" in good[-1] else ""
+        place = {"launchdarkly": "LaunchDarkly", "bundled": "the repository"}.get(
+            good[-1]["source"], good[-1]["source"]
+        )
+        return f"The flag was evaluated{version}, from {place} ({good[-1]['data']} data).", True
+    if decided:
+        return f"The flag was not evaluated: {decided[-1]['message'].split(': ', 1)[-1]}.", False
+    return "No event needed the flag.", True
+
+
+def found(name: str) -> Path:
+    """An event by its path, its file name, or the name alone."""
+    folder = ROOT / "events"
+    for path in (Path(name), folder / name, folder / f"{name}.json"):
+        if path.is_file():
+            try:
+                json.loads(path.read_bytes())
+            except ValueError as error:
+                raise Failure(f"{name}: not an event, because it is not JSON: {error}") from None
+            return path
+    known = ", ".join(sorted(event.stem for event in folder.glob("*.json")))
+    raise Failure(f"{name}: no such event; there are: {known}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="just invoke",
+        description="Sends events to the function in a local Lambda, and shows what it answers.",
+        epilog="With LAUNCHDARKLY_SDK_KEY set, your flag decides; without it, the sample flag of the repository.",
+    )
+    parser.add_argument("events", nargs="*", metavar="EVENT", help="such as ipv4; all of events/ if there is none")
+    parser.add_argument("--log", action="store_true", help="print the function's log lines too")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    local = None
+    try:
+        paths = [found(name) for name in options.events] or sorted((ROOT / "events").glob("*.json"))
+        build()
+        local = LocalLambda()
+        local.wait_until_it_listens()
+        status = report(local, paths)
+        if options.log:
+            print("\n" + "\n".join(local.log))
+        return status
+    except Failure as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        if local:
+            local.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,285 @@
+"""Packs the edge function: target/lambda/redirect/bootstrap -> target/edge/redirect.zip.
+
+The same inputs give the same bytes: members in a fixed order, with a fixed time and fixed modes, deflated by a Zopfli
+of a fixed version.
+"""
+
+import argparse
+import base64
+import datetime
+import hashlib
+import io
+import json
+import os
+import re
+import stat
+import struct
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import zopfli
+
+import last_flags
+import recipe
+from failure import Failure
+from launchdarkly import KEY_VARIABLE, Unavailable, item, needed_key, setting
+
+ROOT = Path(__file__).resolve().parents[1]
+BINARY = Path("target/lambda/redirect/bootstrap")
+CARRIER = Path("src/carrier/carrier.py")
+PACKAGE = Path("target/edge/redirect.zip")
+
+# Amazon Linux 2023, on which the managed Python runtime runs, has this glibc.
+# https://docs.aws.amazon.com/linux/al2023/release-notes/all-packages-AL2023.html
+NEWEST_GLIBC = (2, 34)
+# Ours, not Lambda's: a larger package starts more slowly. A store's client needs its share.
+MAX_BYTES = 2_250_000
+MAX_BYTES_WITH_STORE = 3_250_000
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="just package",
+        description=f"Builds the edge function and packs it for Lambda@Edge: {PACKAGE}.",
+        epilog="Arguments, SDK key and flag data are checked before anything is built.",
+    )
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--flags", metavar="FILE", type=Path, help="flag data to bundle, instead of fetching it")
+    choice.add_argument("--no-flags", action="store_true", help="bundle no flag data")
+    options = parser.parse_args(arguments)
+    try:
+        key = needed_key(ROOT)
+        flags = None
+        if options.flags:
+            flags = flags_from(options.flags)
+        elif key and not options.no_flags:
+            flags = current_flags(key)
+        recipe.run("build", key)
+        members = {"redirect": (checked_binary(key), 0o755), "carrier.py": (read(CARRIER), 0o644)}
+        if flags:
+            members["flags.json"] = (flags, 0o644)
+        print("Packing (15 seconds or so) ...", flush=True)
+        package = packed(members)
+        limit = MAX_BYTES if setting(ROOT, "source") == "launchdarkly" else MAX_BYTES_WITH_STORE
+        if len(package) > limit:
+            raise Failure(
+                f"the package has {len(package):,} bytes, more than {limit:,}. Build with a smaller opt-level, or "
+                "leave a dependency out."
+            )
+        write(package)
+        if flags and not options.flags:
+            last_flags.write(ROOT, key, flags)
+    except Failure as error:
+        print(f"No package: {error}", file=sys.stderr)
+        return 1
+    report(package, members, limit)
+    return 0
+
+
+def read(path: Path) -> bytes:
+    try:
+        return (ROOT / path).read_bytes()
+    except OSError as error:
+        hint = "Build it first: just build." if path == BINARY else "It is part of the repository."
+        raise Failure(f"{path} cannot be read ({error.strerror}). {hint}") from None
+
+
+# ---- The binary ------------------------------------------------------------------------------------------------------
+
+
+def checked_binary(key: str) -> bytes:
+    binary = read(BINARY)
+    for problem in elf_problems(binary):
+        raise Failure(f"{BINARY} {problem}")
+    # Lambda@Edge has no environment variables, so a binary without the key would decide by the sample flag for ever.
+    if key and key.encode() not in binary:
+        raise Failure(
+            f"{BINARY} was built without the SDK key that {KEY_VARIABLE} holds now: offline, or with another one. "
+            "Build it with the key in the environment: just build."
+        )
+    return binary
+
+
+def elf_problems(binary: bytes) -> Iterator[str]:
+    """What keeps the binary from running on Lambda@Edge; see the ELF-64 object file format."""
+    if binary[:4] != b"\x7fELF":
+        yield "is not an ELF program. Build it with: cargo lambda build --release."
+        return
+    # 64 bit, little-endian, and x86-64 (62); Lambda@Edge has no arm64.
+    if binary[4:6] != b"\x02\x01" or binary[18:20] != b"\x3e\x00":
+        yield "is not for x86-64. Build it with: cargo lambda build --release --x86-64."
+        return
+    try:
+        sections = elf_sections(binary)
+    except (struct.error, ValueError, IndexError):
+        yield "is damaged: its section headers cannot be read. Build it again."
+        return
+    if ".symtab" in sections or any(name.startswith(".debug_") for name in sections):
+        yield "is not stripped. Build the release profile, which has strip = true."
+    versions = {
+        (int(major), int(minor))
+        for major, minor in re.findall(rb"\0GLIBC_(\d+)\.(\d+)", b"\0" + sections.get(".dynstr", b""))
+    }
+    if versions and max(versions) > NEWEST_GLIBC:
+        yield (
+            "needs glibc {}.{}, but Lambda has {}.{}. Build it with cargo lambda, which links for that one.".format(
+                *max(versions), *NEWEST_GLIBC
+            )
+        )
+
+
+def elf_sections(binary: bytes) -> dict[str, bytes]:
+    offset, size, count, names = struct.unpack_from("<Q10xHHH", binary, 40)
+    if not count:
+        raise ValueError("no section headers")
+    headers = [struct.unpack_from("<IIQQQQ", binary, offset + index * size) for index in range(count)]
+
+    def contents(header: tuple[int, ...]) -> bytes:
+        _, _, _, _, start, length = header
+        return binary[start : start + length]
+
+    texts = contents(headers[names])
+    return {
+        texts[header[0] : texts.index(b"\0", header[0])].decode("ascii", "replace"): contents(header)
+        for header in headers
+    }
+
+
+# ---- The flag data ---------------------------------------------------------------------------------------------------
+
+
+def current_flags(key: str) -> bytes | None:
+    """The fetched data; that of the last package where it is the same but for the date, so that the same inputs give
+    the same package, and where LaunchDarkly is down."""
+    last = last_flags.read(ROOT, key)
+    try:
+        fetched = fetched_flags(key)
+    except Unavailable as error:
+        kept = f"that of {json.loads(last)['fetched_at']}, from the last package" if last else "none"
+        print(f"Flag data not fetched: {error}\nBundled instead: {kept}.", file=sys.stderr, flush=True)
+        return last
+    if last and last_flags.undated(last) == last_flags.undated(fetched):
+        return last
+    return fetched
+
+
+def fetched_flags(key: str) -> bytes:
+    """The flag and what it names: prerequisites, and segments through rules and other segments, level by level."""
+    base_uri = setting(ROOT, "launchdarkly_base_uri")
+    flag_key = setting(ROOT, "flag_key")
+    print(f"Fetching the flag {flag_key} and what it names from {base_uri} ...", flush=True)
+    fetched: dict[str, dict[str, str]] = {"flags": {}, "segments": {}}
+    wanted = [("flags", flag_key)]
+    seen = set(wanted)
+    while wanted:
+        named: list[tuple[str, str]] = []
+        for kind, name in wanted:
+            text = item(base_uri, key, kind, name)
+            if text is None and name == flag_key and kind == "flags":
+                raise Failure(
+                    f"the environment of {KEY_VARIABLE} has no flag {flag_key}. Create it in LaunchDarkly, or correct "
+                    "flag_key in redirect.toml; --no-flags packs without flag data."
+                )
+            if text is None:
+                print(f"  {kind[:-1]} {name}: not there; LaunchDarkly evaluates without it", flush=True)
+                continue
+            fetched[kind][name] = text
+            named += names_in(json.loads(text), kind)
+        wanted = [entry for entry in dict.fromkeys(named) if entry not in seen]
+        seen.update(wanted)
+    # Put together as text, so that every item stays as LaunchDarkly wrote it, numbers included.
+    parts = [
+        f'"{kind}":{{' + ",".join(f"{json.dumps(name)}:{text.strip()}" for name, text in items.items()) + "}"
+        for kind, items in fetched.items()
+    ]
+    return f'{{"fetched_at":"{now()}",{",".join(parts)}}}\n'.encode()
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def names_in(data: dict, kind: str) -> Iterator[tuple[str, str]]:
+    """The items that a flag or a segment names."""
+    try:
+        if kind == "flags":
+            for prerequisite in data.get("prerequisites") or []:
+                yield "flags", str(prerequisite["key"])
+        for rule in data.get("rules") or []:
+            for clause in rule.get("clauses") or []:
+                if clause.get("op") == "segmentMatch":
+                    for segment in clause.get("values") or []:
+                        yield "segments", str(segment)
+    except (AttributeError, KeyError, TypeError):
+        raise Failure(
+            f"LaunchDarkly's {kind[:-1]} {data.get('key')} is malformed: {', '.join(sorted(map(str, data)))}. "
+            "--no-flags packs without flag data."
+        ) from None
+
+
+def flags_from(path: Path) -> bytes:
+    """Flag data from a file, verbatim, once it is known to be of the form that the edge function reads."""
+    flag_key = setting(ROOT, "flag_key")
+    form = '{"fetched_at": "2026-01-31T12:00:00Z", "flags": {KEY: ...}, "segments": {KEY: ...}}'
+    try:
+        text = path.read_bytes()
+        data = json.loads(text)
+        if not isinstance(data, dict):
+            raise ValueError("not an object")
+        datetime.datetime.strptime(str(data.get("fetched_at")), "%Y-%m-%dT%H:%M:%SZ")
+        if not isinstance(data.get("segments"), dict) or not isinstance(data.get("flags"), dict):
+            raise ValueError("flags or segments is not an object")
+    except OSError as error:
+        raise Failure(f"--flags {path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise Failure(f"--flags {path} is not of the form {form}: {error}.") from None
+    if flag_key not in data["flags"]:
+        raise Failure(f"--flags {path} does not hold the flag {flag_key}, which redirect.toml names.")
+    return text
+
+
+# ---- The package -----------------------------------------------------------------------------------------------------
+
+
+def packed(members: dict[str, tuple[bytes, int]]) -> bytes:
+    package = io.BytesIO()
+    # 3 % smaller than the best of zlib, for 15 seconds; more iterations gain nothing to speak of.
+    with zopfli.ZipFile(package, "w", iterations=5) as archive:
+        for name, (data, mode) in members.items():
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            # Made by Unix, so that Lambda's unzip restores the mode: the binary must be executable.
+            entry.create_system = 3
+            entry.external_attr = (stat.S_IFREG | mode) << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, data)
+    return package.getvalue()
+
+
+def write(package: bytes) -> None:
+    """Readable by the owner alone: the binary holds the SDK key."""
+    path = ROOT / PACKAGE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Whole or not at all, also when the disk is full or the run is interrupted.
+    half = path.with_suffix(".zip.part")
+    half.unlink(missing_ok=True)
+    with open(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(package)
+    half.replace(path)
+
+
+def report(package: bytes, members: dict[str, tuple[bytes, int]], limit: int) -> None:
+    digest = hashlib.sha256(package).digest()
+    print(f"{PACKAGE}  {len(package):,} bytes (at most {limit:,})")
+    for name, (data, mode) in members.items():
+        print(f"  {stat.filemode(stat.S_IFREG | mode)} {len(data):>11,} bytes  {name}")
+    if "flags.json" in members:
+        flags = json.loads(members["flags.json"][0])
+        print(f"  flags {', '.join(flags['flags'])}; {len(flags['segments'])} segments; of {flags['fetched_at']}")
+    print(f"  SHA-256     {digest.hex()}")
+    print(f"  CodeSha256  {base64.b64encode(digest).decode()}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""Runs a recipe of the justfile, once a command has checked what it was given."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from failure import Failure
+from launchdarkly import KEY_VARIABLE
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(name: str, key: str = "") -> None:
+    """A compiler sees no AWS credentials, and the SDK key only where it is compiled in."""
+    hidden = ("AWS_", KEY_VARIABLE)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+    if key:
+        environment[KEY_VARIABLE] = key
+    command = ["just", "--justfile", str(ROOT / "justfile"), name]
+    try:
+        status = subprocess.run(command, env=environment, check=False).returncode
+    except OSError as error:
+        raise Failure(f"just {name} did not start: {error.strerror}. Run this command by tools/just.") from None
+    if status:
+        raise Failure(f"just {name} failed; see above why.")

@@ -1,0 +1,84 @@
+"""Makes an earlier package live again, from the package bucket: without a build, the SDK key or LaunchDarkly."""
+
+import argparse
+import sys
+
+import edge
+from aws import account_id
+from bucket import Live, PackageBucket, now
+from distribution import Attachment, Distribution
+from environment import Environment
+from failure import Failure
+from launchdarkly import KEY_TAG
+from stack import is_busy
+from terminal import say
+
+
+def run(environment: Environment, options: argparse.Namespace) -> None:
+    in_flight = is_busy(environment.described()["StackStatus"])
+    packages = PackageBucket(environment.stack, account_id())
+    if not options.list:
+        environment.stack.ready()
+    values = environment.stack.parameters()
+    if not values.get("PackageKey"):
+        raise Failure(f"The stack {environment.stack.name} has no function. Deploy it: just deploy {environment.name}")
+    *earlier, live = packages.history()
+    there = packages.uploaded()
+    choices = {entry.key: entry for entry in earlier if entry.key in there and entry.key != live.key}
+    say(f"Live      {live}")
+    for entry in reversed(choices.values()):
+        say(f"Earlier   {entry}")
+    if options.list:
+        return
+    if in_flight and not options.hash:
+        raise Failure("An operation on the stack was in flight and may have been a rollback. Name the package.")
+    chosen = choose([*choices.values(), live], live, options.hash)
+    if chosen.key == live.key and values["AttachFunction"] == "yes":
+        say(f"{live.hash[:12]} is live already.")
+    options.hash = chosen.hash[:12]  # so that an interrupted run says how to resume
+
+    sdk_key = packages.sdk_key(chosen.key)
+    if sdk_key != live.sdk_key and not options.new_key:
+        confirm(environment, chosen, sdk_key, live.sdk_key)
+    packages.secure()
+    packages.note_live()
+    wanted = {
+        "PackageKey": chosen.key,
+        "PackageSha256": chosen.checksum,
+        "AttachFunction": "yes",
+        # A stack of an older template has no such parameter.
+        **({"Release": now()} if "Release" in values and chosen.key != live.key else {}),
+    }
+    say(f"Stack {environment.stack.name}")
+    if not environment.stack.apply(None, wanted, {KEY_TAG: sdk_key} if sdk_key else {}):
+        say("  nothing to change")
+    outputs = environment.stack.outputs()
+    distribution = Distribution(outputs["DistributionId"])
+    if "Url" in outputs:
+        edge.reattach(environment, distribution.id)
+    elif distribution.is_attached(environment.function):
+        # Of a distribution that exists, the behaviors that run the function.
+        edge.attach(Attachment(environment.function, [], []), outputs)
+    packages.note_live()
+    is_attached = distribution.is_attached(environment.function)
+    edge.closing_words(environment, outputs, with_function=True, is_attached=is_attached)
+
+
+def choose(choices: list[Live], live: Live, wanted: str) -> Live:
+    found = [entry for entry in choices if (entry.hash.startswith(wanted) if wanted else entry.key != live.key)]
+    if wanted and len(found) > 1:
+        raise Failure(f"{wanted} is the beginning of {len(found)} packages' hashes. Give more of it.")
+    if not found:
+        what = f"No package that was live has a hash that begins with {wanted}" if wanted else "No earlier package"
+        raise Failure(f"{what}. Deploy what should be live, or detach the function: see just rollback --help.")
+    return found[-1]
+
+
+def confirm(environment: Environment, chosen: Live, sdk_key: str, live: str) -> None:
+    text = (
+        f"The package {chosen.hash[:12]} has another SDK key ({sdk_key or 'unknown'}) than the live one "
+        f"({live or 'unknown'}); LaunchDarkly may have expired it."
+    )
+    if not sys.stdin.isatty():
+        raise Failure(f"{text} Accept it with --new-key.")
+    environment.confirm(text)
