@@ -2,7 +2,7 @@
 
 use crate::comparison::ReadError;
 use crate::json_log;
-use crate::secrets::{SecretCache, SecretError};
+use crate::secrets::{SecretCache, SecretError, SecretVersions};
 use crate::webhook::{WebhookSecret, raw_body};
 use crate::writer::{Report, SyncError, SyncRules, sync};
 use aws_lambda_events::apigw::{ApiGatewayV2httpRequest, ApiGatewayV2httpResponse};
@@ -124,8 +124,8 @@ impl<S: Store> SyncFunction<S> {
         if request.request_context.http.method != Method::POST {
             return (StatusCode::METHOD_NOT_ALLOWED, "send POST requests, as a LaunchDarkly webhook does");
         }
-        let secret = match self.webhook_secret().await {
-            Ok(secret) => secret,
+        let secrets = match self.webhook_secrets().await {
+            Ok(secrets) => secrets,
             Err(why) => {
                 log::error!("webhook rejected: {why}");
                 return (StatusCode::SERVICE_UNAVAILABLE, "the webhook's secret is not available");
@@ -134,7 +134,7 @@ impl<S: Store> SyncFunction<S> {
         let Some(body) = raw_body(request.body, request.is_base64_encoded) else {
             return (StatusCode::BAD_REQUEST, "the body is not valid base64");
         };
-        if !secret.verifies(&request.headers, &body) {
+        if !secrets.iter().any(|secret| secret.verifies(&request.headers, &body)) {
             log::warn!("webhook rejected: X-LD-Signature is missing or wrong");
             return (StatusCode::UNAUTHORIZED, "X-LD-Signature is missing or wrong");
         }
@@ -145,11 +145,15 @@ impl<S: Store> SyncFunction<S> {
         }
     }
 
-    async fn webhook_secret(&self) -> Result<WebhookSecret, String> {
+    /// The webhook's secret, and the one before for a day after a change.
+    async fn webhook_secrets(&self) -> Result<Vec<WebhookSecret>, String> {
         let name = self.settings.webhook_secret.as_deref();
         let name = name.ok_or("no secret is set. Set FLAG_SYNC_WEBHOOK_SECRET_PARAMETER")?;
-        let secret = self.secrets.read(name).await.map_err(|error| error.to_string())?;
-        WebhookSecret::new(secret.reveal()).ok_or_else(|| format!("the secret {name:?} is empty"))
+        let SecretVersions { current, previous } =
+            self.secrets.read_rotating(name).await.map_err(|error| error.to_string())?;
+        let current = WebhookSecret::new(current.reveal()).ok_or_else(|| format!("the secret {name:?} is empty"))?;
+        let previous = previous.and_then(|previous| WebhookSecret::new(previous.reveal()));
+        Ok([current].into_iter().chain(previous).collect())
     }
 
     /// Runs, and logs the result.

@@ -53,7 +53,7 @@ impl Lambda {
         let launchdarkly = LaunchDarkly::start("sdk-test", data(&[flag("a", 1)], &[])).await.unwrap();
         let secrets = Secrets::start().await.unwrap();
         secrets.set("/redirect/sdk-key", "sdk-test");
-        secrets.set(WEBHOOK_SECRET, SECRET);
+        secrets.set_at(WEBHOOK_SECRET, SECRET, SystemTime::now() - Duration::from_secs(30 * 24 * 3_600));
         let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
         let table = servers::new_table().await;
         let api = RuntimeApi::start().await.unwrap();
@@ -107,7 +107,11 @@ impl Lambda {
 }
 
 fn signature(body: &str) -> String {
-    let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
+    signature_with(SECRET, body)
+}
+
+fn signature_with(secret: &str, body: &str) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
     HEXLOWER.encode(hmac::sign(&key, body.as_bytes()).as_ref())
 }
 
@@ -171,6 +175,34 @@ async fn without_a_secret_every_webhook_is_rejected_and_the_schedule_works() {
     assert!(lambda.proxy.seen().is_empty());
     assert!(!lambda.invoke(&schedule()).await.is_error);
     assert_eq!(lambda.version().await, Some(1));
+}
+
+/// A rotation: the new secret is stored first, LaunchDarkly signs with it later.
+#[tokio::test]
+async fn for_a_day_after_a_rotation_both_secrets_are_accepted() {
+    let parameter = "/redirect/rotated";
+    let secret = "arn:aws:secretsmanager:eu-central-1:000000000000:secret:rotated-AbCdEf";
+    for (place, hours, old, reads) in
+        [(parameter, 23, 200, 2), (secret, 23, 200, 2), (parameter, 25, 401, 1), (secret, 25, 401, 1)]
+    {
+        let lambda = Lambda::start_with(vec![("FLAG_SYNC_WEBHOOK_SECRET_PARAMETER", place.to_owned())]).await;
+        let hours_ago = |hours: u64| SystemTime::now() - Duration::from_secs(hours * 3_600);
+        lambda.secrets.set_at(place, "the oldest secret", hours_ago(2_000));
+        lambda.secrets.set_at(place, "the old secret", hours_ago(1_000));
+        lambda.secrets.set_at(place, "the new secret", hours_ago(hours));
+        for (signed_with, expected) in
+            [("the new secret", 200), ("the old secret", old), ("the oldest secret", 401), (SECRET, 401)]
+        {
+            let signed = json!({"x-ld-signature": signature_with(signed_with, BODY)});
+            let status = lambda.post(BODY, false, signed).await;
+            assert_eq!(status, expected, "{place}, changed {hours} h ago, signed with {signed_with}");
+        }
+        let seen = lambda.secrets.seen();
+        let (operation, sdk_key) = if place == parameter { ("GetParameter", 1) } else { ("GetSecretValue", 0) };
+        assert_eq!(seen.iter().filter(|seen| *seen == operation).count(), reads + sdk_key, "{place}: {seen:?}");
+        let log = lambda.function.log();
+        assert!(!log.iter().any(|line| line.contains("the new secret") || line.contains("the old secret")), "{log:?}");
+    }
 }
 
 #[tokio::test]

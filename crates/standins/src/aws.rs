@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 use tokio::sync::{Notify, watch};
 
 /// How DynamoDB fails.
@@ -222,7 +223,8 @@ pub struct Secrets {
 
 #[derive(Default)]
 struct SecretsState {
-    values: Mutex<HashMap<String, String>>,
+    /// The versions of each secret, with the time of each.
+    versions: Mutex<HashMap<String, Vec<(String, SystemTime)>>>,
     seen: Mutex<Vec<String>>,
 }
 
@@ -243,9 +245,14 @@ impl Secrets {
         format!("http://{}", self.server.address())
     }
 
-    /// Keeps a secret.
+    /// Adds a version of a secret.
     pub fn set(&self, name: &str, value: &str) {
-        self.state.values.lock().insert(name.to_owned(), value.to_owned());
+        self.set_at(name, value, SystemTime::now());
+    }
+
+    /// Adds a version that was written at this time.
+    pub fn set_at(&self, name: &str, value: &str, at: SystemTime) {
+        self.state.versions.lock().entry(name.to_owned()).or_default().push((value.to_owned(), at));
     }
 
     /// The operations so far.
@@ -259,22 +266,42 @@ async fn give(state: Arc<SecretsState>, request: Request<Incoming>) -> Response<
     state.seen.lock().push(operation.clone());
     let Ok(body) = request.into_body().collect().await else { return response(400, "{}") };
     let asked: Value = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
-    let value = |name: &str| {
-        let name = asked.get(name).and_then(Value::as_str).unwrap_or_default();
-        state.values.lock().get(name).cloned()
+    let text = |field: &str| asked.get(field).and_then(Value::as_str).unwrap_or_default();
+    let all = state.versions.lock();
+    // Its number counts from 1.
+    let version = |name: &str, number: Option<usize>| {
+        let versions = all.get(name)?;
+        let number = number.unwrap_or(versions.len());
+        let (value, at) = versions.get(number.checked_sub(1)?)?;
+        let seconds = at.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs_f64();
+        Some((number, value.clone(), seconds))
     };
     match operation.as_str() {
         "GetParameter" if asked.get("WithDecryption") != Some(&Value::Bool(true)) => {
-            aws_error("ValidationException", "a SecureString was asked for without decryption")
+            aws_error("ValidationException", "a SecureString was requested without decryption")
         }
-        "GetParameter" => match value("Name") {
-            Some(value) => json_answer(&json!({"Parameter": {"Type": "SecureString", "Value": value}})),
-            None => aws_error("ParameterNotFound", "no such parameter"),
-        },
-        "GetSecretValue" => match value("SecretId") {
-            Some(value) => json_answer(&json!({"SecretString": value})),
-            None => aws_error("ResourceNotFoundException", "no such secret"),
-        },
+        "GetParameter" => {
+            let (name, number) = match text("Name").rsplit_once(':') {
+                Some((name, number)) => (name, number.parse().ok()),
+                None => (text("Name"), None),
+            };
+            match version(name, number) {
+                Some((number, value, seconds)) => json_answer(&json!({"Parameter": {
+                    "Type": "SecureString", "Value": value, "Version": number, "LastModifiedDate": seconds,
+                }})),
+                None if number.is_some() => aws_error("ParameterVersionNotFound", "no such version"),
+                None => aws_error("ParameterNotFound", "no such parameter"),
+            }
+        }
+        "GetSecretValue" => {
+            let name = text("SecretId");
+            let count = all.get(name).map_or(0, Vec::len);
+            let number = if text("VersionStage") == "AWSPREVIOUS" { count.saturating_sub(1) } else { count };
+            match version(name, Some(number)) {
+                Some((_, value, seconds)) => json_answer(&json!({"SecretString": value, "CreatedDate": seconds})),
+                None => aws_error("ResourceNotFoundException", "no such secret or version"),
+            }
+        }
         _ => aws_error("UnknownOperationException", "not in this stand-in"),
     }
 }
