@@ -6,8 +6,7 @@ use crate::redirect::{Paths, Redirect, Verdict};
 use serde::Serialize;
 use std::time::Duration;
 
-/// How old a flag store may be before each decision warns of it; the alarm in cloudformation/flag-store.yaml has the
-/// same limit.
+/// How old a flag store may be before each decision warns of it. The alarm in cloudformation/flag-store.yaml is sooner.
 const MAX_SYNC_AGE: Duration = Duration::from_secs(3_600);
 
 /// A decision, for the log. Fields that do not apply are left out.

@@ -58,9 +58,9 @@ class Resolved:
             if not re.search(parameter.get("AllowedPattern", ""), value):
                 constraint = parameter.get("ConstraintDescription", parameter.get("AllowedPattern"))
                 raise Refused(f"Parameter {name} failed to satisfy constraint: {constraint}")
-            if parameter["Type"] == "Number" and not parameter["MinValue"] <= float(value) <= parameter["MaxValue"]:
+            if "MinValue" in parameter and not parameter["MinValue"] <= float(value) <= parameter["MaxValue"]:
                 raise Refused(f"Parameter {name} must be between {parameter['MinValue']} and {parameter['MaxValue']}")
-            if value not in parameter.get("AllowedValues", [value]):
+            if value not in map(str, parameter.get("AllowedValues", [value])):
                 raise Refused(f"Parameter '{name}' must be one of AllowedValues")
             self.parameters[name] = value
         unknown = set(values) - set(template["Parameters"])
@@ -154,6 +154,10 @@ class Resolved:
     def _if(self, argument: list[Any]) -> Any:
         condition, yes, no = argument
         return self.value(yes if self.condition(condition) else no)
+
+    def _findinmap(self, argument: list[Any]) -> Any:
+        name, key, field = map(self.value, argument)
+        return self.template["Mappings"][name][key][field]
 
     def _equals(self, argument: list[Any]) -> bool:
         left, right = map(self.value, argument)

@@ -543,6 +543,21 @@ def test_alarms_and_replicas_are_those_that_were_asked_for():
             assert properties(resolved, alarm).get("AlarmActions") == actions
 
 
+def test_the_alarm_on_old_data_waits_for_15_minutes_or_three_runs():
+    for minutes in templates.load(FLAG_STORE.read_text())["Parameters"]["ScheduleMinutes"]["AllowedValues"]:
+        resolved = flag_store(ScheduleMinutes=minutes)
+        alarm = properties(resolved, "OldDataAlarm")
+        assert alarm["Period"] * alarm["EvaluationPeriods"] == 60 * max(15, 3 * minutes)
+        # A function that does not run at all logs nothing.
+        assert (alarm["TreatMissingData"], alarm["ComparisonOperator"]) == ("breaching", "LessThanThreshold")
+        unit = "minute" if minutes == 1 else "minutes"
+        assert properties(resolved, "Schedule")["ScheduleExpression"] == f"rate({minutes} {unit})"
+    (counted,) = properties(flag_store(), "SyncedCount")["MetricTransformations"]
+    assert (counted["MetricName"], counted["DefaultValue"]) == (alarm["MetricName"], 0)
+    with pytest.raises(templates.Refused):
+        flag_store(ScheduleMinutes=7)
+
+
 # ---- The Relay Proxy -------------------------------------------------------------------------------------------------
 
 
