@@ -3,12 +3,16 @@
 use super::events::{EventSender, processor};
 use super::snapshot::{Data, Snapshot};
 use crate::settings::{Settings, Updates};
+use bytes::Bytes;
 use flag_data::sdk_key::SdkKey;
-use launchdarkly_sdk_transport::HyperTransport;
+use flag_data::sources::SourceError;
+use http::{Request, StatusCode};
+use launchdarkly_sdk_transport::{HttpTransport, HyperTransport, ResponseFuture};
 use launchdarkly_server_sdk::{
     Client, ConfigBuilder, NullEventProcessorBuilder, PersistentDataStoreBuilder, PollingDataSourceBuilder,
     ServiceEndpointsBuilder, StreamingDataSourceBuilder,
 };
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,18 +66,15 @@ pub(super) fn client(
         Some(processor) => config.event_processor(&processor),
         None => config.event_processor(&NullEventProcessorBuilder::new()),
     };
-    let connect = Duration::from_secs(3);
     let config = match settings.updates {
         Updates::Streaming if key.is_some() => {
             // LaunchDarkly sends a heartbeat every 3 minutes; without a read timeout a dead stream is never noticed.
             let read = Duration::from_secs(300);
-            let transport = HyperTransport::builder().connect_timeout(connect).read_timeout(read).build_https()?;
-            config.data_source(StreamingDataSourceBuilder::new().transport(transport))
+            config.data_source(StreamingDataSourceBuilder::new().transport(UpdatesTransport::new(read)?))
         }
         Updates::Polling if key.is_some() => {
             let read = Duration::from_secs(10);
-            let transport = HyperTransport::builder().connect_timeout(connect).read_timeout(read).build_https()?;
-            config.data_source(PollingDataSourceBuilder::new().transport(transport))
+            config.data_source(PollingDataSourceBuilder::new().transport(UpdatesTransport::new(read)?))
         }
         _ => config.daemon_mode(true).data_store(store),
     };
@@ -81,4 +82,48 @@ pub(super) fn client(
     let client = Client::build(config).map_err(|error| StartError::Client(error.to_string()))?;
     client.start_with_default_executor();
     Ok(client)
+}
+
+type Https = Arc<dyn Fn(Request<Option<Bytes>>) -> ResponseFuture + Send + Sync>;
+
+/// The transport of the SDK's own streaming and polling.
+#[derive(Clone)]
+struct UpdatesTransport {
+    https: Https,
+    /// The problem that the log has.
+    logged: Arc<Mutex<Option<StatusCode>>>,
+}
+
+impl UpdatesTransport {
+    fn new(read_timeout: Duration) -> Result<Self, StartError> {
+        let connect = Duration::from_secs(3);
+        let transport = HyperTransport::builder().connect_timeout(connect).read_timeout(read_timeout).build_https()?;
+        Ok(Self { https: Arc::new(move |request| transport.request(request)), logged: Arc::default() })
+    }
+}
+
+impl HttpTransport for UpdatesTransport {
+    /// After any other 4xx than 400, 408 and 429 the SDK would never ask again, and a flag that is switched off would
+    /// reach nobody. But a key that was rejected may be accepted a moment later.
+    fn request(&self, request: Request<Option<Bytes>>) -> ResponseFuture {
+        let (uri, logged) = (request.uri().to_string(), self.logged.clone());
+        let response = (self.https)(request);
+        Box::pin(async move {
+            let mut response = response.await?;
+            let status = response.status();
+            let problem = status.is_client_error().then_some(status);
+            let before = std::mem::replace(&mut *logged.lock(), problem);
+            match problem {
+                Some(status) => {
+                    if before != problem {
+                        log::error!("flag data not fetched: {}", SourceError::of_status(uri, status.as_u16()));
+                    }
+                    *response.status_mut() = StatusCode::BAD_REQUEST;
+                }
+                None if before.is_some() => log::warn!("flag data is fetched again"),
+                None => {}
+            }
+            Ok(response)
+        })
+    }
 }

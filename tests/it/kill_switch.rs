@@ -270,6 +270,29 @@ async fn no_failure_is_waited_for_longer_than_the_data_may_be_old() {
 }
 
 #[tokio::test]
+async fn a_stream_that_is_refused_once_is_opened_again() {
+    for status in [401, 404] {
+        let mut site = Site::with(launchdarkly(flag(1, true)).await, &[("REDIRECT_UPDATES", "streaming")]).await;
+        site.on_beta(0, "before").await;
+        let service = &site.world.launchdarkly;
+        service.fail(Fault::Status(status, None));
+        service.drop_connections();
+        service.asked("GET /all", 2).await;
+        service.fail(Fault::None);
+        service.change(|data| drop(data.flags.insert("rebrand".to_owned(), off(2))));
+        let opened = tokio::time::timeout(Duration::from_secs(MAX_STALENESS), service.asked("GET /all", 3)).await;
+        assert!(opened.is_ok(), "{status}: {:?}", site.world.messages());
+        let mut visits = 0;
+        while site.visit("/a", 1).await.summary() != "302 /site/a" {
+            visits += 1;
+            assert!(visits < 10_000, "{status}: the stream's data never came");
+        }
+        site.home(1, "after").await;
+        assert_eq!(site.messages_with(&format!("HTTP {status}")), 1, "{:?}", site.world.messages());
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_fails_for_an_hour_is_asked_again_within_a_minute_of_its_recovery() {
     let mut site = Site::new(launchdarkly(flag(1, true)).await, "items").await;
     site.on_beta(0, "before").await;

@@ -139,6 +139,20 @@ mod tests {
     }
 
     #[test]
+    fn an_absurd_deadline_makes_data_old_at_worst() {
+        let clock = Clock::of_function(Duration::from_secs(5));
+        let at_start = clock.now();
+        clock.invocation(u64::MAX);
+        assert!(clock.since(at_start) > Duration::from_secs(86_400));
+        assert!(clock.remaining().is_some());
+        let then = clock.now();
+        clock.invocation(1);
+        assert!(clock.since(then) < Duration::from_secs(60), "a deadline that goes back leaves the other clocks");
+        assert!(clock.since(at_start) > Duration::from_secs(86_400));
+        assert_eq!(clock.remaining(), None);
+    }
+
+    #[test]
     fn a_cold_start_is_as_old_as_the_time_to_its_first_event() {
         let wall_ms = u64::try_from(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
         for (waited, expected) in [(0, 0..60), (600, 600..660)] {

@@ -71,13 +71,10 @@ impl LaunchDarkly {
         })?;
         match response.head.status {
             StatusCode::OK | StatusCode::NOT_MODIFIED | StatusCode::NOT_FOUND => Ok((uri, response)),
-            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-                Err(SourceError::Refused { uri, status: status.as_u16() })
-            }
             StatusCode::TOO_MANY_REQUESTS => {
                 Err(SourceError::Throttled { uri, wait: retry_after(&response.head.headers) })
             }
-            status => Err(SourceError::Status { uri, status: status.as_u16() }),
+            status => Err(SourceError::of_status(uri, status.as_u16())),
         }
     }
 

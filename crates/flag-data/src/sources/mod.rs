@@ -58,6 +58,14 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// An answer that is an HTTP error.
+    pub fn of_status(uri: String, status: u16) -> Self {
+        match status {
+            401 | 403 => Self::Refused { uri, status },
+            _ => Self::Status { uri, status },
+        }
+    }
+
     /// How long the source asks not to be called again, if it says so.
     pub fn wait(&self) -> Option<Duration> {
         match self {
