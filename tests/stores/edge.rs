@@ -47,7 +47,7 @@ async fn a_table_in_the_region_of_the_function_is_asked_once_per_level() {
     ])
     .await;
     let line = edge.decide("192.0.2.1").await;
-    // The segment excludes this one, which takes all three items to know.
+    // The segment excludes this viewer: the decision needs all three items.
     assert_eq!(
         (&line["variation"], &line["reason"], &line["flag_version"]),
         (&json!(false), &json!("RULE_MATCH"), &json!(11))

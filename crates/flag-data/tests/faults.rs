@@ -39,7 +39,7 @@ async fn the_unprocessed_items_of_a_batch_are_written_and_read_too() {
     assert_eq!(
         count(&proxy, "BatchWriteItem"),
         4 + 3,
-        "one for the segment, three for the flags, and what was unprocessed"
+        "one for the segment, three for the flags, and the unprocessed items"
     );
 
     proxy.fail("BatchGetItem", 0, 3, DynamoDbFault::LeaveOver);

@@ -1,4 +1,4 @@
-//! The flag stores with 5,000 flags: what a step takes, against dynalite and Redis on this machine.
+//! The flag stores with 5,000 flags: the cost of each step, against dynalite and Redis on this machine.
 //!
 //! The steps and the servers are those of the tests.
 

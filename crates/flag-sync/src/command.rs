@@ -17,7 +17,6 @@ use flag_data::stores::{AwsTransport, DynamoDbDataStore, RedisDataStore, Store};
 use flag_data::transport::Transport;
 use indicatif::{ProgressBar, ProgressStyle};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
-use serde::Serialize;
 use serde_json::value::RawValue;
 use std::env;
 use std::io::{self, ErrorKind, Write};
@@ -87,19 +86,6 @@ enum Command {
     Once,
     /// Shows what differs, and ends with 1 if anything does.
     Check,
-}
-
-/// The result of `check` as JSON.
-#[derive(Serialize)]
-struct Check<'a> {
-    in_sync: bool,
-    initialized: bool,
-    synced_at: Option<String>,
-    flags: usize,
-    segments: usize,
-    /// Whether a run stops without `--confirm-mass-change`.
-    needs_confirmation: bool,
-    differences: &'a [Differing],
 }
 
 /// Runs the command, or the Lambda function.
@@ -221,22 +207,23 @@ impl Options {
         bar.finish_and_clear();
         let comparison = comparison?;
         let in_sync = comparison.differences.is_empty() && comparison.marks.initialized;
-        print(&if self.json { as_json(&comparison, in_sync)? } else { as_text(&comparison) })?;
+        print(&if self.json { as_json(&comparison, in_sync) } else { as_text(&comparison) })?;
         Ok(if in_sync { ExitCode::SUCCESS } else { ExitCode::from(1) })
     }
 }
 
-fn as_json(comparison: &Comparison, in_sync: bool) -> serde_json::Result<String> {
+fn as_json(comparison: &Comparison, in_sync: bool) -> String {
     let (flags, segments) = comparison.counts();
-    serde_json::to_string(&Check {
-        in_sync,
-        initialized: comparison.marks.initialized,
-        synced_at: comparison.marks.synced.map(timestamp),
-        flags,
-        segments,
-        needs_confirmation: comparison.losses().is_mass_change(),
-        differences: &comparison.differences,
+    serde_json::json!({
+        "in_sync": in_sync,
+        "initialized": comparison.marks.initialized,
+        "synced_at": comparison.marks.synced.map(timestamp),
+        "flags": flags,
+        "segments": segments,
+        "needs_confirmation": comparison.losses().is_mass_change(),
+        "differences": comparison.differences,
     })
+    .to_string()
 }
 
 fn as_text(comparison: &Comparison) -> String {

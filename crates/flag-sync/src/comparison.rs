@@ -10,10 +10,10 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
-/// A store of at most so many items may change as a whole without confirmation.
+/// Up to this size, a store may change as a whole without confirmation.
 const MAX_SMALL_STORE: usize = 10;
 
-/// Why there is no comparison.
+/// Why a comparison failed.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum ReadError {

@@ -26,7 +26,7 @@ use tokio::net::TcpStream;
 
 const KEY: &str = "sdk-test";
 const REGION: &str = "eu-central-1";
-/// How long something may take that is only a matter of time.
+/// The limit of each wait.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// cloudformation/relay.yaml, as far as the container and its permissions go.
@@ -167,7 +167,7 @@ impl Relay {
                 let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
                 match transport.exchange(request.body(None::<Bytes>).unwrap(), 1 << 20).await {
                     Ok(response) => return response,
-                    // It says that it listens before it does.
+                    // It logs that it listens before it does.
                     Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
                 }
             }
@@ -304,7 +304,7 @@ async fn launchdarkly() -> LaunchDarkly {
     LaunchDarkly::start(KEY, rebrand()).await.unwrap()
 }
 
-/// 192.0.2.1 is in the segment, which takes the flag, its prerequisite and the segment to know.
+/// 192.0.2.1 is in the segment: the decision needs the flag, its prerequisite and the segment.
 #[track_caller]
 fn check_rule_match(line: &Value, source: &str) {
     let expected = [&json!(false), &json!("RULE_MATCH"), &json!(11), &json!("fresh"), &json!(source)];
@@ -486,7 +486,7 @@ async fn launchdarkly_refuses_its_key() {
     assert_eq!(relay.get("/sdk/flags/rebrand", &[("authorization", KEY)]).await.head.status, 401);
 }
 
-/// The task starts while LaunchDarkly cannot be reached, and the table is empty or holds what was written before.
+/// The task starts while LaunchDarkly cannot be reached. The table is empty, or holds older data.
 #[tokio::test]
 #[ignore = "needs the Relay Proxy: just test-relay"]
 async fn without_launchdarkly_it_serves_the_table() {
@@ -576,7 +576,7 @@ async fn redis_instead_of_dynamodb() {
 
 /// The load balancer's, and that of a function that streams (flags/mod.rs).
 #[test]
-fn heartbeats_come_within_every_time_out() {
+fn heartbeats_come_within_every_timeout() {
     let template = Template::load();
     let interval = &template.environment(&[("TableName", "flags"), ("AWS::Region", REGION)])["HEARTBEAT_INTERVAL"];
     let minutes: u64 = interval.strip_suffix('m').unwrap().parse().unwrap();

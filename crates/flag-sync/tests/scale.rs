@@ -48,7 +48,7 @@ async fn written_and_read(store: impl Store, requests: impl Fn() -> usize) -> [S
     let (replaced, replace) = measured("replace, as SDKs do", &requests, store.replace(&everything)).await;
     replaced.unwrap();
     let (all, read) = measured("read all", &requests, store.all(Flag)).await;
-    assert!(all.unwrap() == everything.flags, "what was read is not what was written");
+    assert!(all.unwrap() == everything.flags, "the store returned other data than was written");
     [first, unchanged, one, replace, read]
 }
 
@@ -74,7 +74,7 @@ pub(crate) async fn redis() -> [Step; 5] {
     Box::pin(written_and_read(store, || commands.borrow_mut()())).await
 }
 
-/// At least so many requests, and few more: those that mark, and those that a busy machine repeats.
+/// At least this many requests, and few more: marks, and retries on a busy machine.
 #[track_caller]
 fn check(steps: &[Step], least: [usize; 5]) {
     for (step, least) in steps.iter().zip(least) {

@@ -254,7 +254,7 @@ async fn other_content_of_the_same_version_is_a_difference_and_is_written(store:
 }
 
 /// Two rounds go to another writer; in the third, one of LaunchDarkly's caches is old. That it was asked three times by
-/// then says nothing: older data has to be its answer each time.
+/// then proves nothing: older data has to be its answer each time.
 async fn rounds_that_another_writer_won_are_not_counted_as_answers(store: impl Store) {
     let (standin, source) = launchdarkly(&[flag("a", 9)], &[]).await;
     sync(&store, &source).await.unwrap();
@@ -394,7 +394,7 @@ async fn a_mass_change_needs_confirmation(store: impl Store) {
     // Of the ten that are left all may go: so few are a small store, and the ten tombstones are nothing to lose.
     set(vec![]);
     assert_eq!(done(&sync(&store, &source).await.unwrap()), (0, 10));
-    // What comes back over its own tombstones takes nothing away.
+    // An item that replaces its own tombstone is not a loss.
     set(many(0..20));
     assert_eq!(done(&sync(&store, &source).await.unwrap()), (20, 0));
 
