@@ -522,6 +522,13 @@ fn one_of<T: Clone>(dice: &mut Dice, choices: &[T]) -> T {
     choices[usize::try_from(index).unwrap()].clone()
 }
 
+fn fail_at(dice: &mut Dice, service: &LaunchDarkly, path: &str) -> String {
+    let faults = [Fault::None, Fault::BlackHole, Fault::Status(500, None), Fault::Status(429, Some(3_600))];
+    let fault = one_of(dice, &faults);
+    service.fail_at(path, fault.clone());
+    format!("{path}: {fault:?}")
+}
+
 impl Sequence {
     /// One thing happens. Returns what, for the message of a failed test.
     fn step(&mut self, dice: &mut Dice, service: &LaunchDarkly) -> String {
@@ -541,13 +548,13 @@ impl Sequence {
             }
             6..=8 => {
                 let path = format!("/sdk/segments/{}", one_of(dice, &SEGMENTS));
-                self.fail_at(dice, service, &path)
+                fail_at(dice, service, &path)
             }
             9 => {
                 let mut base = flag(self.version, dice.below(2) == 0);
                 base["key"] = json!("base");
                 service.change(|data| drop(data.flags.insert("base".to_owned(), base)));
-                self.fail_at(dice, service, "/sdk/flags/base")
+                fail_at(dice, service, "/sdk/flags/base")
             }
             10 => {
                 let key = one_of(dice, &SEGMENTS);
@@ -582,13 +589,6 @@ impl Sequence {
         }
         service.set_flag(&flag);
         flag.to_string()
-    }
-
-    fn fail_at(&self, dice: &mut Dice, service: &LaunchDarkly, path: &str) -> String {
-        let faults = [Fault::None, Fault::BlackHole, Fault::Status(500, None), Fault::Status(429, Some(3_600))];
-        let fault = one_of(dice, &faults);
-        service.fail_at(path, fault.clone());
-        format!("{path}: {fault:?}")
     }
 
     fn must_be_home(&self) -> bool {

@@ -164,6 +164,7 @@ impl Collection {
     }
 
     /// Records when flag-sync last succeeded, by the store that was just read. The earliest counts.
+    #[cfg(any(feature = "dynamodb", feature = "redis"))]
     pub(super) fn synced(&self, synced: Option<SystemTime>) {
         let mut state = self.state.lock();
         state.synced = match (state.synced, synced) {
