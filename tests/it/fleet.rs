@@ -67,11 +67,11 @@ impl Plan {
 }
 
 /// [SplitMix64](https://prng.di.unimi.it/splitmix64.c): small, and the same everywhere for a seed.
-struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
     /// Each stream of a seed is another sequence.
-    fn new(seed: u64, stream: u64) -> Self {
+    pub fn new(seed: u64, stream: u64) -> Self {
         Self(seed ^ stream.rotate_left(32))
     }
 
@@ -82,7 +82,7 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 

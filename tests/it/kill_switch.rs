@@ -2,6 +2,7 @@
 //!
 //! Time is what Lambda's deadlines say: a visit "at second 61" arrives 61 s after the first one.
 
+use crate::fleet::Dice;
 use crate::setup::{Answered, World, event, flag, launchdarkly};
 use serde_json::{Value, json};
 use standins::{Fault, LaunchDarkly};
@@ -508,4 +509,130 @@ async fn a_warm_function_and_a_cold_one_accept_the_same_data() {
         assert_eq!(members[0], members[1], "{fetch}: cold and warm");
         assert_eq!(members[0], [true, true, true, true, false, false], "{fetch}");
     }
+}
+
+/// What LaunchDarkly has, and since when.
+#[derive(Default)]
+struct Sequence {
+    version: u64,
+    second: u64,
+    /// Since when nobody may be on the new site; `None` while somebody may.
+    off_since: Option<u64>,
+    /// Since when the flag can be fetched; `None` while it cannot.
+    answers_since: Option<u64>,
+}
+
+const SEGMENTS: [&str; 3] = ["s0", "s1", "s2"];
+
+fn one_of<T: Clone>(dice: &mut Dice, choices: &[T]) -> T {
+    let index = dice.below(choices.len().try_into().unwrap());
+    choices[usize::try_from(index).unwrap()].clone()
+}
+
+fn fail_at(dice: &mut Dice, service: &LaunchDarkly, path: &str) -> String {
+    let faults = [Fault::None, Fault::BlackHole, Fault::Status(500, None), Fault::Status(429, Some(3_600))];
+    let fault = one_of(dice, &faults);
+    service.fail_at(path, fault.clone());
+    format!("{path}: {fault:?}")
+}
+
+impl Sequence {
+    /// One thing happens. Returns what, for the message of a failed test.
+    fn step(&mut self, dice: &mut Dice, service: &LaunchDarkly) -> String {
+        self.version += 1;
+        self.second += one_of(dice, &[0, 1, 5, 20, 45, 61, 200]);
+        match dice.below(12) {
+            0..=3 => self.turn_on(dice, service),
+            4 => {
+                service.set_flag(&naming(off(self.version), one_of(dice, &SEGMENTS), false));
+                self.off_since.get_or_insert(self.second);
+                "off".to_owned()
+            }
+            5 => {
+                service.delete_flag("rebrand", self.version);
+                self.off_since.get_or_insert(self.second);
+                "deleted".to_owned()
+            }
+            6..=8 => {
+                let path = format!("/sdk/segments/{}", one_of(dice, &SEGMENTS));
+                fail_at(dice, service, &path)
+            }
+            9 => {
+                let mut base = flag(self.version, dice.below(2) == 0);
+                base["key"] = json!("base");
+                service.change(|data| drop(data.flags.insert("base".to_owned(), base)));
+                fail_at(dice, service, "/sdk/flags/base")
+            }
+            10 => {
+                let key = one_of(dice, &SEGMENTS);
+                let member = segment(key, self.version, &["192.0.2.1"]);
+                let deleted = json!({"key": key, "version": self.version, "deleted": true});
+                let changed = one_of(dice, &[member, deleted, json!({"key": key})]);
+                set_segment(service, &changed);
+                changed.to_string()
+            }
+            _ => {
+                let faults = [Fault::Status(403, None), Fault::Status(429, Some(7_200)), Fault::ResetBody];
+                let fault = if self.answers_since.is_some() { one_of(dice, &faults) } else { Fault::None };
+                self.answers_since = (fault == Fault::None).then_some(self.second);
+                service.fail(fault.clone());
+                format!("everything: {fault:?}")
+            }
+        }
+    }
+
+    /// The flag is on: for nobody, or for whoever its rule, its prerequisite and its fallthrough say.
+    fn turn_on(&mut self, dice: &mut Dice, service: &LaunchDarkly) -> String {
+        let for_nobody = dice.below(2) == 0;
+        let mut flag = naming(flag(self.version, !for_nobody), one_of(dice, &SEGMENTS), dice.below(4) == 0);
+        if for_nobody {
+            flag["rules"][0]["variation"] = json!(1);
+            self.off_since.get_or_insert(self.second);
+        } else {
+            self.off_since = None;
+        }
+        if dice.below(3) == 0 {
+            flag["prerequisites"] = json!([{"key": "base", "variation": 0}]);
+        }
+        service.set_flag(&flag);
+        flag.to_string()
+    }
+
+    fn must_be_home(&self) -> bool {
+        let since = self.off_since.zip(self.answers_since).map(|(off, answers)| off.max(answers));
+        since.is_some_and(|since| self.second >= since + MAX_STALENESS)
+    }
+}
+
+#[tokio::test]
+async fn off_or_at_0_percent_in_whatever_order_things_happen() {
+    const SEEDS: u64 = 16;
+    const STEPS: u64 = 40;
+    let mut promises = 0;
+    for seed in 1..=SEEDS {
+        let mut dice = Dice::new(seed, 0);
+        let (fetch, refresh_after) =
+            (one_of(&mut dice, &["items", "items", "environment"]), one_of(&mut dice, &["0", "15", "3600"]));
+        let settings = [("REDIRECT_FETCH", fetch), ("REDIRECT_REFRESH_AFTER_SECONDS", refresh_after)];
+        let mut site = Site::with(launchdarkly(flag(1, true)).await, &settings).await;
+        let mut sequence = Sequence { version: 1, answers_since: Some(0), ..Sequence::default() };
+        let mut history = Vec::new();
+        for _ in 0..STEPS {
+            let what = sequence.step(&mut dice, &site.world.launchdarkly);
+            let address = one_of(&mut dice, &["/a", "/site/beta/a"]);
+            let answered = site.visit(address, sequence.second).await;
+            history.push(format!("second {}: {what}; {address}: {}", sequence.second, answered.summary()));
+            if sequence.must_be_home() {
+                promises += 1;
+                assert_eq!(
+                    answered.summary(),
+                    "302 /site/a",
+                    "seed {seed}, {settings:?}: {history:#?} {} {:?}",
+                    answered.line,
+                    site.world.messages()
+                );
+            }
+        }
+    }
+    assert!(promises > SEEDS * STEPS / 10, "the sequences hold the promise to account only {promises} times");
 }
