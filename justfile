@@ -28,7 +28,8 @@ invoke *EVENTS: (_python "build")
 # CloudFront on this machine: both sites and a page to play with the flag (--freeze, --live, --port N, --no-open)
 preview *OPTIONS:
     cargo build --locked --package redirect --package preview
-    @exec target/debug/preview {{OPTIONS}}
+    # A job of its own in the terminal: Ctrl-C reaches the preview and not just, which would end with an error.
+    @set -m; target/debug/preview {{OPTIONS}} || exit
 
 # Run all tests, as CI does: a phase each, with a table of their times at the end
 [no-exit-message]
