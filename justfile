@@ -30,7 +30,8 @@ invoke *EVENTS: (_python "build")
 [group('use')]
 preview *OPTIONS:
     cargo build --locked --package redirect --package preview
-    @exec target/debug/preview {{OPTIONS}}
+    # A job of its own in the terminal: Ctrl-C reaches the preview and not just, which would end with an error.
+    @set -m; target/debug/preview {{OPTIONS}} || exit
 
 # Run all tests, as CI does: a phase each, with a table of their times at the end
 [no-exit-message]

@@ -34,6 +34,9 @@ pub struct DecisionLine {
     pub rests_on: Option<RestsOn>,
     /// From the event to the answer, without Lambda's part, in microseconds.
     pub duration_us: u64,
+    /// The part of it that was spent waiting for flag data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waited_us: Option<u64>,
     /// Whether this is the environment's first decision.
     pub cold_start: bool,
     /// Only with `log_client_ip`.

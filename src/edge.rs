@@ -18,7 +18,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The edge function of one execution environment.
 pub struct Edge {
@@ -57,7 +57,7 @@ impl Edge {
             ..DecisionLine::default()
         };
         let answer = self.answer(&event.payload, &mut line).await;
-        line.duration_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        line.duration_us = micros(started.elapsed());
         *self.line.lock() = Some(line);
         answer
     }
@@ -111,7 +111,7 @@ impl Edge {
             line.warn("the request has no valid client IP");
             return visit.answer(self.paths.verdict_on_nobody());
         };
-        self.flags.on_arrival().await;
+        line.waited_us = self.flags.on_arrival().await.map(micros);
         let evaluation = self.flags.evaluate(&visitor, visit.is_entry());
         line.evaluated(&evaluation, &self.settings.flag_key);
         let mut redirect = visit.answer(evaluation.verdict)?;
@@ -128,6 +128,10 @@ impl Edge {
         }
         self.flags.between_invocations().await;
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The answer to a decision, also to one that panicked. `None` passes the request through.

@@ -101,12 +101,12 @@ impl Flags {
         }
     }
 
-    /// Before a decision: fetches data if what is there is too old, for no longer than `viewer_budget_ms`.
-    pub async fn on_arrival(&self) {
-        if let Some(refresher) = &self.refresher {
-            refresher.on_arrival().await;
-            self.renew_decider();
-        }
+    /// Before a decision: fetches data if what is there is too old, for no longer than `viewer_budget_ms`. Returns how
+    /// long the viewer waited, if a fetch was necessary.
+    pub async fn on_arrival(&self) -> Option<Duration> {
+        let waited = self.refresher.as_ref()?.on_arrival().await;
+        self.renew_decider();
+        waited
     }
 
     /// After a response: fetches data and sends events if they are due, within `between_budget_ms` and well before

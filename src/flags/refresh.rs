@@ -11,7 +11,7 @@ use flag_data::items::{ItemKey, ItemKind, Items};
 use flag_data::sources::{Collection, FlagSource, Resolved, SourceError};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::task::JoinHandle;
 
 /// Fetches flag data: at the cold start, on arrival of a request when the data is stale, and after a response when it
@@ -113,7 +113,8 @@ impl Refresher {
 
     /// Makes the data fresh enough for a decision, for no longer than a viewer waits. An attempt of the cold start that
     /// is still in flight was waited for already, unless the environment was frozen meanwhile: it is of no use then.
-    pub(super) async fn on_arrival(&self) {
+    /// Returns how long the viewer waited, if a fetch was necessary.
+    pub(super) async fn on_arrival(&self) -> Option<Duration> {
         let shared = &self.shared;
         self.attempt.lock().take_if(|attempt| {
             let frozen =
@@ -124,14 +125,18 @@ impl Refresher {
             frozen || attempt.task.is_finished()
         });
         shared.end_pending();
+        let mut waited = None;
         if shared.is_older_than(shared.settings.max_staleness)
             && shared.backoff.lock().allows()
             && self.attempt.lock().is_none()
         {
+            let begun = Instant::now();
             let attempt = shared.begin(Waiting::Viewer);
             self.wait(attempt, shared.settings.viewer_budget).await;
+            waited = Some(begun.elapsed());
         }
         shared.fall_back();
+        waited
     }
 
     /// Finishes an attempt that is in flight or makes one that is due, within `budget`.

@@ -292,8 +292,11 @@ async fn a_fetch_too_slow_for_the_viewer_goes_on_after_their_response() {
     world.launchdarkly.fail(Fault::SlowHeaders(Duration::from_millis(400)));
     let answered = world.send_at(&event("/a", "192.0.2.1"), ten_minutes_later(1)).await;
     check(&answered, "too slow", "302 /site/beta/a", "older");
+    let waited = answered.line["waited_us"].as_u64().unwrap();
+    assert!((50_000..=answered.line["duration_us"].as_u64().unwrap()).contains(&waited), "{}", answered.line);
     let answered = world.send_at(&event("/a", "192.0.2.1"), ten_minutes_later(1)).await;
     check(&answered, "after", "302 /site/a", "fresh");
+    assert_eq!(answered.line.get("waited_us"), None);
     assert_eq!(world.launchdarkly.count("GET"), 2, "one fetch served both");
     assert!(world.messages().is_empty(), "{:?}", world.messages());
 }

@@ -1,8 +1,8 @@
 //! The control page, and what its buttons do.
 
 use super::environment::Environment;
-use super::flag::Wanted;
-use super::journal::{Journal, News};
+use super::flag::{FlagSetting, check_address};
+use super::journal::{Entry, Journal, News};
 use super::population::Population;
 use super::viewer::{VIEWER_COOKIE, visiting_as};
 use axum::extract::{ConnectInfo, State};
@@ -10,8 +10,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
-use flag_data::items::ItemKind;
-use flag_data::items::{Item, Items};
+use flag_data::items::{Item, ItemKind, Items};
 use flag_data::sources::{Collection, FlagSource};
 use futures_util::stream::{self, Stream, StreamExt};
 use http::header::{CONTENT_TYPE, SET_COOKIE};
@@ -23,24 +22,24 @@ use serde_json::{Value, json};
 use standins::{Fault, LaunchDarkly};
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a slow LaunchDarkly takes: longer than the function lets a viewer wait.
+/// The delay of a slow LaunchDarkly: longer than a viewer waits.
 const SLOW: Duration = Duration::from_secs(2);
 
 /// How often the flag of a real environment is read for the picture.
-const LIVE_EVERY: Duration = Duration::from_secs(5);
+const LIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the control page controls.
 pub(super) struct Control {
     pub launchdarkly: Service,
     pub environment: Environment,
     pub journal: Journal,
-    /// As the function has them here.
+    /// Those of the function here.
     pub settings: Settings,
-    /// As `redirect.toml` has them.
+    /// Those of `redirect.toml`.
     pub deployed: Settings,
     pub freeze: bool,
     pub flag: Mutex<FlagState>,
@@ -49,30 +48,31 @@ pub(super) struct Control {
 
 /// Which LaunchDarkly has the flag.
 pub(super) enum Service {
-    /// Here, where it can be set.
+    /// Here, where the flag can be set.
     StandIn(LaunchDarkly),
-    /// In a real environment, which is only read.
+    /// A real environment, which is only read.
     Live(Box<dyn FlagSource>),
 }
 
 /// The flag, and what it means for the viewers.
+#[derive(Default)]
 pub(super) struct FlagState {
     population: Population,
     problem: Option<String>,
 }
 
-/// What LaunchDarkly is made to do.
+/// A fault of LaunchDarkly.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum FaultName {
     #[default]
     None,
-    /// It takes connections and never answers.
+    /// It accepts connections and never answers.
     Down,
     /// It answers later than a viewer waits.
     Slow,
-    /// It refuses the SDK key.
-    Refused,
+    /// It rejects the SDK key.
+    Rejected,
 }
 
 impl FaultName {
@@ -81,52 +81,47 @@ impl FaultName {
             Self::None => Fault::None,
             Self::Down => Fault::BlackHole,
             Self::Slow => Fault::SlowHeaders(SLOW),
-            Self::Refused => Fault::Status(401, None),
+            Self::Rejected => Fault::Status(401, None),
         }
-    }
-}
-
-impl FlagState {
-    pub(super) fn new() -> Self {
-        Self { population: Population::new(), problem: None }
     }
 }
 
 impl Control {
     /// Sets the stand-in's flag.
-    pub(super) fn set_flag(&self, launchdarkly: &LaunchDarkly, wanted: &Wanted) {
+    pub(super) fn set_flag(&self, launchdarkly: &LaunchDarkly, setting: &FlagSetting) {
         let key = &self.settings.flag_key;
         let mut flag = self.flag.lock();
-        let json = wanted.flag(key, flag.population.flag().version + 1);
+        let json = setting.flag(key, flag.population.flag().version + 1);
         launchdarkly.set_flag(&json);
         let mut items = Items::default();
-        match Item::new(ItemKind::Flag, json.to_string(), None) {
+        flag.problem = match Item::new(ItemKind::Flag, json.to_string(), None) {
             Ok(item) => {
                 items.insert(ItemKind::Flag, key.clone(), item);
-                flag.tell(&items, key);
+                flag.population.evaluate(&items, key).err()
             }
-            Err(why) => flag.problem = Some(why),
-        }
+            Err(why) => Some(why),
+        };
         drop(flag);
         self.journal.state_changed();
     }
 
-    /// Reads the flag of a real environment, again and again.
+    /// Reads the flag of a real environment at intervals.
     pub(super) async fn follow_live(&self) {
         let Service::Live(source) = &self.launchdarkly else { return };
         let key = &self.settings.flag_key;
         let mut known: Arc<Items> = Arc::default();
         loop {
             let collection = Collection::new(key, known.clone(), BTreeSet::new());
-            match source.fetch(&collection).await {
+            let problem = match source.fetch(&collection).await {
                 Ok(()) => {
                     known = Arc::new(collection.resolve().unwrap_or_default().items);
-                    self.flag.lock().tell(&known, key);
+                    self.flag.lock().population.evaluate(&known, key).err()
                 }
-                Err(error) => self.flag.lock().problem = Some(error.to_string()),
-            }
+                Err(error) => Some(error.to_string()),
+            };
+            self.flag.lock().problem = problem;
             self.journal.state_changed();
-            tokio::time::sleep(LIVE_EVERY).await;
+            tokio::time::sleep(LIVE_INTERVAL).await;
         }
     }
 
@@ -143,14 +138,9 @@ impl Control {
             "freezes": self.freeze,
             "max_staleness_seconds": self.settings.max_staleness.as_secs(),
             "viewer_budget_ms": self.settings.viewer_budget.as_millis(),
+            "init_budget_ms": self.settings.init_budget.as_millis(),
             "deployed_max_staleness_seconds": self.deployed.max_staleness.as_secs(),
         })
-    }
-}
-
-impl FlagState {
-    fn tell(&mut self, items: &Items, key: &str) {
-        self.problem = self.population.ask(items, key).err().map(|error| error.to_string());
     }
 }
 
@@ -159,8 +149,10 @@ pub(super) fn routes(control: Arc<Control>) -> Router {
     let page = |content_type: &'static str, text: &'static str| {
         get(move || async move { ([(CONTENT_TYPE, content_type)], text) })
     };
+    let index = page("text/html; charset=utf-8", include_str!("page/index.html"));
     Router::new()
-        .route("/__preview", page("text/html; charset=utf-8", include_str!("page/index.html")))
+        .route("/__preview", index.clone())
+        .route("/__preview/", index)
         .route("/__preview/style.css", page("text/css; charset=utf-8", include_str!("page/style.css")))
         .route("/__preview/script.js", page("text/javascript; charset=utf-8", include_str!("page/script.js")))
         .route("/__preview/icon.svg", page("image/svg+xml", include_str!("page/icon.svg")))
@@ -177,18 +169,18 @@ pub(super) fn routes(control: Arc<Control>) -> Router {
 /// The state and the log, and every change of them, as server-sent events.
 async fn news(State(control): State<Arc<Control>>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let (entries, receiver) = control.journal.subscribe();
-    let entry = |entry: &super::journal::Entry| Event::default().event("entry").json_data(entry);
+    let entry = |entry: &Entry| Event::default().event("entry").json_data(entry);
     let first = [Event::default().event("state").json_data(control.state())];
-    let first: Vec<_> = first.into_iter().chain(entries.iter().map(entry)).collect();
-    // A page that fell behind finds the stream at its end, connects again, and gets everything.
+    let first: Vec<_> = first.into_iter().chain(entries.iter().map(|known| entry(known))).collect();
+    // For a page that fell behind the stream ends: it connects again and gets everything.
     let rest = stream::unfold((control, receiver), move |(control, mut receiver)| async move {
         let event = match receiver.recv().await.ok()? {
             News::State => Event::default().event("state").json_data(control.state()),
-            News::Entry(changed) => entry(&changed),
+            News::Entry(added) => entry(&added),
         };
         Some((event, (control, receiver)))
     });
-    // Serialising what is made of text and numbers does not fail.
+    // Text and numbers always serialize.
     let events = stream::iter(first).chain(rest).map(|event| Ok(event.unwrap_or_default()));
     Sse::new(events).keep_alive(KeepAlive::default())
 }
@@ -208,8 +200,8 @@ struct VisitAs {
 }
 
 async fn visit_as(Json(VisitAs { address }): Json<VisitAs>) -> Response {
-    if address.parse::<IpAddr>().is_err() {
-        return refusal(&format!("{address:?} is no IP address: write it as 192.0.2.1 or 2001:db8::1"));
+    if let Err(error) = check_address(&address) {
+        return refusal(&error.to_string());
     }
     let cookie = format!("{VIEWER_COOKIE}={address}; Path=/; SameSite=Strict");
     (StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response()
@@ -220,12 +212,12 @@ async fn visit_as_self() -> Response {
     (StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response()
 }
 
-async fn set_flag(State(control): State<Arc<Control>>, Json(wanted): Json<Wanted>) -> Response {
+async fn set_flag(State(control): State<Arc<Control>>, Json(setting): Json<FlagSetting>) -> Response {
     let Service::StandIn(launchdarkly) = &control.launchdarkly else { return read_only() };
-    if let Err(error) = wanted.check() {
+    if let Err(error) = setting.check() {
         return refusal(&error.to_string());
     }
-    control.set_flag(launchdarkly, &wanted);
+    control.set_flag(launchdarkly, &setting);
     StatusCode::NO_CONTENT.into_response()
 }
 
@@ -258,7 +250,7 @@ async fn kill(State(control): State<Arc<Control>>) -> StatusCode {
 }
 
 fn read_only() -> Response {
-    refusal("the LaunchDarkly environment is a real one and only read: change the flag in LaunchDarkly")
+    refusal("the LaunchDarkly environment is a real one, which the preview only reads: change the flag in LaunchDarkly")
 }
 
 fn refusal(error: &str) -> Response {

@@ -1,4 +1,4 @@
-//! The function's execution environment: the real binary as a process of its own, which takes one event after the
+//! The function's execution environment: the real binary as a process of its own, which handles one event after the
 //! other, starts cold, is frozen and thawed, and can be killed at any time.
 
 use super::journal::Journal;
@@ -10,12 +10,12 @@ use standins::{Following, Function, Outcome, RuntimeApi, lambda_environment};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::process::Command;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// Lambda gives a function that long to ask for its first event.
+/// How long Lambda waits for a function to ask for its first event.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html>
 const INIT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -34,19 +34,29 @@ pub(super) struct Program {
 }
 
 /// What the control page shows of the environment.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(super) struct Status {
-    /// `none`, `running` or `frozen`.
-    pub state: &'static str,
-    pub cold_starts: u64,
-    pub invocations: u64,
+    state: State,
+    cold_starts: u64,
+    invocations: u64,
 }
 
-/// What became of an event.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    /// There is no process.
+    #[default]
+    None,
+    Running,
+    Frozen,
+}
+
+/// The end of an invocation.
 pub(super) struct Invocation {
     /// The answer, or why there is none.
     pub answer: Result<Bytes, Failure>,
-    pub cold: bool,
+    /// How long the cold start took, if there was one.
+    pub start: Option<Duration>,
 }
 
 /// Why a function gave no answer: a 503 for the viewer.
@@ -65,60 +75,49 @@ pub(super) enum Failure {
     Ended(String),
 }
 
-/// The environment. It ends, with its process, when this is dropped.
+/// The environment. Clones share it.
 #[derive(Clone)]
 pub(super) struct Environment {
-    jobs: mpsc::UnboundedSender<Job>,
+    /// Locked for as long as the environment is busy: who waits for it is served in order.
+    worker: Arc<tokio::sync::Mutex<Worker>>,
     status: Arc<Mutex<Status>>,
-}
-
-enum Job {
-    Invoke(Vec<u8>, oneshot::Sender<Invocation>),
-    FreezeLong(oneshot::Sender<()>),
-    Kill(oneshot::Sender<()>),
 }
 
 impl Environment {
     /// An environment that starts with its first event.
     pub(super) fn new(program: Program, journal: Journal) -> Self {
-        let (jobs, queue) = mpsc::unbounded_channel();
-        let status = Arc::new(Mutex::new(Status { state: "none", ..Status::default() }));
+        let status = Arc::<Mutex<Status>>::default();
         let worker = Worker { program, journal, status: status.clone(), running: None, time_passed: Duration::ZERO };
-        tokio::spawn(worker.run(queue));
-        Self { jobs, status }
+        Self { worker: Arc::new(worker.into()), status }
     }
 
     /// Hands an event to the function.
     pub(super) async fn invoke(&self, event: Vec<u8>) -> Invocation {
         let (sender, answer) = oneshot::channel();
-        let _ = self.jobs.send(Job::Invoke(event, sender));
-        let ended = |_| Invocation { answer: Err(Failure::Ended("the preview ends".to_owned())), cold: false };
+        let worker = self.worker.clone();
+        // A task, because an invocation goes on after the answer, and if the viewer leaves.
+        tokio::spawn(async move { worker.lock().await.invoke(event, sender).await });
+        let ended = |_| Invocation { answer: Err(Failure::Ended("the preview ends".to_owned())), start: None };
         answer.await.unwrap_or_else(ended)
     }
 
     /// Freezes it now, and lets ten minutes pass for the function: it sees the time by its next deadline.
     pub(super) async fn freeze_long(&self) {
-        self.order(Job::FreezeLong).await;
+        let mut worker = self.worker.lock().await;
+        worker.time_passed += LONG_FREEZE;
+        worker.freeze();
     }
 
-    /// Kills the process, when it is done with what it has.
+    /// Kills the process as soon as it is not busy.
     pub(super) async fn kill(&self) {
-        self.order(Job::Kill).await;
-    }
-
-    async fn order(&self, job: impl FnOnce(oneshot::Sender<()>) -> Job) {
-        let (sender, done) = oneshot::channel();
-        let _ = self.jobs.send(job(sender));
-        // It is not done only when the preview ends.
-        let _ = done.await;
+        self.worker.lock().await.kill().await;
     }
 
     pub(super) fn status(&self) -> Status {
-        self.status.lock().clone()
+        *self.status.lock()
     }
 }
 
-/// One event at a time, as Lambda gives them to an environment.
 struct Worker {
     program: Program,
     journal: Journal,
@@ -134,76 +133,62 @@ struct Running {
 }
 
 impl Worker {
-    async fn run(mut self, mut queue: mpsc::UnboundedReceiver<Job>) {
-        while let Some(job) = queue.recv().await {
-            match job {
-                Job::Invoke(event, answer) => self.invoke(event, answer).await,
-                Job::FreezeLong(done) => {
-                    self.time_passed += LONG_FREEZE;
-                    if let Some(running) = &self.running {
-                        running.function.freeze();
-                        self.show("frozen");
-                    }
-                    let _ = done.send(());
-                }
-                Job::Kill(done) => {
-                    self.kill().await;
-                    let _ = done.send(());
-                }
+    /// Answers an event, and waits until the function asks for the next.
+    async fn invoke(&mut self, event: Vec<u8>, answer: oneshot::Sender<Invocation>) {
+        let (begun, mut start) = (Instant::now(), None);
+        let running = if let Some(running) = self.running.take_if(|running| running.function.is_alive()) {
+            Ok(running)
+        } else {
+            let started = self.start().await;
+            start = Some(begun.elapsed());
+            started
+        };
+        // The viewer may have left, so that nobody receives the answer.
+        let mut running = match running {
+            Ok(running) => running,
+            Err(failure) => {
+                let _ = answer.send(Invocation { answer: Err(failure), start });
+                return self.show(State::None);
             }
+        };
+        let polls = running.api.polls();
+        let outcome = self.answer(&mut running, event).await;
+        let is_lost = matches!(outcome, Err(Failure::TimedOut(_) | Failure::Ended(_)));
+        let _ = answer.send(Invocation { answer: outcome, start });
+        // Until it asks for the next event, it may do what a viewer need not wait for.
+        let is_ready = !is_lost
+            && tokio::select! {
+                ready = timeout(self.program.timeout, running.api.polled(polls + 1)) => ready.is_ok(),
+                _ = running.function.ended() => false,
+            };
+        if !is_ready && !is_lost {
+            let message = "the function did not ask for another event; its environment is killed";
+            self.journal.message(message.to_owned());
+        }
+        self.running = Some(running);
+        match (is_ready, self.program.freeze) {
+            (false, _) => self.kill().await,
+            (true, true) => self.freeze(),
+            (true, false) => self.show(State::Running),
         }
     }
 
-    async fn invoke(&mut self, event: Vec<u8>, answer: oneshot::Sender<Invocation>) {
-        let cold = match self.running_or_started().await {
-            Ok(cold) => cold,
-            Err(failure) => {
-                self.kill().await;
-                let _ = answer.send(Invocation { answer: Err(failure), cold: true });
-                return;
-            }
-        };
-        let Some(Running { api, function }) = &mut self.running else { return };
+    async fn answer(&self, Running { api, function }: &mut Running, event: Vec<u8>) -> Result<Bytes, Failure> {
         function.thaw();
         self.status.lock().invocations += 1;
-        let polls = api.polls();
         let limit = self.program.timeout;
         let deadline = SystemTime::now() + self.time_passed + limit;
-        let outcome = tokio::select! {
+        tokio::select! {
             outcome = timeout(limit, api.invoke_with_deadline(event, deadline)) => match outcome {
                 Ok(Some(Outcome { body, is_error: false, .. })) => Ok(body),
-                Ok(outcome) => Err(Failure::Reported(reported(outcome.as_ref()))),
+                Ok(outcome) => Err(Failure::Reported(outcome.map(|outcome| reported(&outcome.body)).unwrap_or_default())),
                 Err(_) => Err(Failure::TimedOut(limit)),
             },
             status = function.ended() => Err(ended(status)),
-        };
-        let failed = matches!(&outcome, Err(Failure::TimedOut(_) | Failure::Ended(_)));
-        // The viewer may have gone.
-        let _ = answer.send(Invocation { answer: outcome, cold });
-        if failed {
-            return self.kill().await;
-        }
-        // Until it asks for the next event, it may do what a viewer need not wait for.
-        let is_ready = tokio::select! {
-            ready = timeout(limit, api.polled(polls + 1)) => ready.is_ok(),
-            _ = function.ended() => false,
-        };
-        if !is_ready {
-            self.journal.message("error", "the function did not ask for another event; its environment is given up");
-            self.kill().await;
-        } else if self.program.freeze {
-            function.freeze();
-            self.show("frozen");
-        } else {
-            self.show("running");
         }
     }
 
-    /// Whether it had to be started for this event.
-    async fn running_or_started(&mut self) -> Result<bool, Failure> {
-        if self.running.as_mut().is_some_and(|running| running.function.is_alive()) {
-            return Ok(false);
-        }
+    async fn start(&self) -> Result<Running, Failure> {
         let api = RuntimeApi::start().await.map_err(Failure::Start)?;
         let mut command = Command::new(&self.program.path);
         command.env_clear().envs(lambda_environment(&api)).envs(self.program.variables.clone());
@@ -212,24 +197,30 @@ impl Worker {
         tokio::spawn(follow(function.follow(), self.journal.clone()));
         self.status.lock().cold_starts += 1;
         tokio::select! {
-            () = api.polled(1) => {}
-            error = api.init_error() => return Err(Failure::Init(error)),
-            status = function.ended() => return Err(ended(status)),
-            () = tokio::time::sleep(INIT_TIMEOUT) => return Err(Failure::TimedOut(INIT_TIMEOUT)),
-        }
-        self.running = Some(Running { api, function });
-        Ok(true)
+            () = api.polled(1) => Ok(()),
+            error = api.init_error() => Err(Failure::Init(error)),
+            status = function.ended() => Err(ended(status)),
+            () = tokio::time::sleep(INIT_TIMEOUT) => Err(Failure::TimedOut(INIT_TIMEOUT)),
+        }?;
+        Ok(Running { api, function })
     }
 
     async fn kill(&mut self) {
         if let Some(mut running) = self.running.take() {
-            // Where it has ended already there is nothing to kill.
+            // It may have ended already.
             let _ = running.function.kill().await;
         }
-        self.show("none");
+        self.show(State::None);
     }
 
-    fn show(&self, state: &'static str) {
+    fn freeze(&self) {
+        if let Some(running) = &self.running {
+            running.function.freeze();
+            self.show(State::Frozen);
+        }
+    }
+
+    fn show(&self, state: State) {
         self.status.lock().state = state;
         self.journal.state_changed();
     }
@@ -239,7 +230,7 @@ impl Worker {
 /// the signal when the thread that started the process ends: the preview has only one that does.
 #[cfg(target_os = "linux")]
 fn end_with_this_process(command: &mut Command) {
-    let ask = || {
+    let request = || {
         // SAFETY: prctl with these arguments touches no memory.
         match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
             0 => Ok(()),
@@ -247,28 +238,26 @@ fn end_with_this_process(command: &mut Command) {
         }
     };
     // SAFETY: between fork and exec, the closure makes one system call and allocates nothing.
-    unsafe { command.pre_exec(ask) };
+    unsafe { command.pre_exec(request) };
 }
 
 /// Elsewhere the function ends by itself, when it finds its Runtime API gone.
 #[cfg(not(target_os = "linux"))]
 fn end_with_this_process(_: &mut Command) {}
 
-async fn follow(mut lines: Following, journal: Journal) {
-    while let Some(lines) = lines.next().await {
+async fn follow(mut log: Following, journal: Journal) {
+    while let Some(lines) = log.next().await {
         for line in lines {
             journal.line(&line);
         }
     }
 }
 
-fn reported(outcome: Option<&Outcome>) -> String {
-    let body = outcome.map(|outcome| outcome.body.clone()).unwrap_or_default();
-    let json: Value = serde_json::from_slice(&body).unwrap_or_default();
-    match json.get("errorMessage").and_then(Value::as_str) {
-        Some(message) => message.to_owned(),
-        None => String::from_utf8_lossy(&body).into_owned(),
-    }
+/// The message of an error that the function reported.
+fn reported(body: &[u8]) -> String {
+    let json: Value = serde_json::from_slice(body).unwrap_or_default();
+    let message = json.get("errorMessage").and_then(Value::as_str).map(str::to_owned);
+    message.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned())
 }
 
 fn ended(status: io::Result<std::process::ExitStatus>) -> Failure {

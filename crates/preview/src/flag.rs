@@ -9,12 +9,13 @@ use std::net::IpAddr;
 const OFFLINE_FLAGS: &str = include_str!("../../../src/flags/offline-flags.json");
 
 /// What a person sets on the control page.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Wanted {
-    on: bool,
-    new_site_percent: u8,
-    targets: Vec<Target>,
+pub(super) struct FlagSetting {
+    pub on: bool,
+    /// The share of the default rule that sees the new site.
+    pub new_site_percent: f64,
+    pub targets: Vec<Target>,
 }
 
 /// An address that always sees one of the sites.
@@ -26,34 +27,42 @@ pub(super) struct Target {
 }
 
 /// Why a flag cannot be set like this.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, PartialEq, thiserror::Error)]
 #[allow(missing_docs)]
-pub(super) enum WantedError {
-    #[error("{0} % is more than all visitors: choose 0 to 100")]
-    Percent(u8),
-    #[error("{0:?} is no IP address: write it as 192.0.2.1 or 2001:db8::1")]
-    NoAddress(String),
+pub(super) enum FlagSettingError {
+    #[error("{0} % is not a share of the visitors: choose 0 to 100")]
+    Percent(f64),
+    #[error(transparent)]
+    Address(#[from] AddressError),
     #[error("{0} is targeted twice: remove it first")]
     Twice(String),
 }
 
-impl Wanted {
-    /// On for half the viewers, as the release template of LaunchDarkly's experiments has it.
+/// What is not an IP address.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not an IP address: write it as 192.0.2.1 or 2001:db8::1")]
+pub(super) struct AddressError(String);
+
+/// Checks that a viewer can have this address.
+pub(super) fn check_address(address: &str) -> Result<(), AddressError> {
+    address.parse::<IpAddr>().map(drop).map_err(|_| AddressError(address.to_owned()))
+}
+
+impl FlagSetting {
+    /// On for half the viewers.
     pub(super) fn half() -> Self {
-        Self { on: true, new_site_percent: 50, targets: Vec::new() }
+        Self { on: true, new_site_percent: 50.0, targets: Vec::new() }
     }
 
-    pub(super) fn check(&self) -> Result<(), WantedError> {
-        if self.new_site_percent > 100 {
-            return Err(WantedError::Percent(self.new_site_percent));
+    pub(super) fn check(&self) -> Result<(), FlagSettingError> {
+        if !(0.0..=100.0).contains(&self.new_site_percent) {
+            return Err(FlagSettingError::Percent(self.new_site_percent));
         }
         let mut seen = BTreeSet::new();
         for Target { address, .. } in &self.targets {
-            if address.parse::<IpAddr>().is_err() {
-                return Err(WantedError::NoAddress(address.clone()));
-            }
+            check_address(address)?;
             if !seen.insert(address) {
-                return Err(WantedError::Twice(address.clone()));
+                return Err(FlagSettingError::Twice(address.clone()));
             }
         }
         Ok(())
@@ -63,7 +72,8 @@ impl Wanted {
     pub(super) fn flag(&self, key: &str, version: u64) -> Value {
         let offline: Value = serde_json::from_str(OFFLINE_FLAGS).unwrap_or_default();
         let mut flag = offline.pointer("/flags/rebrand").cloned().unwrap_or_default();
-        let weight = u32::from(self.new_site_percent) * 1_000;
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Checked to be from 0 to 100.
+        let weight = (self.new_site_percent * 1_000.0) as u32;
         let target = |sees_new_site, variation| {
             let addresses = self.targets.iter().filter(|target| target.sees_new_site == sees_new_site);
             let addresses: Vec<_> = addresses.map(|target| &target.address).collect();
@@ -86,78 +96,44 @@ impl Wanted {
     }
 }
 
-/// What the control page shows of a flag, also of one that it did not set.
+/// A flag as the control page shows it, also one that it did not set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub(super) struct Shown {
+pub(super) struct FlagView {
     pub version: u64,
-    pub on: bool,
-    /// The share of the default rule that sees the new site.
-    pub new_site_percent: f64,
-    pub targets: Vec<Target>,
+    #[serde(flatten)]
+    pub setting: FlagSetting,
     /// How many rules come before the default one.
     pub rules: usize,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Model {
-    version: u64,
-    on: bool,
-    variations: Vec<Value>,
-    fallthrough: Fallthrough,
-    #[serde(default)]
-    targets: Vec<ModelTarget>,
-    #[serde(default)]
-    rules: Vec<Value>,
-}
-
-#[derive(Deserialize)]
-struct Fallthrough {
-    variation: Option<usize>,
-    rollout: Option<Rollout>,
-}
-
-#[derive(Deserialize)]
-struct Rollout {
-    variations: Vec<Weighted>,
-}
-
-#[derive(Deserialize)]
-struct Weighted {
-    variation: usize,
-    weight: u32,
-}
-
-#[derive(Deserialize)]
-struct ModelTarget {
-    values: Vec<String>,
-    variation: usize,
-}
-
-impl Shown {
-    /// Reads a flag in LaunchDarkly's format.
-    pub(super) fn read(flag: &str) -> Result<Self, serde_json::Error> {
-        let model: Model = serde_json::from_str(flag)?;
-        let is_new = |variation: usize| model.variations.get(variation) == Some(&Value::Bool(true));
-        let new_site_percent = match (model.fallthrough.variation, &model.fallthrough.rollout) {
-            (Some(variation), _) => f64::from(u8::from(is_new(variation))) * 100.0,
-            (None, Some(rollout)) => {
-                let new = rollout.variations.iter().filter(|weighted| is_new(weighted.variation));
-                f64::from(new.map(|weighted| weighted.weight).sum::<u32>()) / 1_000.0
-            }
-            (None, None) => 0.0,
+impl FlagView {
+    /// Reads a flag in LaunchDarkly's format. A field that is absent counts as empty.
+    pub(super) fn read(flag: &Value) -> Self {
+        let list = |of: &Value, pointer| of.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default();
+        let number = |of: &Value, field| of.get(field).and_then(Value::as_u64).unwrap_or_default();
+        let variations = list(flag, "/variations");
+        let is_new = |of: &Value| {
+            let variation = usize::try_from(number(of, "variation")).unwrap_or(usize::MAX);
+            variations.get(variation) == Some(&Value::Bool(true))
         };
-        let targets = model.targets.iter().flat_map(|target| {
-            let sees_new_site = is_new(target.variation);
-            target.values.iter().map(move |address| Target { address: address.clone(), sees_new_site })
+        let fallthrough = flag.get("fallthrough").unwrap_or(&Value::Null);
+        let rollout = list(fallthrough, "/rollout/variations");
+        let new = rollout.iter().filter(|share| is_new(share)).filter_map(|share| share.get("weight")?.as_f64());
+        let new_site_percent = match fallthrough.get("variation") {
+            Some(_) => f64::from(u8::from(is_new(fallthrough))) * 100.0,
+            None => new.sum::<f64>() / 1_000.0,
+        };
+        let targets = list(flag, "/targets").into_iter().flat_map(|target| {
+            let sees_new_site = is_new(&target);
+            let addresses = list(&target, "/values").into_iter();
+            addresses.filter_map(move |address| Some(Target { address: address.as_str()?.to_owned(), sees_new_site }))
         });
-        Ok(Self {
-            version: model.version,
-            on: model.on,
-            new_site_percent,
-            targets: targets.collect(),
-            rules: model.rules.len(),
-        })
+        let on = flag.get("on") == Some(&Value::Bool(true));
+        Self {
+            version: number(flag, "version"),
+            setting: FlagSetting { on, new_site_percent, targets: targets.collect() },
+            rules: list(flag, "/rules").len(),
+        }
     }
 }
 
@@ -172,27 +148,28 @@ mod tests {
     #[test]
     fn what_is_set_is_shown() {
         let targets = vec![target("192.0.2.1", true), target("2001:db8::1", false)];
-        let wanted = Wanted { on: true, new_site_percent: 37, targets: targets.clone() };
-        wanted.check().unwrap();
-        let shown = Shown::read(&wanted.flag("rebrand", 7).to_string()).unwrap();
-        assert_eq!(shown, Shown { version: 7, on: true, new_site_percent: 37.0, targets, rules: 0 });
+        let setting = FlagSetting { on: true, new_site_percent: 37.0, targets };
+        setting.check().unwrap();
+        assert_eq!(FlagView::read(&setting.flag("rebrand", 7)), FlagView { version: 7, setting, rules: 0 });
     }
 
     #[test]
-    fn a_flag_of_another_hand_is_read() {
-        let flag = r#"{"version": 3, "on": false, "variations": [false, true], "rules": [{}, {}],
-            "fallthrough": {"variation": 1}, "targets": [{"values": ["192.0.2.1"], "variation": 0}]}"#;
-        let shown = Shown::read(flag).unwrap();
-        assert_eq!((shown.new_site_percent, shown.rules), (100.0, 2));
-        assert_eq!(shown.targets, [target("192.0.2.1", false)]);
+    fn a_flag_that_was_set_elsewhere_is_read() {
+        let view = FlagView::read(&json!({
+            "version": 3, "on": false, "variations": [false, true], "rules": [{}, {}],
+            "fallthrough": {"variation": 1}, "targets": [{"values": ["192.0.2.1"], "variation": 0}],
+        }));
+        assert_eq!((view.setting.new_site_percent, view.rules), (100.0, 2));
+        assert_eq!(view.setting.targets, [target("192.0.2.1", false)]);
     }
 
     #[test]
     fn what_cannot_be_set_is_named() {
-        let check = |new_site_percent, targets| Wanted { on: true, new_site_percent, targets }.check().unwrap_err();
-        assert_eq!(check(101, vec![]), WantedError::Percent(101));
-        assert_eq!(check(5, vec![target("me", true)]), WantedError::NoAddress("me".to_owned()));
+        let check =
+            |new_site_percent, targets| FlagSetting { on: true, new_site_percent, targets }.check().unwrap_err();
+        assert_eq!(check(101.0, vec![]), FlagSettingError::Percent(101.0));
+        assert_eq!(check(5.0, vec![target("me", true)]), FlagSettingError::Address(AddressError("me".to_owned())));
         let twice = vec![target("192.0.2.1", true), target("192.0.2.1", false)];
-        assert_eq!(check(5, twice), WantedError::Twice("192.0.2.1".to_owned()));
+        assert_eq!(check(5.0, twice), FlagSettingError::Twice("192.0.2.1".to_owned()));
     }
 }

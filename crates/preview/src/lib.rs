@@ -1,13 +1,13 @@
 //! CloudFront on this machine: the real function binary behind the cache behaviors of `cloudformation/edge.yaml`, the
 //! sites of `site/`, a LaunchDarkly stand-in, and a page to play with all of it.
 //!
-//! The way of a request: `cloudfront` finds the behavior (`behaviors`, read by `template`), makes the event
-//! (`viewer`), lets `environment` or `script` answer it, enforces Lambda@Edge's `rules`, and serves from the
-//! origin. `journal` tells the control page (`control`), which sets the `flag` and draws the `population`.
+//! How a request flows: `cloudfront` finds the behavior (`distribution`, read from the `template`), makes the event
+//! (`viewer`), lets `environment` or `script` answer it, enforces Lambda@Edge's `rules`, and serves from the origin. The
+//! control page (`control`) shows the `journal`, sets the `flag` and draws the `population`.
 
-mod behaviors;
 mod cloudfront;
 mod control;
+mod distribution;
 mod environment;
 mod flag;
 mod journal;
@@ -23,18 +23,18 @@ pub use template::TemplateError;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
-use behaviors::Distribution;
 use cloudfront::CloudFront;
-use control::{Control, FaultName, FlagState, Service};
+use control::{Control, Service};
+use distribution::Distribution;
 use environment::{Environment, Program};
-use flag::Wanted;
+use flag::FlagSetting;
 use flag_data::clock::Clock;
 use flag_data::sdk_key::{SDK_KEY_VARIABLE, SdkKey, SdkKeyError};
 use flag_data::sources;
 use flag_data::transport::Transport;
 use journal::Journal;
 use parking_lot::Mutex;
-use redirect::settings::{Fetch, SettingError, variable};
+use redirect::settings::{Fetch, SettingError, Settings, variable};
 use redirect::start;
 use standins::{Data, LaunchDarkly};
 use std::env;
@@ -50,44 +50,50 @@ use tokio::time::timeout;
 const TEMPLATE: &str = "cloudformation/edge.yaml";
 const SITE: &str = "site";
 
-/// Shorter than what is deployed, so that a change on the control page is seen at once. The page says so.
-const LIVELY: [(&str, &str); 4] = [
-    ("REDIRECT_REFRESH_AFTER_SECONDS", "1"),
-    ("REDIRECT_MAX_STALENESS_SECONDS", "2"),
-    ("REDIRECT_FLUSH_AFTER_SECONDS", "2"),
-    ("REDIRECT_LOG", "all"),
-];
+/// Shorter than deployed, so that a change on the control page shows at once. The page tells the difference.
+const LIVELY: [(&str, &str); 4] =
+    [("refresh_after_seconds", "1"), ("max_staleness_seconds", "2"), ("flush_after_seconds", "2"), ("log", "all")];
 
-/// How long a request to a real LaunchDarkly may take.
+const URI_FIELDS: [&str; 3] = ["launchdarkly_base_uri", "launchdarkly_stream_uri", "launchdarkly_events_uri"];
+
+/// The SDK key of the stand-in for LaunchDarkly.
+const STAND_IN_KEY: &str = "sdk-preview";
+
+/// The timeout of a request to a real LaunchDarkly.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the preview waits for the function to be gone, when it ends.
-const MAX_FAREWELL: Duration = Duration::from_secs(1);
+/// How long the preview waits for the function to end, when it ends itself.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How the preview is to run.
-#[derive(Clone, Copy, Debug)]
+/// Shows the redirect function at work on this machine, without an account.
+#[derive(Clone, Copy, Debug, clap::Parser)]
+#[command(name = "preview")]
 pub struct Options {
-    /// The port on the loopback address; 0 for any that is free.
+    /// Port on 127.0.0.1; 0 for any that is free
+    #[arg(long, default_value_t = 8080)]
     pub port: u16,
-    /// Whether the function is frozen between requests.
+    /// Do not open the control page in a browser
+    #[arg(long)]
+    pub no_open: bool,
+    /// Freeze the function between requests, as Lambda does
+    #[arg(long)]
     pub freeze: bool,
-    /// Whether the flag is that of a real LaunchDarkly environment, which is only read.
+    /// Use the LaunchDarkly environment of `LAUNCHDARKLY_SDK_KEY`, read only
+    #[arg(long)]
     pub live: bool,
-    /// Whether the control page is opened in a browser.
-    pub open: bool,
 }
 
-/// Why there is no preview.
+/// Why the preview cannot run.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum PreviewError {
-    #[error("port {0} is taken: stop what runs there, or choose another with --port")]
-    PortTaken(u16),
+    #[error("port {0} is in use: stop its program, or choose another port with --port")]
+    PortInUse(u16),
     #[error("port {0} cannot be used: {1}")]
     Port(u16, io::Error),
-    #[error("{0} cannot be read: {1}; start the preview in the folder of the repository")]
-    NotThere(String, io::Error),
-    #[error("{0} is not there: build it with `cargo build --package redirect`")]
+    #[error("{0} cannot be read: {1}. Start the preview in the folder of the repository.")]
+    Repository(&'static str, io::Error),
+    #[error("{0} is missing: build it with `cargo build --package redirect`")]
     NoFunction(PathBuf),
     #[error("--live needs the SDK key of a LaunchDarkly environment in {SDK_KEY_VARIABLE}")]
     NoKey,
@@ -108,35 +114,30 @@ pub enum PreviewError {
 pub async fn run(options: Options) -> Result<(), PreviewError> {
     let mut interrupted = signal(SignalKind::interrupt())?;
     let mut terminated = signal(SignalKind::terminate())?;
-    let template =
-        std::fs::read_to_string(TEMPLATE).map_err(|error| PreviewError::NotThere(TEMPLATE.to_owned(), error))?;
-    std::fs::metadata(SITE).map_err(|error| PreviewError::NotThere(format!("{SITE}/"), error))?;
+    let template = std::fs::read_to_string(TEMPLATE).map_err(|error| PreviewError::Repository(TEMPLATE, error))?;
+    std::fs::metadata(SITE).map_err(|error| PreviewError::Repository("site/", error))?;
     let distribution = Distribution::read(&template)?;
     let listener = listen(options.port).await?;
     let address = listener.local_addr()?;
 
     let (launchdarkly, variables) = if options.live { live()? } else { stand_in().await? };
-    let given = |name: &str| variables.iter().find(|(variable, _)| variable == name).map(|(_, value)| value.clone());
+    let settings = settings(&variables)?;
     let journal = Journal::new();
-    let program = Program {
-        path: function_binary()?,
-        variables: variables.clone(),
-        timeout: distribution.function_timeout,
-        freeze: options.freeze,
-    };
+    let program =
+        Program { path: function_binary()?, variables, timeout: distribution.function_timeout, freeze: options.freeze };
     let environment = Environment::new(program, journal.clone());
     let control = Arc::new(Control {
         launchdarkly,
         environment: environment.clone(),
         journal: journal.clone(),
-        settings: start::settings(given)?,
+        settings,
         deployed: start::settings(|_| None)?,
         freeze: options.freeze,
-        flag: Mutex::new(FlagState::new()),
-        fault: Mutex::new(FaultName::default()),
+        flag: Mutex::default(),
+        fault: Mutex::default(),
     });
     match &control.launchdarkly {
-        Service::StandIn(launchdarkly) => control.set_flag(launchdarkly, &Wanted::half()),
+        Service::StandIn(launchdarkly) => control.set_flag(launchdarkly, &FlagSetting::half()),
         Service::Live(_) => {
             let control = control.clone();
             tokio::spawn(async move { control.follow_live().await });
@@ -147,11 +148,11 @@ pub async fn run(options: Options) -> Result<(), PreviewError> {
         Arc::new(CloudFront { distribution, environment: environment.clone(), origin: PathBuf::from(SITE), journal });
     let site = Router::new().fallback(viewer_request).with_state(cloudfront);
     let app = control::routes(control).fallback_service(site);
-    say(&format!(
+    print(&format!(
         "The site:     http://{address}/\nControl page: http://{address}/__preview\nCtrl-C ends the preview."
     ));
-    if options.open && webbrowser::open(&format!("http://{address}/__preview")).is_err() {
-        say("No browser could be opened: open the control page yourself.");
+    if !options.no_open && webbrowser::open(&format!("http://{address}/__preview")).is_err() {
+        print("No browser was found: open the control page yourself.");
     }
     let server = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>());
     tokio::select! {
@@ -159,17 +160,17 @@ pub async fn run(options: Options) -> Result<(), PreviewError> {
         _ = interrupted.recv() => {}
         _ = terminated.recv() => {}
     }
-    // What is busy for longer is killed when it is dropped.
-    let _ = timeout(MAX_FAREWELL, environment.kill()).await;
+    // A function that is busy for longer is killed when it is dropped.
+    let _ = timeout(SHUTDOWN_TIMEOUT, environment.kill()).await;
     Ok(())
 }
 
-/// Whoever started the preview may not listen.
-fn say(text: &str) {
+/// Prints a line. A closed standard output does not end the preview.
+fn print(text: &str) {
     let _ = writeln!(io::stdout(), "{text}");
 }
 
-/// Everything that is not the control page's.
+/// Every request but the control page's.
 async fn viewer_request(
     State(cloudfront): State<Arc<CloudFront>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -180,7 +181,7 @@ async fn viewer_request(
 
 async fn listen(port: u16) -> Result<TcpListener, PreviewError> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => PreviewError::PortTaken(port),
+        io::ErrorKind::AddrInUse => PreviewError::PortInUse(port),
         _ => PreviewError::Port(port, error),
     })
 }
@@ -192,37 +193,35 @@ fn function_binary() -> Result<PathBuf, PreviewError> {
     if function.is_file() { Ok(function) } else { Err(PreviewError::NoFunction(function)) }
 }
 
+/// Environment variables of the function.
 type Variables = Vec<(String, String)>;
 
-fn lively() -> Variables {
-    LIVELY.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+/// The settings of a function with these variables.
+fn settings(variables: &Variables) -> Result<Settings, SettingError> {
+    start::settings(|name| variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()))
 }
 
-/// A LaunchDarkly of our own, and the environment variables of a function that asks it.
+fn lively(key: &str) -> Variables {
+    let settings = LIVELY.map(|(field, value)| (variable(field), value.to_owned()));
+    [(SDK_KEY_VARIABLE.to_owned(), key.to_owned())].into_iter().chain(settings).collect()
+}
+
+/// A stand-in for LaunchDarkly, and a function that uses it.
 async fn stand_in() -> Result<(Service, Variables), PreviewError> {
-    const KEY: &str = "sdk-preview";
-    let launchdarkly = LaunchDarkly::start(KEY, Data::default()).await?;
-    let mut variables = lively();
-    variables.push((SDK_KEY_VARIABLE.to_owned(), KEY.to_owned()));
-    for field in ["launchdarkly_base_uri", "launchdarkly_stream_uri", "launchdarkly_events_uri"] {
-        variables.push((variable(field), launchdarkly.uri()));
-    }
+    let launchdarkly = LaunchDarkly::start(STAND_IN_KEY, Data::default()).await?;
+    let mut variables = lively(STAND_IN_KEY);
+    variables.extend(URI_FIELDS.map(|field| (variable(field), launchdarkly.uri())));
     Ok((Service::StandIn(launchdarkly), variables))
 }
 
-/// A real environment, and the environment variables of a function that asks it, without telling it anything.
+/// A real environment, and a function that uses it without sending events.
 fn live() -> Result<(Service, Variables), PreviewError> {
     let key = SdkKey::parse(&env::var(SDK_KEY_VARIABLE).unwrap_or_default())?.ok_or(PreviewError::NoKey)?;
-    let mut variables = lively();
-    variables.push((SDK_KEY_VARIABLE.to_owned(), key.reveal().to_owned()));
+    let mut variables = lively(key.reveal());
     variables.push((variable("events"), "off".to_owned()));
-    for field in ["launchdarkly_base_uri", "launchdarkly_stream_uri", "launchdarkly_events_uri"] {
-        if let Ok(uri) = env::var(variable(field)) {
-            variables.push((variable(field), uri));
-        }
-    }
-    let given = |name: &str| variables.iter().find(|(variable, _)| variable == name).map(|(_, value)| value.clone());
-    let settings = start::settings(given)?;
+    variables
+        .extend(URI_FIELDS.into_iter().filter_map(|field| Some((variable(field), env::var(variable(field)).ok()?))));
+    let settings = settings(&variables)?;
     let transport = Transport::new(Clock::default(), LIVE_TIMEOUT);
     let source = sources::LaunchDarkly::new(transport, &settings.launchdarkly_base_uri, &key);
     let source = if settings.fetch == Fetch::Environment { source.whole_environment() } else { source };

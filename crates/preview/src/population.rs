@@ -1,26 +1,15 @@
-//! A thousand viewers, whom LaunchDarkly's own evaluation tells which site they see: the crate that its SDK uses.
+//! A thousand viewers, and which site LaunchDarkly's own evaluation shows to each: the crate that its SDK uses.
 
-use super::flag::Shown;
-use flag_data::items::ItemKind;
-use flag_data::items::{Item, Items};
+use super::flag::FlagView;
+use flag_data::items::{Item, ItemKind, Items};
 use launchdarkly_server_sdk_evaluation::{ContextBuilder, Flag, FlagValue, Segment, Store, evaluate};
 use serde::Serialize;
-
-/// Why the viewers could not be told.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
-pub(super) enum PopulationError {
-    #[error("the flag {0:?} does not exist in this environment")]
-    NoFlag(String),
-    #[error("the flag {0:?} cannot be read: {1}")]
-    Malformed(String, String),
-}
 
 /// The viewers, and which site each of them sees.
 pub(super) struct Population {
     addresses: Vec<String>,
     sees_new_site: Vec<bool>,
-    flag: Shown,
+    flag: FlagView,
     last_change: Change,
     drag: Drag,
     /// How often each viewer has changed since the drag began.
@@ -34,7 +23,7 @@ pub(super) struct Change {
     to_current: usize,
 }
 
-/// The share going in one direction, in as many steps as it likes.
+/// The share moving in one direction, in any number of steps.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Drag {
     from_percent: f64,
@@ -54,77 +43,73 @@ pub(super) struct Picture {
     drag: Drag,
 }
 
-impl Population {
-    /// A thousand addresses that are kept for documentation ([RFC 5737](https://www.rfc-editor.org/rfc/rfc5737),
+impl Default for Population {
+    /// A thousand addresses reserved for documentation ([RFC 5737](https://www.rfc-editor.org/rfc/rfc5737),
     /// [RFC 3849](https://www.rfc-editor.org/rfc/rfc3849)), before the flag is first known.
-    pub(super) fn new() -> Self {
+    fn default() -> Self {
         let networks = ["192.0.2", "198.51.100", "203.0.113"];
         let v4 = networks.iter().flat_map(|network| (1..=250).map(move |host| format!("{network}.{host}")));
         let addresses: Vec<_> = v4.chain((1..=250).map(|host| format!("2001:db8::{host:x}"))).collect();
         let changes = vec![0; addresses.len()];
-        let (flag, last_change, drag) = (Shown::default(), Change::default(), Drag::default());
+        let (flag, last_change, drag) = (FlagView::default(), Change::default(), Drag::default());
         Self { addresses, sees_new_site: Vec::new(), flag, last_change, drag, changes }
     }
+}
 
+impl Population {
     pub(super) fn addresses(&self) -> &[String] {
         &self.addresses
     }
 
-    pub(super) fn flag(&self) -> &Shown {
+    pub(super) fn flag(&self) -> &FlagView {
         &self.flag
     }
 
-    /// Asks for everyone anew.
-    pub(super) fn ask(&mut self, items: &Items, flag_key: &str) -> Result<(), PopulationError> {
+    /// Evaluates the flag for every viewer. The error says why it cannot.
+    pub(super) fn evaluate(&mut self, items: &Items, flag_key: &str) -> Result<(), String> {
         let json = items.get(ItemKind::Flag, flag_key).map(Item::json);
-        let json = json.ok_or_else(|| PopulationError::NoFlag(flag_key.to_owned()))?;
-        let malformed = |error: serde_json::Error| PopulationError::Malformed(flag_key.to_owned(), error.to_string());
-        let flag: Flag = serde_json::from_str(json).map_err(malformed)?;
-        let shown = Shown::read(json).map_err(malformed)?;
-        let store = Environment(items);
-        let answers = self.addresses.iter().map(|address| {
-            let context = ContextBuilder::new(address).build().ok();
-            let value = context.and_then(|context| match evaluate(&store, &flag, &context, None).value {
-                Some(FlagValue::Bool(truth)) => Some(*truth),
-                _ => None,
-            });
-            // As the function does: what cannot be evaluated is the current site.
-            value.unwrap_or(false)
+        let json = json.ok_or_else(|| format!("flag {flag_key:?} does not exist in this environment"))?;
+        let invalid = |error: serde_json::Error| format!("flag {flag_key:?} is not valid: {error}");
+        let flag: Flag = serde_json::from_str(json).map_err(invalid)?;
+        let view = FlagView::read(&serde_json::from_str(json).map_err(invalid)?);
+        let store = ItemStore(items);
+        let results = self.addresses.iter().map(|address| {
+            // As in the function: without a valid result it is the current site.
+            ContextBuilder::new(address).build().is_ok_and(|context| {
+                matches!(evaluate(&store, &flag, &context, None).value, Some(FlagValue::Bool(true)))
+            })
         });
-        let answers = answers.collect();
-        self.take(answers, shown);
+        let sees_new_site = results.collect();
+        self.update(sees_new_site, view);
         Ok(())
     }
 
-    fn take(&mut self, answers: Vec<bool>, flag: Shown) {
-        if self.sees_new_site.is_empty() {
-            self.drag.from_percent = flag.new_site_percent;
-        } else if !self.goes_on(&flag) {
-            self.drag = Drag { from_percent: self.flag.new_site_percent, ..Drag::default() };
+    fn update(&mut self, sees_new_site: Vec<bool>, flag: FlagView) {
+        let (before, after) = (self.flag.setting.new_site_percent, flag.setting.new_site_percent);
+        let is_share_alone = {
+            let mut with_share = self.flag.clone();
+            (with_share.version, with_share.setting.new_site_percent) = (flag.version, after);
+            with_share == flag
+        };
+        if !is_share_alone || (self.drag.to_percent - self.drag.from_percent) * (after - before) < 0.0 {
+            self.drag.from_percent = if is_share_alone { before } else { after };
             self.changes.fill(0);
         }
         self.last_change = Change::default();
-        for ((before, after), changes) in self.sees_new_site.iter().zip(&answers).zip(&mut self.changes) {
+        for ((before, after), changes) in self.sees_new_site.iter().zip(&sees_new_site).zip(&mut self.changes) {
             match (before, after) {
                 (false, true) => self.last_change.to_new += 1,
                 (true, false) => self.last_change.to_current += 1,
                 _ => continue,
             }
-            *changes += 1;
+            // The switch and the targets move viewers too; a drag is the share alone.
+            *changes += u32::from(is_share_alone);
         }
-        self.drag.to_percent = flag.new_site_percent;
+        self.drag.to_percent = after;
         self.drag.moved = self.changes.iter().filter(|changes| **changes > 0).count();
         self.drag.moved_again = self.changes.iter().filter(|changes| **changes > 1).count();
-        self.sees_new_site = answers;
+        self.sees_new_site = sees_new_site;
         self.flag = flag;
-    }
-
-    /// Whether the share goes on in the direction it went, and nothing else changes.
-    fn goes_on(&self, flag: &Shown) -> bool {
-        let same = Shown { version: flag.version, new_site_percent: flag.new_site_percent, ..self.flag.clone() };
-        let (so_far, step) =
-            (self.drag.to_percent - self.drag.from_percent, flag.new_site_percent - self.flag.new_site_percent);
-        same == *flag && so_far * step >= 0.0
     }
 
     /// `None` before the flag is known.
@@ -138,10 +123,10 @@ impl Population {
     }
 }
 
-/// The flag data as the evaluation wants it.
-struct Environment<'a>(&'a Items);
+/// The flag data, for the evaluation.
+struct ItemStore<'a>(&'a Items);
 
-impl Store for Environment<'_> {
+impl Store for ItemStore<'_> {
     fn flag(&self, key: &str) -> Option<Flag> {
         self.0.get(ItemKind::Flag, key).and_then(|item| serde_json::from_str(item.json()).ok())
     }
@@ -156,7 +141,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn ask(population: &mut Population, percent: u32, on: bool) {
+    fn set(population: &mut Population, percent: u32, on: bool) {
         let flag: Value = json!({
             "key": "rebrand", "version": 1, "on": on, "prerequisites": [], "targets": [], "rules": [], "salt": "s",
             "offVariation": 1, "variations": [true, false],
@@ -166,17 +151,17 @@ mod tests {
         let mut items = Items::default();
         let item = Item::new(ItemKind::Flag, flag.to_string(), None).unwrap();
         items.insert(ItemKind::Flag, "rebrand".to_owned(), item);
-        population.ask(&items, "rebrand").unwrap();
+        population.evaluate(&items, "rebrand").unwrap();
     }
 
     #[test]
     fn a_rising_share_moves_each_viewer_once_and_none_back() {
-        let mut population = Population::new();
+        let mut population = Population::default();
         assert_eq!(population.addresses().len(), 1_000);
         assert!(population.picture().is_none(), "before the flag is known");
-        ask(&mut population, 0, true);
+        set(&mut population, 0, true);
         for percent in 1..=100 {
-            ask(&mut population, percent, true);
+            set(&mut population, percent, true);
             assert_eq!(population.picture().unwrap().last_change.to_current, 0, "{percent} %");
         }
         let picture = population.picture().unwrap();
@@ -186,23 +171,38 @@ mod tests {
 
     #[test]
     fn a_new_direction_begins_a_new_drag() {
-        let mut population = Population::new();
-        ask(&mut population, 50, true);
+        let mut population = Population::default();
+        set(&mut population, 50, true);
         let half = population.picture().unwrap();
         assert!((430..570).contains(&half.new), "{}", half.new);
-        ask(&mut population, 70, true);
-        ask(&mut population, 50, true);
+        set(&mut population, 70, true);
+        set(&mut population, 50, true);
         let back = population.picture().unwrap();
         assert_eq!(back.sees, half.sees, "the same share is the same viewers");
         assert_eq!((back.drag.from_percent, back.drag.moved_again), (70.0, 0));
-        ask(&mut population, 50, false);
+        set(&mut population, 50, false);
         let off = population.picture().unwrap();
         assert_eq!((off.new, off.last_change.to_current), (0, half.new));
     }
 
     #[test]
+    fn a_switch_is_not_part_of_a_drag() {
+        let mut population = Population::default();
+        for (percent, on) in [(100, true), (100, false), (100, true), (70, true)] {
+            set(&mut population, percent, on);
+        }
+        let picture = population.picture().unwrap();
+        let moved = 1_000 - picture.new;
+        assert!((230..370).contains(&moved), "{moved}");
+        assert_eq!(picture.drag, Drag { from_percent: 100.0, to_percent: 70.0, moved, moved_again: 0 });
+        set(&mut population, 70, false);
+        set(&mut population, 20, false);
+        assert_eq!(population.picture().unwrap().drag.moved, 0, "while it is off, the share moves nobody");
+    }
+
+    #[test]
     fn a_missing_flag_is_named() {
-        let error = Population::new().ask(&Items::default(), "rebrand").unwrap_err().to_string();
-        assert_eq!(error, "the flag \"rebrand\" does not exist in this environment");
+        let error = Population::default().evaluate(&Items::default(), "rebrand").unwrap_err();
+        assert_eq!(error, "flag \"rebrand\" does not exist in this environment");
     }
 }

@@ -6,11 +6,11 @@ use rquickjs::{CatchResultExt, Context, Function, Runtime};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
-/// CloudFront gives a function about a millisecond; an engine that was built for development needs longer.
-const LONGEST: Duration = Duration::from_millis(500);
+/// CloudFront gives a function about a millisecond; an unoptimized engine needs longer.
+const TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Calls `handler` with the event and gives back what it returns, both as JSON. A query string as it was sent is had
-/// from a method only:
+/// Calls `handler` with the event and returns its result, both as JSON. Only a method gives the query string as it was
+/// sent:
 /// <https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/general-helper-methods.html>
 const CALL: &str = "(event, query) => {
     event = JSON.parse(event);
@@ -25,7 +25,7 @@ pub(super) struct Script {
     code: String,
 }
 
-/// What went wrong in a CloudFront Function.
+/// What failed in a CloudFront Function.
 #[derive(Debug, thiserror::Error)]
 #[error("the CloudFront Function {name}: {why}")]
 pub(super) struct ScriptError {
@@ -34,7 +34,7 @@ pub(super) struct ScriptError {
 }
 
 impl Script {
-    /// Takes the code if it defines a handler.
+    /// Accepts code that defines a handler.
     pub(super) fn new(name: &str, code: &str) -> Result<Self, ScriptError> {
         let script = Self { name: name.to_owned(), code: code.to_owned() };
         script.with_handler(|_| Ok(()))?;
@@ -47,11 +47,11 @@ impl Script {
         serde_json::from_str(&result).map_err(|error| self.failed(&error))
     }
 
-    /// In an engine of its own, as CloudFront runs it: nothing stays from one call to the next.
+    /// In an engine of its own, as CloudFront runs it: no state stays from one call to the next.
     fn with_handler<T>(&self, run: impl FnOnce(Function<'_>) -> rquickjs::Result<T>) -> Result<T, ScriptError> {
         let runtime = Runtime::new().map_err(|error| self.failed(&error))?;
         let started = Instant::now();
-        runtime.set_interrupt_handler(Some(Box::new(move || started.elapsed() > LONGEST)));
+        runtime.set_interrupt_handler(Some(Box::new(move || started.elapsed() > TIMEOUT)));
         let context = Context::full(&runtime).map_err(|error| self.failed(&error))?;
         context.with(|engine| {
             let called = || {
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_in_the_code_is_told() {
+    fn a_fault_in_the_code_is_reported() {
         check_refused("function handler(", "missing formal parameter");
         check_refused("function other() {}", "function");
         check_refused("function handler(event) { return event.response.uri; }", "cannot read property");

@@ -1,37 +1,52 @@
-//! A CloudFormation template: its conditions decided, and its intrinsic functions worked out as far as that goes
-//! without an account. A reference to a resource stays one.
+//! The CloudFormation template as `just deploy` fills it in: with a package and nothing else, so that the function is
+//! attached.
 
 use saphyr::{LoadableYamlNode, Scalar, Yaml};
 use serde_json::{Map, Value, json};
 
-/// What is wrong with the template.
+/// The only condition that changes what a viewer meets on this machine.
+const ATTACHED: &str = "IsAttached";
+
+/// Without effect on this machine: it has no certificate, no cache and no bucket, and loopback needs no compression.
+const NO_EFFECT: [&str; 13] = [
+    "Aliases",
+    "CachePolicyId",
+    "Comment",
+    "Compress",
+    "DomainName",
+    "Enabled",
+    "ErrorCachingMinTTL",
+    "HttpVersion",
+    "IPV6Enabled",
+    "OriginAccessControlId",
+    "S3OriginConfig",
+    "ViewerCertificate",
+    "ViewerProtocolPolicy",
+];
+
+/// What the preview cannot show of the template.
 #[derive(Debug, thiserror::Error)]
 #[error("cloudformation/edge.yaml: {0}")]
 pub struct TemplateError(pub(super) String);
 
-/// A template with its parameters given.
-pub(super) struct Template<'a> {
-    document: Yaml<'a>,
-    /// Parameters that have another value than their default.
-    given: &'a [(&'a str, &'a str)],
-}
+/// A template.
+pub(super) struct Template<'a>(Yaml<'a>);
 
 impl<'a> Template<'a> {
-    pub(super) fn parse(text: &'a str, given: &'a [(&'a str, &'a str)]) -> Result<Self, TemplateError> {
+    pub(super) fn parse(text: &'a str) -> Result<Self, TemplateError> {
         let documents = Yaml::load_from_str(text).map_err(|error| TemplateError(error.to_string()))?;
-        let document = documents.into_iter().next().ok_or_else(|| TemplateError("the file is empty".to_owned()))?;
-        let template = Self { document, given };
-        for (name, _) in given {
-            template.at(&["Parameters", name])?;
-        }
-        Ok(template)
+        let document = documents.into_iter().next();
+        document.map(Self).ok_or_else(|| TemplateError("the file is empty".to_owned()))
     }
 
-    /// The names of the resources of a type.
-    pub(super) fn resources(&self, kind: &str) -> Vec<String> {
-        let resources = self.at(&["Resources"]).ok().and_then(Yaml::as_mapping);
-        let names = resources.into_iter().flat_map(|resources| resources.keys()).filter_map(Yaml::as_str);
-        names.filter(|name| self.kind(name) == Some(kind)).map(str::to_owned).collect()
+    /// The name of the only resource of a type.
+    pub(super) fn only(&self, kind: &str) -> Result<&str, TemplateError> {
+        let resources = self.at(&["Resources"])?.as_mapping().into_iter().flat_map(|resources| resources.keys());
+        let names: Vec<_> = resources.filter_map(Yaml::as_str).filter(|name| self.kind(name) == Some(kind)).collect();
+        match *names {
+            [name] => Ok(name),
+            _ => Err(TemplateError(format!("the preview needs one resource of type {kind}, not {}", names.len()))),
+        }
     }
 
     /// The type of a resource.
@@ -39,88 +54,45 @@ impl<'a> Template<'a> {
         self.at(&["Resources", name, "Type"]).ok()?.as_str()
     }
 
-    /// The properties of a resource, worked out.
-    pub(super) fn properties(&self, name: &str) -> Result<Value, TemplateError> {
-        let properties = self.at(&["Resources", name, "Properties"])?;
-        let value = self.value(properties).map_err(|TemplateError(why)| TemplateError(format!("{name}: {why}")))?;
-        Ok(value.unwrap_or_default())
-    }
-
-    fn at(&self, path: &[&str]) -> Result<&Yaml<'a>, TemplateError> {
-        path.iter().try_fold(&self.document, |node, key| {
+    pub(super) fn at(&self, path: &[&str]) -> Result<&Yaml<'a>, TemplateError> {
+        path.iter().try_fold(&self.0, |node, key| {
             node.as_mapping_get(key).ok_or_else(|| TemplateError(format!("{} is missing", path.join("."))))
         })
     }
+}
 
-    /// `None` is CloudFormation's `AWS::NoValue`: as if it were not there.
-    fn value(&self, node: &Yaml<'_>) -> Result<Option<Value>, TemplateError> {
-        Ok(Some(match node {
-            Yaml::Value(Scalar::Null) => Value::Null,
-            Yaml::Value(Scalar::Boolean(truth)) => json!(truth),
-            Yaml::Value(Scalar::Integer(number)) => json!(number),
-            Yaml::Value(Scalar::FloatingPoint(number)) => json!(number.into_inner()),
-            Yaml::Value(Scalar::String(text)) => json!(text),
-            Yaml::Sequence(items) => {
-                let values = items.iter().map(|item| self.value(item));
-                values.filter_map(Result::transpose).collect::<Result<_, _>>()?
-            }
-            Yaml::Mapping(entries) => {
-                let mut object = Map::new();
-                for (key, entry) in entries {
-                    let key = key.as_str().ok_or_else(|| TemplateError(format!("{key:?} is no name")))?;
-                    if let Some(value) = self.value(entry)? {
-                        object.insert(key.to_owned(), value);
-                    }
+/// What has an effect on this machine, as JSON: `!Ref A` is `"A"`, `!GetAtt A.B` is `"A.B"`. `None` is
+/// `AWS::NoValue`, as if it were absent.
+pub(super) fn resolved(node: &Yaml<'_>) -> Result<Option<Value>, TemplateError> {
+    let unknown = || Err(TemplateError(format!("the preview does not know {node:?} as it is used here")));
+    Ok(Some(match node {
+        Yaml::Value(Scalar::Boolean(truth)) => json!(truth),
+        Yaml::Value(Scalar::Integer(number)) => json!(number),
+        Yaml::Value(Scalar::String(text)) => json!(text),
+        Yaml::Sequence(items) => items.iter().map(resolved).filter_map(Result::transpose).collect::<Result<_, _>>()?,
+        Yaml::Mapping(entries) => {
+            let mut object = Map::new();
+            for (key, entry) in entries {
+                let key = key.as_str().unwrap_or_default();
+                if !NO_EFFECT.contains(&key)
+                    && let Some(value) = resolved(entry)?
+                {
+                    object.insert(key.to_owned(), value);
                 }
-                Value::Object(object)
             }
-            Yaml::Tagged(tag, inner) => return self.intrinsic(&tag.suffix, inner),
-            Yaml::Representation(..) | Yaml::Alias(_) | Yaml::BadValue => {
-                return Err(TemplateError(format!("{node:?} is not understood")));
-            }
-        }))
-    }
-
-    fn intrinsic(&self, name: &str, argument: &Yaml<'_>) -> Result<Option<Value>, TemplateError> {
-        match (name, argument.as_str(), argument.as_sequence().map(Vec::as_slice)) {
-            ("If", _, Some([condition, then, otherwise])) => {
-                let condition = condition.as_str().unwrap_or_default();
-                self.value(if self.named_condition(condition)? { then } else { otherwise })
-            }
-            ("Ref", Some("AWS::NoValue"), _) => Ok(None),
-            ("Ref", Some(name), _) => Ok(Some(self.parameter(name).unwrap_or_else(|| json!({ "Ref": name })))),
-            ("GetAtt", Some(path), _) => Ok(Some(json!({ "Fn::GetAtt": path.split('.').collect::<Vec<_>>() }))),
-            ("Sub", Some(text), _) => Ok(Some(json!({ "Fn::Sub": text }))),
-            _ => Err(TemplateError(format!("the preview does not know !{name} as it is used here"))),
+            Value::Object(object)
         }
-    }
-
-    fn parameter(&self, name: &str) -> Option<Value> {
-        let given = self.given.iter().find(|(parameter, _)| *parameter == name);
-        match given {
-            Some((_, value)) => Some(json!(value)),
-            None => self.at(&["Parameters", name, "Default"]).ok().and_then(Yaml::as_str).map(Value::from),
-        }
-    }
-
-    fn named_condition(&self, name: &str) -> Result<bool, TemplateError> {
-        self.condition(self.at(&["Conditions", name])?)
-    }
-
-    fn condition(&self, node: &Yaml<'_>) -> Result<bool, TemplateError> {
-        let Yaml::Tagged(tag, argument) = node else {
-            return Err(TemplateError(format!("{node:?} is no condition")));
-        };
-        let arguments = argument.as_sequence().map(Vec::as_slice).unwrap_or_default();
-        match (tag.suffix.as_str(), arguments) {
-            ("Equals", [left, right]) => Ok(self.value(left)? == self.value(right)?),
-            ("Not", [condition]) => Ok(!self.condition(condition)?),
-            ("And", all) => all.iter().try_fold(true, |so_far, next| Ok(so_far & self.condition(next)?)),
-            ("Or", any) => any.iter().try_fold(false, |so_far, next| Ok(so_far | self.condition(next)?)),
-            ("Condition", _) => self.named_condition(argument.as_str().unwrap_or_default()),
-            (other, _) => Err(TemplateError(format!("the preview does not know the condition !{other}"))),
-        }
-    }
+        Yaml::Tagged(tag, argument) => match (tag.suffix.as_str(), argument.as_ref()) {
+            ("Ref", Yaml::Value(Scalar::String(name))) if name == "AWS::NoValue" => return Ok(None),
+            ("Ref" | "GetAtt", Yaml::Value(Scalar::String(name))) => json!(name),
+            ("If", Yaml::Sequence(branches)) => match branches.as_slice() {
+                [condition, then, _] if condition.as_str() == Some(ATTACHED) => return resolved(then),
+                _ => return unknown(),
+            },
+            _ => return unknown(),
+        },
+        _ => return unknown(),
+    }))
 }
 
 #[cfg(test)]
@@ -128,53 +100,42 @@ mod tests {
     use super::*;
 
     const TEMPLATE: &str = r#"
-Parameters:
-  Bucket: {Type: String, Default: ""}
-  Attach: {Type: String, Default: "yes"}
-Conditions:
-  HasBucket: !Not [!Equals [!Ref Bucket, ""]]
-  IsAttached: !And [!Condition HasBucket, !Equals [!Ref Attach, "yes"]]
-  Either: !Or [!Condition HasBucket, !Condition IsAttached]
 Resources:
   Thing:
     Type: A::Thing
     Properties:
       Number: 7
+      Comment: !Sub "${AWS::StackName}"
       Attached: !If [IsAttached, [!Ref Other], !Ref AWS::NoValue]
-      Either: !If [Either, !GetAtt Other.Arn, none]
-      Names: [!Sub "${Bucket}-x", !Ref AWS::NoValue, !Ref Attach]
-  Odd:
-    Type: A::Thing
-    Properties: {Name: !Join ["-", [a, b]]}
+      Detached: !If [IsAttached, !Ref AWS::NoValue, [x]]
+      Names: [!GetAtt Other.Arn, !Ref AWS::NoValue, yes]
+  Odd: {Type: B::Thing, Properties: {Name: !Join ["-", [a, b]]}}
+  Conditional: {Type: B::Thing, Properties: {Name: !If [HasDomain, a, b]}}
 "#;
 
-    #[track_caller]
-    fn check(given: &[(&str, &str)], expected: &Value) {
-        assert_eq!(Template::parse(TEMPLATE, given).unwrap().properties("Thing").unwrap(), *expected);
+    fn properties(name: &str) -> Result<Option<Value>, TemplateError> {
+        resolved(Template::parse(TEMPLATE).unwrap().at(&["Resources", name, "Properties"])?)
     }
 
     #[test]
-    fn conditions_follow_the_parameters() {
-        check(&[], &json!({"Number": 7, "Either": "none", "Names": [{"Fn::Sub": "${Bucket}-x"}, "yes"]}));
-        check(
-            &[("Bucket", "b")],
-            &json!({
-                "Number": 7,
-                "Attached": [{"Ref": "Other"}],
-                "Either": {"Fn::GetAtt": ["Other", "Arn"]},
-                "Names": [{"Fn::Sub": "${Bucket}-x"}, "yes"],
-            }),
-        );
+    fn the_function_is_attached() {
+        let expected = json!({"Number": 7, "Attached": ["Other"], "Names": ["Other.Arn", "yes"]});
+        assert_eq!(properties("Thing").unwrap(), Some(expected));
+    }
+
+    #[track_caller]
+    fn check_error<T: std::fmt::Debug>(outcome: Result<T, TemplateError>, expected: &str) {
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.starts_with("cloudformation/edge.yaml: ") && error.contains(expected), "{error}");
     }
 
     #[test]
     fn what_is_not_known_is_named() {
-        let template = Template::parse(TEMPLATE, &[]).unwrap();
-        let error = template.properties("Odd").unwrap_err().to_string();
-        assert_eq!(error, "cloudformation/edge.yaml: Odd: the preview does not know !Join as it is used here");
-        let error = template.properties("Missing").unwrap_err().to_string();
-        assert_eq!(error, "cloudformation/edge.yaml: Resources.Missing.Properties is missing");
-        assert!(Template::parse(TEMPLATE, &[("Bukket", "b")]).is_err());
-        assert_eq!(template.resources("A::Thing"), ["Thing", "Odd"]);
+        check_error(properties("Odd"), "Join");
+        check_error(properties("Conditional"), "HasDomain");
+        check_error(properties("Missing"), "Resources.Missing.Properties is missing");
+        let template = Template::parse(TEMPLATE).unwrap();
+        assert_eq!(template.only("A::Thing").unwrap(), "Thing");
+        check_error(template.only("B::Thing"), "one resource of type B::Thing, not 2");
     }
 }

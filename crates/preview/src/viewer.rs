@@ -1,14 +1,15 @@
-//! A viewer's request as CloudFront tells it to the two kinds of functions.
+//! A viewer's request as CloudFront describes it to the two kinds of functions.
 
 use super::rules::is_forbidden;
 use axum::http::request::Parts;
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderValue};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 
-/// The cookie that holds the address to visit as. It is the preview's own: no function ever sees it.
+/// The cookie with the address to visit as. It belongs to the preview: no function sees it.
 pub(super) const VIEWER_COOKIE: &str = "preview_viewer";
 
 /// AWS's own example of a distribution.
@@ -23,7 +24,7 @@ pub(super) struct Viewer {
     /// The viewer's address.
     pub address: String,
     pub method: String,
-    /// The path, as it was sent.
+    /// The path, as sent.
     pub uri: String,
     /// The query string without `?`.
     pub query: String,
@@ -32,30 +33,31 @@ pub(super) struct Viewer {
 }
 
 impl Viewer {
-    /// A request that came from `peer`. Who visits as another has said so with a cookie.
+    /// A request from `peer`, or from the address in the preview's cookie.
     pub(super) fn new(parts: &Parts, peer: IpAddr) -> Self {
-        let mut headers = parts.headers.clone();
-        let address = visiting_as(&headers).unwrap_or_else(|| peer.to_string());
-        let cookies: Vec<String> = cookies(&headers)
+        let visible = parts.headers.iter().filter(|(name, _)| **name != COOKIE && !is_forbidden(name.as_str()));
+        let mut headers: HeaderMap = visible.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let cookies: Vec<String> = cookies(&parts.headers)
             .filter(|(name, _)| *name != VIEWER_COOKIE)
             .map(|(name, value)| if value.is_empty() { name.to_owned() } else { format!("{name}={value}") })
             .collect();
-        headers.remove(COOKIE);
         if let (false, Ok(value)) = (cookies.is_empty(), HeaderValue::try_from(cookies.join("; "))) {
             headers.insert(COOKIE, value);
         }
-        let forbidden: Vec<_> = headers.keys().filter(|name| is_forbidden(name.as_str())).cloned().collect();
-        for name in forbidden {
-            headers.remove(name);
-        }
         Self {
             id: request_id(),
-            address,
+            address: visiting_as(&parts.headers).unwrap_or_else(|| peer.to_string()),
             method: parts.method.to_string(),
             uri: parts.uri.path().to_owned(),
             query: parts.uri.query().unwrap_or_default().to_owned(),
             headers,
         }
+    }
+
+    /// Path and query string, as sent.
+    pub(super) fn url(&self) -> String {
+        let mark = if self.query.is_empty() { "" } else { "?" };
+        [&self.uri, mark, &self.query].concat()
     }
 
     /// `Records[0].cf.request` of the event for a Lambda@Edge function.
@@ -77,15 +79,9 @@ impl Viewer {
         })
     }
 
-    /// The event for a Lambda@Edge function that was given `request`.
+    /// The event for a Lambda@Edge function, with that request.
     pub(super) fn lambda_event(&self, request: &Value) -> Value {
-        let config = json!({
-            "distributionDomainName": DOMAIN,
-            "distributionId": DISTRIBUTION,
-            "eventType": "viewer-request",
-            "requestId": self.id,
-        });
-        json!({ "Records": [{ "cf": { "config": config, "request": request } }] })
+        json!({ "Records": [{ "cf": { "config": self.context(), "request": request } }] })
     }
 
     /// The event for a CloudFront Function.
@@ -97,12 +93,7 @@ impl Viewer {
         let headers = headers.map(|(name, value)| (name.as_str(), text(value)));
         json!({
             "version": "1.0",
-            "context": {
-                "distributionDomainName": DOMAIN,
-                "distributionId": DISTRIBUTION,
-                "eventType": "viewer-request",
-                "requestId": self.id,
-            },
+            "context": self.context(),
             "viewer": { "ip": self.address },
             "request": {
                 "method": self.method,
@@ -113,9 +104,18 @@ impl Viewer {
             },
         })
     }
+
+    fn context(&self) -> Value {
+        json!({
+            "distributionDomainName": DOMAIN,
+            "distributionId": DISTRIBUTION,
+            "eventType": "viewer-request",
+            "requestId": self.id,
+        })
+    }
 }
 
-/// The address that the viewer's cookie names.
+/// The address in the preview's cookie.
 pub(super) fn visiting_as(headers: &HeaderMap) -> Option<String> {
     let mut addresses = cookies(headers).filter(|(name, _)| *name == VIEWER_COOKIE).map(|(_, value)| value);
     // A colon is not allowed in every cookie parser; browsers send it as it was set.
@@ -130,20 +130,14 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
 
 /// The first value of a name, and all of them where there are several.
 fn by_name<'a, V: Into<String>>(pairs: impl Iterator<Item = (&'a str, V)>) -> Value {
-    let mut all: Vec<(&str, Vec<Value>)> = Vec::new();
+    let mut all: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
     for (name, value) in pairs {
-        let value = json!({ "value": value.into() });
-        match all.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, values)) => values.push(value),
-            None => all.push((name, vec![value])),
-        }
+        all.entry(name).or_default().push(json!({ "value": value.into() }));
     }
-    let object = all.into_iter().map(|(name, values)| {
-        let mut entry = values.first().cloned().unwrap_or_default();
-        if let (true, Some(entry)) = (values.len() > 1, entry.as_object_mut()) {
-            entry.insert("multiValue".to_owned(), json!(values));
-        }
-        (name.to_owned(), entry)
+    let object = all.into_iter().map(|(name, values)| match values.as_slice() {
+        [value] => (name.to_owned(), value.clone()),
+        [first, ..] => (name.to_owned(), json!({ "value": first.get("value"), "multiValue": values })),
+        [] => (name.to_owned(), Value::Null),
     });
     Value::Object(object.collect())
 }
@@ -152,8 +146,8 @@ fn text(value: &HeaderValue) -> String {
     String::from_utf8_lossy(value.as_bytes()).into_owned()
 }
 
-/// 56 characters, as CloudFront's are. Each `RandomState` is seeded anew; an id need not be hard to guess here.
-fn request_id() -> String {
+/// 56 characters, as in CloudFront. Each `RandomState` has a seed of its own; an id need not be hard to guess here.
+pub(super) fn request_id() -> String {
     let part = || RandomState::new().build_hasher().finish();
     let mut id = format!("{:016x}{:016x}{:016x}{:016x}", part(), part(), part(), part());
     id.truncate(54);
@@ -174,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lambda_event_has_what_cloudfront_tells() {
+    fn a_lambda_event_has_cloudfronts_fields() {
         let viewer = viewer(&[("Host", "x"), ("Accept", "a"), ("Accept", "b"), ("Connection", "close")]);
         let request = viewer.lambda_request();
         assert_eq!(
@@ -206,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cookie_says_who_visits_and_is_not_told() {
+    fn the_previews_cookie_sets_the_address_and_stays_hidden() {
         let as_other = viewer(&[("Cookie", "a=b; preview_viewer=2001:db8::7; c=d")]);
         assert_eq!(as_other.address, "2001:db8::7");
         assert_eq!(as_other.headers[COOKIE], "a=b; c=d");

@@ -2,7 +2,7 @@
 // `cargo build --package redirect --package preview`.
 
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { after, afterEach, before, beforeEach, test } from "node:test";
 import { chromium } from "playwright-core";
-import { Preview } from "./preview.mjs";
+import { Preview, repository } from "./preview.mjs";
 
 const axe = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 const screenshots = fileURLToPath(new URL("../../../target/preview-screenshots/", import.meta.url));
@@ -121,8 +121,8 @@ async function hasNoViolation(tab, name) {
   await tab.addScriptTag({ path: axe });
   // The site in the control page's frame is checked by itself.
   const { violations } = await tab.evaluate(() => globalThis.axe.run(document, { iframes: false }));
-  const told = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" | ")}`);
-  assert.deepEqual(told, [], name);
+  const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" | ")}`);
+  assert.deepEqual(found, [], name);
 }
 
 // What makes a page scroll sideways; a part with a scroll bar of its own does not.
@@ -172,6 +172,36 @@ test("the picture moves with the slider, and nobody flips back and forth", async
   assert.equal(await control.locator("#dots i.new").count(), shown);
   assert.ok(shown > 140 && shown < 260, `${shown} of 1,000 at 20 %`);
   assert.match(await control.locator("#moved").textContent(), /From 0 % to 20 %: \d+ visitors moved .* Nobody flipped/);
+});
+
+test("the switch is not counted as a part of a drag", async () => {
+  await drag("End", 100);
+  for (const isOn of [false, true]) {
+    await control.getByRole("switch").click();
+    await preview.until(() => preview.state.flag.on === isOn);
+  }
+  for (let percent = 99; percent >= 70; percent -= 1) await drag("ArrowLeft", percent);
+  const moved = 1000 - preview.state.population.new;
+  await control.locator("#moved", { hasText: `From 100 % to 70 %: ${moved} visitors moved back` }).waitFor();
+  assert.match(await control.locator("#moved").textContent(), /each of them once\. Nobody flipped/);
+});
+
+test("the picture says when the function decides from another version of the flag", async () => {
+  await visitUntilFresh("/");
+  await control.getByLabel("Is down").check();
+  await preview.until(() => preview.state.fault === "down");
+  await drag("End", 100);
+  await control.getByRole("button", { name: "Freeze it for 10 minutes" }).click();
+  await preview.until(() => preview.state.environment.state === "frozen");
+  const decision = await preview.decision((await visit("/")).first);
+  const expected = `from version ${decision.flag_version} of the flag, the picture shows version ${preview.state.flag.version}`;
+  await control.locator("#behind", { hasText: expected }).waitFor();
+  assert.deepEqual(await control.locator(".verb").allTextContents(), ["would see", "would see"]);
+  await control.getByLabel("Answers", { exact: true }).check();
+  await preview.until(() => preview.state.fault === "none");
+  await visitUntilFresh("/");
+  await control.locator("#behind").filter({ hasNotText: /./ }).waitFor({ state: "attached" });
+  assert.deepEqual(await control.locator(".verb").allTextContents(), ["see", "see"]);
 });
 
 test("the same visitor gets the same site at 50 %, the one in the picture", async () => {
@@ -234,7 +264,7 @@ test("a visitor on a page of the new site is led home when the flag is switched 
   await picturesAreLoaded();
 });
 
-test("a targeted visitor sees his site whatever the share is", async () => {
+test("a targeted visitor sees one site whatever the share is", async () => {
   await drag("Home", 0);
   await control.getByLabel("Address", { exact: true }).fill("203.0.113.7");
   await control.getByRole("button", { name: "Add" }).click();
@@ -250,11 +280,11 @@ test("a targeted visitor sees his site whatever the share is", async () => {
 });
 
 test("what is no address is refused with a reason", async () => {
-  // The browser tells the console of any refused request.
+  // The console has an error for any refused request.
   control.removeAllListeners("console");
   await control.getByLabel("Visit as this address").fill("somebody");
   await control.getByRole("button", { name: "Visit", exact: true }).click();
-  await control.getByRole("alert").filter({ hasText: '"somebody" is no IP address' }).waitFor();
+  await control.getByRole("alert").filter({ hasText: '"somebody" is not an IP address' }).waitFor();
 });
 
 test("the control page shows the site as another visitor", async () => {
@@ -268,25 +298,43 @@ test("the control page shows the site as another visitor", async () => {
 });
 
 test("LaunchDarkly is down at a cold start: still a site", async () => {
+  await drag("End", 100);
   await control.getByLabel("Is down").check();
   await preview.until(() => preview.state.fault === "down");
+  const { viewer_budget_ms: viewerBudget, init_budget_ms: initBudget } = preview.state;
+  const waits = `at most ${viewerBudget} ms, at a cold start ${initBudget.toLocaleString("en")} ms`;
+  await control.locator("#fault-note", { hasText: waits }).waitFor();
   await control.getByRole("button", { name: "Kill it" }).click();
   await preview.until(() => preview.state.environment.state === "none");
+  const everyoneOn = async (site) => {
+    for (const [other, count] of [["new", site === "new" ? "1,000" : "0"], ["current", site === "new" ? "0" : "1,000"]]) {
+      await control.locator(`#count-${other}`).filter({ hasText: new RegExp(`^${count}$`) }).waitFor();
+    }
+    assert.equal(await control.locator("#dots i.new").count(), site === "new" ? 1000 : 0);
+  };
+  await everyoneOn("current");
   const { first } = await visit("/");
   const decision = await preview.decision(first);
   assert.equal(decision.data, "default");
   assert.equal(where(), "/site/index.html");
   await picturesAreLoaded();
-  await control.locator("#log td", { hasText: "there is no flag data" }).first().waitFor();
-  await control.getByLabel("Answers").check();
+  await control.locator("#behind", { hasText: "no flag data" }).waitFor();
+  await everyoneOn("current");
+  const row = control.locator("#log tr", { hasText: "there is no flag data" }).first();
+  assert.equal(await row.locator("td").nth(6).textContent(), "none", "no data has no source");
+  await row.locator("td", { hasText: /cold.*starting, with flag data.*deciding$/ }).waitFor();
+  await control.getByLabel("Answers", { exact: true }).check();
   await preview.until(() => preview.state.fault === "none");
-  for (let visits = 0; visits < MANY; visits += 1) {
-    if ((await preview.decision((await visit("/")).first)).data === "fresh") return;
+  let data;
+  for (let visits = 0; data !== "fresh" && visits < MANY; visits += 1) {
+    ({ data } = await preview.decision((await visit("/")).first));
   }
-  assert.fail("the function did not recover");
+  assert.equal(data, "fresh", "the function recovers");
+  await everyoneOn("new");
+  assert.equal(await control.locator("#behind").textContent(), "");
 });
 
-for (const [label, fault] of [["Takes 2 s", "slow"], ["Refuses the key", "refused"]]) {
+for (const [label, fault] of [["Answers after 2 s", "slow"], ["Rejects the key", "rejected"]]) {
   test(`LaunchDarkly fails (${fault}): older data decides`, async () => {
     await visitUntilFresh("/");
     const before = where();
@@ -297,10 +345,15 @@ for (const [label, fault] of [["Takes 2 s", "slow"], ["Refuses the key", "refuse
     const decision = await preview.decision((await visit("/")).first);
     assert.equal(decision.data, "older");
     assert.ok(decision.data_age_ms >= 600_000, `${decision.data_age_ms} ms`);
+    if (fault === "slow") {
+      const budget = preview.state.viewer_budget_ms * 1000;
+      assert.ok(decision.waited_us >= budget && decision.duration_us >= decision.waited_us, JSON.stringify(decision));
+      await control.locator("#log td", { hasText: /ms waiting for flag data\d+\.\d ms deciding$/ }).first().waitFor();
+    }
     assert.equal(where(), before);
-    await control.getByLabel("Answers").check();
+    await control.getByLabel("Answers", { exact: true }).check();
     await preview.until(() => preview.state.fault === "none");
-    // The function leaves a LaunchDarkly alone that refused its key; a new environment asks it.
+    // After a rejected key the function waits before it tries again; a new environment tries at once.
     await control.getByRole("button", { name: "Kill it" }).click();
     await preview.until(() => preview.state.environment.state === "none");
     await visitUntilFresh("/");
@@ -335,6 +388,36 @@ test("a page that is not there is a 404 page", async () => {
     assert.equal(await page.locator("h1").textContent(), "You have come off the road");
   }
   await hasNoViolation(page, "the 404 page");
+});
+
+test("the control page has its address with a slash too", async () => {
+  await page.goto(`${preview.url}/__preview/`);
+  await page.locator("#percent").filter({ hasText: /\d/ }).waitFor();
+  assert.equal(where(), "/__preview/");
+});
+
+test("on a phone no column of the log is below the scroll bar", async () => {
+  await control.setViewportSize({ width: 390, height: 844 });
+  for (let visits = 0; visits < 8; visits += 1) await visit("/about.html?campaign=a-rather-long-name&source=newsletter");
+  const found = await control.locator(".scroll").evaluate((scroll) => {
+    const right = scroll.getBoundingClientRect().right;
+    const cells = [...scroll.querySelectorAll("tbody tr:not(.quiet) td")].map((cell) => cell.getBoundingClientRect().right);
+    return {
+      isScrolled: scroll.scrollHeight > scroll.clientHeight,
+      sideways: scroll.scrollWidth - scroll.clientWidth,
+      room: right - Math.max(...cells),
+    };
+  });
+  assert.ok(found.isScrolled, "the log is long enough to scroll");
+  assert.equal(found.sideways, 0);
+  assert.ok(found.room >= 15, `${found.room} px beside the last column`);
+});
+
+test("Ctrl-C ends `just preview` without an error", () => {
+  const arguments_ = [fileURLToPath(new URL("interrupt.py", import.meta.url)), "Ctrl-C ends the preview.",
+    "tools/just", "preview", "--no-open", "--port", "0"];
+  const { status, stdout, stderr } = spawnSync("python3", arguments_, { cwd: repository, encoding: "utf8" });
+  assert.deepEqual({ status, stdout: stdout.trim(), stderr }, { status: 0, stdout: "^C", stderr: "" });
 });
 
 test("axe finds no violation, on a desktop and on a phone", async () => {

@@ -47,12 +47,12 @@ async fn methods_follow_the_behavior() {
 }
 
 #[tokio::test]
-async fn a_taken_port_is_told() {
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port().to_string();
+async fn a_port_in_use_is_reported() {
+    let used = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = used.local_addr().unwrap().port().to_string();
     let (code, message) = Preview::refused(&["--port", &port], &[]).await;
     assert_eq!(code, Some(1));
-    assert_eq!(message, format!("port {port} is taken: stop what runs there, or choose another with --port\n"));
+    assert_eq!(message, format!("port {port} is in use: stop its program, or choose another port with --port\n"));
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn a_real_environment_is_read_and_never_written() {
     for (path, body) in [("/__preview/flag", off), ("/__preview/fault", json!({"fault": "down"}))] {
         let refusal = preview.send("PUT", path, Some(body)).await;
         assert_eq!(refusal.head.status, StatusCode::UNPROCESSABLE_ENTITY, "{path}");
-        assert!(String::from_utf8_lossy(&refusal.body).contains("only read"), "{path}");
+        assert!(String::from_utf8_lossy(&refusal.body).contains("only reads"), "{path}");
     }
     assert_eq!(preview.get("/").await.head.headers["location"], "/site/beta/index.html");
     assert_eq!(launchdarkly.count("POST"), 0, "no events");
@@ -123,7 +123,7 @@ async fn what_cannot_be_set_is_refused_with_a_reason() {
     let preview = Preview::start(&[], &[]).await;
     for (path, body, expected) in [
         ("/__preview/flag", json!({"on": true, "new_site_percent": 101, "targets": []}), "choose 0 to 100"),
-        ("/__preview/viewer", json!({"address": "me"}), "no IP address"),
+        ("/__preview/viewer", json!({"address": "me"}), "not an IP address"),
     ] {
         let refusal = preview.send("PUT", path, Some(body)).await;
         assert_eq!(refusal.head.status, StatusCode::UNPROCESSABLE_ENTITY);
@@ -132,21 +132,21 @@ async fn what_cannot_be_set_is_refused_with_a_reason() {
 }
 
 /// What the viewer gets when the function answers like this.
-async fn check_answer(function_answer: &str, status: u16, cache: &str, told: &str) {
+async fn check_answer(function_answer: &str, status: u16, cache: &str, reason: &str) {
     let alternative = Alternative::new(function_answer);
     let preview = Preview::start_with(&alternative.preview()).await;
     let response = preview.get("/").await;
     assert_eq!(response.head.status.as_u16(), status, "{function_answer}");
     assert_eq!(response.head.headers["x-cache"], cache, "{function_answer}");
     let page = String::from_utf8_lossy(&response.body);
-    assert!(page.contains(told), "{page}");
+    assert!(page.contains(reason), "{page}");
 }
 
 #[tokio::test]
 async fn a_broken_rule_is_shown_as_the_502_it_would_be() {
     let cache = "LambdaValidationError from cloudfront";
     check_answer(r#"response {"status": "302", "headers": {"x-edge-a": []}}"#, 502, cache, "x-edge-a").await;
-    check_answer("response not json", 502, cache, "no JSON object").await;
+    check_answer("response not json", 502, cache, "not a JSON object").await;
 }
 
 #[tokio::test]

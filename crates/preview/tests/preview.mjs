@@ -1,11 +1,11 @@
-// A running preview, and what it tells its control page.
+// A running preview, and the news that it sends to its control page.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
-const repository = fileURLToPath(new URL("../../..", import.meta.url));
+export const repository = fileURLToPath(new URL("../../..", import.meta.url));
 
 export class Preview {
   // Starts the binaries of `cargo build --package redirect --package preview` on a free port.
@@ -22,7 +22,7 @@ export class Preview {
         return preview;
       }
     }
-    throw new Error("the preview ended before it told its address");
+    throw new Error("the preview ended before it printed its address");
   }
 
   #child;
@@ -61,7 +61,8 @@ export class Preview {
     if (fields.event === "state") this.state = JSON.parse(fields.data);
     if (fields.event === "entry") {
       const entry = JSON.parse(fields.data);
-      this.entries.set(entry.id, entry);
+      // A request and its decision are two entries with one id.
+      this.entries.set(entry.id, { ...this.entries.get(entry.id), ...entry });
     }
     for (const check of this.#waiting) check();
   }

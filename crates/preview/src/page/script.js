@@ -1,7 +1,9 @@
-// The control page: shows what the preview tells it, and asks for what a person wants.
+// The control page: shows the news of the preview, and sends it what a person sets.
 
 const COUNT = 1000;
-const MOST_ROWS = 300;
+const MAX_ROWS = 300;
+// How long a slow LaunchDarkly takes.
+const SLOW_MS = 2000;
 
 const byId = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en");
@@ -10,16 +12,18 @@ const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 let state;
 let addresses = [];
 let own = "";
-// What is to be set next; the flag as it was last told, until someone wants something else.
-let wanted;
-let isSetting = false;
-let isWantedAgain = false;
+// The setting to send next; the flag as it is, until someone changes it.
+let setting;
+let isSending = false;
+let isChanged = false;
+// The function's last decision.
+let lastDecision;
 // What each visitor saw before, to show who moved.
 let seen = "";
 
-// ---- Asking ----
+// ---- Sending ----
 
-async function ask(method, path, body) {
+async function send(method, path, body) {
   const headers = body ? { "content-type": "application/json" } : {};
   const response = await fetch(`/__preview/${path}`, { method, headers, body: body && JSON.stringify(body) });
   const answer = response.headers.get("content-type")?.includes("json") ? await response.json() : {};
@@ -27,24 +31,24 @@ async function ask(method, path, body) {
   return { isDone: response.ok, answer };
 }
 
-// A drag wants more than can be asked at once: only the latest is.
+// A drag makes more settings than can be sent: only the latest is.
 async function setFlag(changes) {
-  wanted = { ...wanted, ...changes };
-  isWantedAgain = true;
-  if (isSetting) return true;
-  isSetting = true;
+  setting = { ...setting, ...changes };
+  isChanged = true;
+  if (isSending) return true;
+  isSending = true;
   let isDone = true;
-  while (isWantedAgain) {
-    isWantedAgain = false;
-    ({ isDone } = await ask("PUT", "flag", wanted));
+  while (isChanged) {
+    isChanged = false;
+    ({ isDone } = await send("PUT", "flag", setting));
   }
-  isSetting = false;
+  isSending = false;
   if (!isDone) showFlag();
   return isDone;
 }
 
 async function visitAs(address) {
-  const { isDone } = address === own ? await ask("DELETE", "viewer") : await ask("PUT", "viewer", { address });
+  const { isDone } = address === own ? await send("DELETE", "viewer") : await send("PUT", "viewer", { address });
   if (!isDone) return;
   setVisitor(address);
   visitAgain();
@@ -64,22 +68,44 @@ function showFlag() {
     byId("percent-text").textContent = "the flag is not known yet";
     return;
   }
-  if (!isSetting) {
+  if (!isSending) {
     const percent = Math.round(flag.new_site_percent);
-    wanted = { on: flag.on, new_site_percent: percent, targets: flag.targets };
+    setting = { on: flag.on, new_site_percent: percent, targets: flag.targets };
     byId("share").value = percent;
   }
-  showShare(wanted.new_site_percent, wanted.on);
-  byId("switch").setAttribute("aria-checked", String(wanted.on));
-  byId("switch-text").textContent = wanted.on ? "On" : "Off";
-  byId("count-new").textContent = number.format(population.new);
-  byId("count-current").textContent = number.format(COUNT - population.new);
-  byId("dots").setAttribute("aria-label",
-    `${number.format(COUNT)} simulated visitors: ${number.format(population.new)} see the new site, ` +
-    `${number.format(COUNT - population.new)} the current one`);
+  showShare(setting.new_site_percent, setting.on);
+  byId("switch").setAttribute("aria-checked", String(setting.on));
+  byId("switch-text").textContent = setting.on ? "On" : "Off";
   byId("moved").textContent = movement(flag, population);
-  showDots(population.sees);
+  showVisitors();
   showTargets(flag.targets);
+}
+
+// Who sees which site: by the flag, unless the function has no flag data.
+function showVisitors() {
+  const { flag, population } = state;
+  if (!population) return;
+  const hasData = hasFlagData();
+  const isBehind = hasData && lastDecision?.data === "older" && lastDecision.flag_version !== flag.version;
+  const shown = hasData ? population.new : 0;
+  byId("count-new").textContent = number.format(shown);
+  byId("count-current").textContent = number.format(COUNT - shown);
+  for (const verb of document.querySelectorAll(".verb")) verb.textContent = isBehind ? "would see" : "see";
+  byId("dots").setAttribute("aria-label",
+    `${number.format(COUNT)} simulated visitors: ${number.format(shown)} see the new site, ` +
+    `${number.format(COUNT - shown)} the current one`);
+  byId("behind").textContent = !hasData
+    ? "The function has no flag data: whatever the flag says, every visitor gets the current site until LaunchDarkly answers."
+    : isBehind
+      ? `LaunchDarkly does not answer: the function decides from version ${lastDecision.flag_version} of the flag, the picture shows version ${flag.version}.`
+      : "";
+  showDots(hasData ? population.sees : "0".repeat(COUNT));
+}
+
+// Without a process, the next visitor meets a cold start.
+function hasFlagData() {
+  if (state.environment.state !== "none") return lastDecision?.data !== "default";
+  return state.fault === "none" || (state.fault === "slow" && state.init_budget_ms > SLOW_MS);
 }
 
 function showShare(percent, isOn) {
@@ -127,7 +153,7 @@ function showTargets(targets) {
     const remove = element("button", { type: "button", disabled: isReadOnly }, "Remove");
     remove.setAttribute("aria-label", `Remove ${target.address}`);
     remove.addEventListener("click", () => {
-      setFlag({ targets: wanted.targets.filter(({ address }) => address !== target.address) });
+      setFlag({ targets: setting.targets.filter(({ address }) => address !== target.address) });
       byId("target-address").focus();
     });
     const site = target.sees_new_site ? "new site" : "current site";
@@ -156,14 +182,16 @@ function showRest() {
     `The function may decide from flag data up to ${state.max_staleness_seconds} s old here, so that a change is seen at once; ` +
     `redirect.toml says ${state.deployed_max_staleness_seconds} s.`;
   document.querySelector(`[name="fault"][value="${fault}"]`).checked = true;
+  const waits = `A visitor waits for at most ${number.format(state.viewer_budget_ms)} ms, at a cold start ` +
+    `${number.format(state.init_budget_ms)} ms. Then older data decides; without any, it is the current site.`;
   byId("fault-note").textContent = isLive ? "A real LaunchDarkly cannot be made to fail from here." : {
     none: "Pick a fault, then visit: a visitor always gets a site.",
-    down: `It takes connections and says nothing. A visitor waits at most ${state.viewer_budget_ms} ms, then older data decides.`,
-    slow: `Longer than a visitor waits (${state.viewer_budget_ms} ms): older data decides.`,
-    refused: "It answers 401. The function asks again after 5 minutes, or after a cold start.",
+    down: `It accepts connections and never answers. ${waits}`,
+    slow: waits,
+    rejected: `It answers 401. The function tries again after at most ${state.max_staleness_seconds} s.`,
   }[fault];
-  const says = { none: "not started", running: "running, warm", frozen: "frozen" }[environment.state];
-  byId("environment").replaceChildren(element("b", {}, says),
+  const label = { none: "not started", running: "running, warm", frozen: "frozen" }[environment.state];
+  byId("environment").replaceChildren(element("b", {}, label),
     `, ${plural(environment.invocations, "request")}, ${plural(environment.cold_starts, "cold start")}` +
     (state.freezes ? "; frozen after every request" : ""));
   byId("freeze").disabled = environment.state === "none";
@@ -189,18 +217,25 @@ function showVisit() {
 
 // ---- The log ----
 
-const rows = new Map();
+const entries = new Map();
 
-function showEntry(entry) {
-  const row = entry.kind === "message" ? messageRow(entry) : requestRow(entry);
-  const old = rows.get(entry.id);
-  rows.set(entry.id, row);
-  if (old) old.replaceWith(row);
-  else byId("log").prepend(row);
-  if (rows.size > MOST_ROWS) {
-    const [oldest] = rows.keys();
-    rows.get(oldest).remove();
-    rows.delete(oldest);
+// A request and its decision arrive as two entries with one id, in any order.
+function addEntry(added) {
+  const { row: old, ...known } = entries.get(added.id) ?? {};
+  const entry = { ...added, ...known };
+  if (added.decision) {
+    lastDecision = added.decision;
+    showVisitors();
+  }
+  entries.set(entry.id, entry);
+  if (!entry.served && entry.message === undefined) return;
+  entry.row = entry.served ? requestRow(entry) : messageRow(entry);
+  if (old) old.replaceWith(entry.row);
+  else byId("log").prepend(entry.row);
+  if (entries.size > MAX_ROWS) {
+    const [oldest] = entries.keys();
+    entries.get(oldest).row?.remove();
+    entries.delete(oldest);
   }
   byId("empty").hidden = true;
 }
@@ -210,33 +245,41 @@ function messageRow(entry) {
   return element("tr", { className: "message" }, element("td", {}, clock.format(entry.at_ms)), cell);
 }
 
-function requestRow({ at_ms: at, viewer, method, address, served, decision }) {
+function requestRow({ at_ms: at, served, decision }) {
+  const { viewer, method, url } = served;
   const problem = served.problem ?? (decision && decision.level !== "info" ? decision.message : null);
   const answer = element("td", {}, `${served.status}`);
   if (served.location) answer.append(" to ", element("code", {}, served.location));
-  else if (served.status < 300) answer.append(element("small", {}, `behaviour ${served.behavior}`));
+  else if (served.status < 300) answer.append(element("small", {}, `behavior ${served.behavior}`));
   if (problem) answer.append(element("span", { className: "why" }, problem));
 
   const flag = element("td");
   if (typeof decision?.variation === "boolean") flag.append(mark(decision.variation), decision.variation ? "new" : "current");
 
-  const without = { function: "not asked", script: "CloudFront Function", nothing: "no function" };
-  const reason = element("td", {}, decision?.reason ?? without[served.by]);
+  const without = { function: "not evaluated", script: "CloudFront Function", nothing: "no function" };
+  const reason = element("td", {}, decision?.reason ?? without[served.handler]);
   if (decision?.error_kind) reason.append(element("small", {}, decision.error_kind));
 
   const data = element("td");
   if (decision?.data) {
     const age = decision.data_age_ms === undefined ? "" : `${duration(decision.data_age_ms * 1000)} old, `;
-    data.append(decision.data, element("small", {}, age + decision.source));
+    if (decision.data === "default") data.append("none");
+    else data.append(decision.data, element("small", {}, age + decision.source));
   }
   const took = element("td", {}, duration(served.took_us));
-  if (served.cold) took.append(" ", element("span", { className: "badge" }, "cold"));
-  if (decision) took.append(element("small", {}, `${duration(decision.duration_us)} deciding`));
+  const part = (microseconds, what) => took.append(element("small", {}, `${duration(microseconds)} ${what}`));
+  if (served.start_us) {
+    took.append(" ", element("span", { className: "badge" }, "cold"));
+    part(served.start_us, "starting, with flag data");
+  }
+  const waited = decision?.waited_us ?? 0;
+  if (waited) part(waited, "waiting for flag data");
+  if (decision) part(decision.duration_us - waited, "deciding");
 
-  const className = [served.by === "function" || problem ? "" : "quiet", served.status >= 500 ? "fault" : ""].join(" ").trim();
+  const className = [served.handler === "function" || problem ? "" : "quiet", served.status >= 500 ? "fault" : ""].join(" ").trim();
   return element("tr", { className },
     element("td", {}, clock.format(at)), element("td", {}, element("code", {}, viewer)),
-    element("td", {}, `${method} `, element("code", {}, address)), answer, flag, reason, data, took);
+    element("td", {}, `${method} `, element("code", {}, url)), answer, flag, reason, data, took);
 }
 
 function duration(microseconds) {
@@ -258,14 +301,14 @@ function element(name, properties = {}, ...children) {
 // ---- Wiring ----
 
 byId("share").addEventListener("input", ({ target }) => {
-  showShare(target.valueAsNumber, wanted.on);
+  showShare(target.valueAsNumber, setting.on);
   setFlag({ new_site_percent: target.valueAsNumber });
 });
-byId("switch").addEventListener("click", () => setFlag({ on: !wanted.on }));
+byId("switch").addEventListener("click", () => setFlag({ on: !setting.on }));
 byId("target-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const target = { address: byId("target-address").value.trim(), sees_new_site: byId("target-site").value === "true" };
-  const before = wanted.targets;
+  const before = setting.targets;
   if (await setFlag({ targets: [...before, target] })) byId("target-address").value = "";
 });
 byId("visit-form").addEventListener("submit", (event) => {
@@ -280,9 +323,9 @@ for (const button of document.querySelectorAll("[data-pick]")) {
   });
 }
 byId("own").addEventListener("click", () => visitAs(own));
-byId("faults").addEventListener("change", ({ target }) => ask("PUT", "fault", { fault: target.value }));
-byId("freeze").addEventListener("click", () => ask("POST", "environment/freeze"));
-byId("kill").addEventListener("click", () => ask("POST", "environment/kill"));
+byId("faults").addEventListener("change", ({ target }) => send("PUT", "fault", { fault: target.value }));
+byId("freeze").addEventListener("click", () => send("POST", "environment/freeze"));
+byId("kill").addEventListener("click", () => send("POST", "environment/kill"));
 byId("all").addEventListener("change", ({ target }) => {
   document.querySelector(".log").classList.toggle("shows-all", target.checked);
 });
@@ -310,12 +353,13 @@ setVisitor(visitor);
 
 const news = new EventSource("/__preview/news");
 news.addEventListener("open", () => {
-  // Everything is told again.
-  rows.clear();
+  // Every entry comes again.
+  entries.clear();
+  lastDecision = undefined;
   byId("log").replaceChildren();
   byId("error").textContent = "";
 });
-news.addEventListener("error", () => { byId("error").textContent = "The preview does not answer. Was it stopped?"; });
+news.addEventListener("error", () => { byId("error").textContent = "The preview does not answer. Is it still running?"; });
 news.addEventListener("state", ({ data }) => {
   const isFirst = !state;
   state = JSON.parse(data);
@@ -323,4 +367,4 @@ news.addEventListener("state", ({ data }) => {
   showRest();
   if (isFirst) visitAgain();
 });
-news.addEventListener("entry", ({ data }) => showEntry(JSON.parse(data)));
+news.addEventListener("entry", ({ data }) => addEntry(JSON.parse(data)));

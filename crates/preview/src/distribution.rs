@@ -1,33 +1,12 @@
-//! The distribution of `cloudformation/edge.yaml`, with the function attached: which request meets which function.
+//! The distribution of `cloudformation/edge.yaml`, with the function attached: which request runs which function.
 //!
-//! What has an effect here is read; what has none without a network (certificates, caching, compression) is listed as
-//! such; anything else is an error, so that the preview cannot quietly show something else than what is deployed.
+//! A field that the preview does not know is an error, so that it cannot quietly differ from what is deployed.
 
 use super::script::Script;
-use super::template::{Template, TemplateError};
+use super::template::{Template, TemplateError, resolved};
+use saphyr::Yaml;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 use std::time::Duration;
-
-/// The template's parameters as `just deploy` gives them: with a package, so the function is attached.
-const ATTACHED: [(&str, &str); 3] =
-    [("PackageBucket", "preview"), ("PackageKey", "preview"), ("PackageSha256", "preview")];
-
-/// Without effect on this machine: there is no certificate and no cache, and loopback needs no compression.
-const NO_EFFECT_HERE: [&str; 11] = [
-    "Aliases",
-    "CachePolicyId",
-    "Comment",
-    "Compress",
-    "Enabled",
-    "HttpVersion",
-    "IPV6Enabled",
-    "PriceClass",
-    "ViewerCertificate",
-    "ViewerProtocolPolicy",
-    "WebACLId",
-];
 
 /// AWS's managed policy `SecurityHeadersPolicy`.
 /// <https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/using-managed-response-headers-policies.html>
@@ -40,16 +19,17 @@ const SECURITY_HEADERS: [(&str, &str); 5] = [
     ("x-xss-protection", "1; mode=block"),
 ];
 
+/// Response headers, by name.
+pub(super) type Headers = &'static [(&'static str, &'static str)];
+
 /// What the distribution does with a request.
 #[derive(Debug)]
 pub(super) struct Distribution {
-    /// What `/` stands for.
-    pub default_root_object: Option<String>,
     /// In the order of the template.
     behaviors: Vec<Behavior>,
     default: Behavior,
     errors: Vec<ErrorPage>,
-    /// How long Lambda lets the function take.
+    /// How long an invocation of the function may take.
     pub function_timeout: Duration,
 }
 
@@ -60,8 +40,8 @@ pub(super) struct Behavior {
     pub pattern: String,
     pub methods: Vec<String>,
     pub on_viewer_request: OnViewerRequest,
-    /// Put into every response that comes from the origin.
-    pub headers: &'static [(&'static str, &'static str)],
+    /// Set on every response from the origin.
+    pub headers: Headers,
 }
 
 /// What runs on a viewer request.
@@ -81,116 +61,74 @@ pub(super) struct ErrorPage {
     error_code: u16,
     pub response_code: u16,
     pub response_page_path: String,
-    #[serde(rename = "ErrorCachingMinTTL")]
-    _error_caching_min_ttl: u64,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 struct DistributionConfig {
-    origins: Vec<Origin>,
-    default_root_object: Option<String>,
-    default_cache_behavior: Value,
-    #[serde(default)]
-    cache_behaviors: Vec<Value>,
-    #[serde(default)]
+    origins: Vec<Bucket>,
+    default_cache_behavior: CacheBehavior,
+    cache_behaviors: Vec<CacheBehavior>,
     custom_error_responses: Vec<ErrorPage>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct Origin {
+struct Bucket {
     id: String,
-    #[serde(rename = "DomainName")]
-    _domain_name: Value,
-    #[serde(rename = "OriginAccessControlId")]
-    _origin_access_control_id: Value,
-    #[serde(rename = "S3OriginConfig")]
-    _s3_origin_config: Value,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 struct CacheBehavior {
-    #[serde(default = "any_path")]
-    path_pattern: String,
+    path_pattern: Option<String>,
     target_origin_id: String,
-    #[serde(default = "get_and_head")]
     allowed_methods: Vec<String>,
     response_headers_policy_id: Option<String>,
     #[serde(default)]
-    lambda_function_associations: Vec<LambdaAssociation>,
+    lambda_function_associations: Vec<Association>,
     #[serde(default)]
-    function_associations: Vec<ScriptAssociation>,
-}
-
-fn any_path() -> String {
-    "*".to_owned()
-}
-
-fn get_and_head() -> Vec<String> {
-    ["GET", "HEAD"].map(str::to_owned).to_vec()
+    function_associations: Vec<Association>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct LambdaAssociation {
+struct Association {
     event_type: String,
-    #[serde(rename = "LambdaFunctionARN")]
-    function: Reference,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-struct ScriptAssociation {
-    event_type: String,
-    #[serde(rename = "FunctionARN")]
-    function: Reference,
-}
-
-/// `!Ref Name`, or `!GetAtt Name.Attribute`.
-#[derive(Debug, Deserialize)]
-enum Reference {
-    Ref(String),
-    #[serde(rename = "Fn::GetAtt")]
-    GetAtt((String, String)),
+    #[serde(rename = "FunctionARN", alias = "LambdaFunctionARN")]
+    function: String,
 }
 
 impl Distribution {
     /// Reads the template.
     pub(super) fn read(text: &str) -> Result<Self, TemplateError> {
-        let template = Template::parse(text, &ATTACHED)?;
-        let [name] = template.resources("AWS::CloudFront::Distribution").try_into().map_err(|names: Vec<_>| {
-            TemplateError(format!("there are {} distributions; the preview shows one", names.len()))
-        })?;
-        let mut properties = template.properties(&name)?;
-        let config = properties.get_mut("DistributionConfig").map(Value::take).unwrap_or_default();
-        let config: DistributionConfig = known(&name, config)?;
-
-        let behavior = |place: &str, value: Value| {
-            let behavior: CacheBehavior = known(place, value)?;
-            let place = format!("{place} ({})", behavior.path_pattern);
-            if !config.origins.iter().any(|origin| origin.id == behavior.target_origin_id) {
-                return Err(TemplateError(format!("{place}: there is no origin {:?}", behavior.target_origin_id)));
-            }
-            behavior.made(&template).map_err(|TemplateError(why)| TemplateError(format!("{place}: {why}")))
+        let template = Template::parse(text)?;
+        let name = template.only("AWS::CloudFront::Distribution")?;
+        let config = resolved(template.at(&["Resources", name, "Properties", "DistributionConfig"])?)?;
+        let config: DistributionConfig = serde_json::from_value(config.unwrap_or_default())
+            .map_err(|error| TemplateError(format!("{name}: {error}")))?;
+        let behavior = |behavior: CacheBehavior| {
+            let pattern = behavior.path_pattern.clone().unwrap_or_else(|| "*".to_owned());
+            let read = behavior.read(&pattern, &config.origins, &template);
+            read.map_err(|TemplateError(why)| TemplateError(format!("cache behavior {pattern}: {why}")))
         };
-        let behaviors = config.cache_behaviors.into_iter().enumerate();
-        let behaviors = behaviors.map(|(index, value)| behavior(&format!("CacheBehaviors[{index}]"), value));
+        let function = template.only("AWS::Lambda::Function")?;
+        let timeout = template.at(&["Resources", function, "Properties", "Timeout"])?.as_integer();
+        let timeout = timeout.and_then(|seconds| u64::try_from(seconds).ok());
         Ok(Self {
-            behaviors: behaviors.collect::<Result<_, _>>()?,
-            default: behavior("DefaultCacheBehavior", config.default_cache_behavior)?,
-            default_root_object: config.default_root_object,
+            behaviors: config.cache_behaviors.into_iter().map(behavior).collect::<Result<_, _>>()?,
+            default: behavior(config.default_cache_behavior)?,
             errors: config.custom_error_responses,
-            function_timeout: function_timeout(&template)?,
+            function_timeout: timeout
+                .map(Duration::from_secs)
+                .ok_or_else(|| TemplateError(format!("{function}: the Timeout is not a number of seconds")))?,
         })
     }
 
-    /// The behavior of a path: the first whose pattern matches, the default one otherwise.
+    /// The behavior of a path: the first whose pattern matches, or the default one.
     pub(super) fn behavior(&self, path: &str) -> &Behavior {
         let path = normalized(path);
-        let matching = self.behaviors.iter().find(|behavior| matches(&behavior.pattern, &path));
-        matching.unwrap_or(&self.default)
+        self.behaviors.iter().find(|behavior| matches(&behavior.pattern, &path)).unwrap_or(&self.default)
     }
 
     /// The page for an error of the origin.
@@ -200,67 +138,50 @@ impl Distribution {
 }
 
 impl CacheBehavior {
-    fn made(self, template: &Template<'_>) -> Result<Behavior, TemplateError> {
-        let headers: &[_] = match self.response_headers_policy_id.as_deref() {
+    fn read(self, pattern: &str, origins: &[Bucket], template: &Template<'_>) -> Result<Behavior, TemplateError> {
+        let invalid = |why: String| Err(TemplateError(why));
+        if !origins.iter().any(|origin| origin.id == self.target_origin_id) {
+            return invalid(format!("there is no origin {:?}", self.target_origin_id));
+        }
+        let headers: Headers = match self.response_headers_policy_id.as_deref() {
             None => &[],
             Some(SECURITY_HEADERS_POLICY) => &SECURITY_HEADERS,
-            Some(other) => {
-                return Err(TemplateError(format!("the preview does not know the ResponseHeadersPolicyId {other}")));
-            }
+            Some(other) => return invalid(format!("the preview does not know the ResponseHeadersPolicyId {other}")),
         };
-        let events = self.lambda_function_associations.iter().map(|association| &association.event_type);
-        let events = events.chain(self.function_associations.iter().map(|association| &association.event_type));
-        if let Some(other) = events.into_iter().find(|event| *event != "viewer-request") {
-            return Err(TemplateError(format!("the preview does not know functions on {other}")));
+        let mut associations = self.lambda_function_associations.iter().chain(&self.function_associations);
+        if let Some(other) = associations.find(|association| association.event_type != "viewer-request") {
+            return invalid(format!("the preview does not know functions on {}", other.event_type));
         }
         let on_viewer_request = match (&*self.lambda_function_associations, &*self.function_associations) {
             ([], []) => OnViewerRequest::Nothing,
-            ([LambdaAssociation { function: Reference::Ref(version), .. }], [])
-                if template.kind(version) == Some("AWS::Lambda::Version") =>
-            {
+            ([lambda], []) if template.kind(&lambda.function) == Some("AWS::Lambda::Version") => {
                 OnViewerRequest::Function
             }
-            ([], [ScriptAssociation { function: Reference::GetAtt((name, attribute)), .. }])
-                if attribute == "FunctionARN" && template.kind(name) == Some("AWS::CloudFront::Function") =>
-            {
-                OnViewerRequest::Script(script(template, name)?)
+            ([], [association]) if association.function.ends_with(".FunctionARN") => {
+                OnViewerRequest::Script(script(template)?)
             }
             // https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/edge-function-restrictions-all.html
             _ => {
-                return Err(TemplateError(
-                    "on viewer requests there can be one function: a version of the Lambda function, or a CloudFront \
-                     Function of this template"
+                return invalid(
+                    "on viewer requests there can be one function: a version of the Lambda function, or \
+                                 the CloudFront Function"
                         .to_owned(),
-                ));
+                );
             }
         };
-        Ok(Behavior { pattern: self.path_pattern, methods: self.allowed_methods, on_viewer_request, headers })
+        Ok(Behavior { pattern: pattern.to_owned(), methods: self.allowed_methods, on_viewer_request, headers })
     }
 }
 
-/// Reads what has an effect here; another field is an error.
-fn known<T: DeserializeOwned>(place: &str, mut value: Value) -> Result<T, TemplateError> {
-    if let Some(fields) = value.as_object_mut() {
-        fields.retain(|field, _| !NO_EFFECT_HERE.contains(&field.as_str()));
-    }
-    serde_json::from_value(value).map_err(|error| TemplateError(format!("{place}: {error}")))
-}
-
-fn script(template: &Template<'_>, name: &str) -> Result<Script, TemplateError> {
-    let properties = template.properties(name)?;
-    let text = |pointer| properties.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    if text("/FunctionConfig/Runtime") != "cloudfront-js-2.0" {
+/// The CloudFront Function of the template.
+fn script(template: &Template<'_>) -> Result<Script, TemplateError> {
+    let name = template.only("AWS::CloudFront::Function")?;
+    let runtime = template.at(&["Resources", name, "Properties", "FunctionConfig", "Runtime"])?;
+    if runtime.as_str() != Some("cloudfront-js-2.0") {
         return Err(TemplateError(format!("{name}: the preview knows the runtime cloudfront-js-2.0 only")));
     }
-    Script::new(name, text("/FunctionCode")).map_err(|error| TemplateError(error.to_string()))
-}
-
-fn function_timeout(template: &Template<'_>) -> Result<Duration, TemplateError> {
-    let [name] = template.resources("AWS::Lambda::Function").try_into().map_err(|names: Vec<_>| {
-        TemplateError(format!("there are {} Lambda functions; the preview runs one", names.len()))
-    })?;
-    let seconds = template.properties(&name)?.get("Timeout").and_then(Value::as_u64);
-    seconds.map(Duration::from_secs).ok_or_else(|| TemplateError(format!("{name}: Timeout is no number of seconds")))
+    let code = template.at(&["Resources", name, "Properties", "FunctionCode"]).map(Yaml::as_str)?;
+    Script::new(name, code.unwrap_or_default()).map_err(|error| TemplateError(error.to_string()))
 }
 
 /// The path as CloudFront matches it: without empty and dot segments. What goes on to functions and the origin is the
@@ -280,7 +201,7 @@ fn normalized(path: &str) -> String {
     format!("/{}{end}", segments.join("/"))
 }
 
-/// `*` is any number of characters, `?` exactly one; the slash at the beginning may be left out.
+/// `*` is any number of characters, `?` exactly one; the leading slash is optional.
 fn matches(pattern: &str, path: &str) -> bool {
     fn from(pattern: &[u8], path: &[u8]) -> bool {
         match (pattern.split_first(), path.split_first()) {
@@ -333,7 +254,6 @@ mod tests {
     #[test]
     fn the_template_is_read_to_the_end() {
         let distribution = Distribution::read(EDGE).unwrap();
-        assert_eq!(distribution.default_root_object, None);
         assert_eq!(distribution.function_timeout, Duration::from_secs(5));
         let page = distribution.error_page(403).unwrap();
         assert_eq!((page.response_code, page.response_page_path.as_str()), (404, "/site/404.html"));
