@@ -7,8 +7,9 @@ use serde_json::{Map, Value, json};
 /// The only condition that changes what a viewer meets on this machine.
 const ATTACHED: &str = "IsAttached";
 
-/// Without effect on this machine: it has no certificate, no cache and no bucket, and loopback needs no compression.
-const NO_EFFECT: [&str; 13] = [
+/// Without effect on this machine: it has no certificate, no firewall, no cache and no bucket, and loopback needs no
+/// compression.
+const NO_EFFECT: [&str; 15] = [
     "Aliases",
     "CachePolicyId",
     "Comment",
@@ -19,9 +20,11 @@ const NO_EFFECT: [&str; 13] = [
     "HttpVersion",
     "IPV6Enabled",
     "OriginAccessControlId",
+    "PriceClass",
     "S3OriginConfig",
     "ViewerCertificate",
     "ViewerProtocolPolicy",
+    "WebACLId",
 ];
 
 /// What the preview cannot show of the template.
