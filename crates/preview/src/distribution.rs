@@ -3,8 +3,7 @@
 //! A field that the preview does not know is an error, so that it cannot quietly differ from what is deployed.
 
 use super::script::Script;
-use super::template::{Template, TemplateError, resolved};
-use saphyr::Yaml;
+use super::template::{Template, TemplateError};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -29,6 +28,8 @@ pub(super) struct Distribution {
     behaviors: Vec<Behavior>,
     default: Behavior,
     errors: Vec<ErrorPage>,
+    /// What `/` stands for, if it does not stand for itself.
+    pub default_root_object: Option<String>,
     /// How long an invocation of the function may take.
     pub function_timeout: Duration,
 }
@@ -70,6 +71,7 @@ struct DistributionConfig {
     default_cache_behavior: CacheBehavior,
     cache_behaviors: Vec<CacheBehavior>,
     custom_error_responses: Vec<ErrorPage>,
+    default_root_object: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -100,11 +102,11 @@ struct Association {
 }
 
 impl Distribution {
-    /// Reads the template.
-    pub(super) fn read(text: &str) -> Result<Self, TemplateError> {
-        let template = Template::parse(text)?;
+    /// Reads the template, with the paths of the two sites.
+    pub(super) fn read(text: &str, current_path: &str, beta_path: &str) -> Result<Self, TemplateError> {
+        let template = Template::parse(text, current_path, beta_path)?;
         let name = template.only("AWS::CloudFront::Distribution")?;
-        let config = resolved(template.at(&["Resources", name, "Properties", "DistributionConfig"])?)?;
+        let config = template.resolved(template.at(&["Resources", name, "Properties", "DistributionConfig"])?)?;
         let config: DistributionConfig = serde_json::from_value(config.unwrap_or_default())
             .map_err(|error| TemplateError(format!("{name}: {error}")))?;
         let behavior = |behavior: CacheBehavior| {
@@ -119,6 +121,7 @@ impl Distribution {
             behaviors: config.cache_behaviors.into_iter().map(behavior).collect::<Result<_, _>>()?,
             default: behavior(config.default_cache_behavior)?,
             errors: config.custom_error_responses,
+            default_root_object: config.default_root_object,
             function_timeout: timeout
                 .map(Duration::from_secs)
                 .ok_or_else(|| TemplateError(format!("{function}: the Timeout is not a number of seconds")))?,
@@ -180,8 +183,8 @@ fn script(template: &Template<'_>) -> Result<Script, TemplateError> {
     if runtime.as_str() != Some("cloudfront-js-2.0") {
         return Err(TemplateError(format!("{name}: the preview knows the runtime cloudfront-js-2.0 only")));
     }
-    let code = template.at(&["Resources", name, "Properties", "FunctionCode"]).map(Yaml::as_str)?;
-    Script::new(name, code.unwrap_or_default()).map_err(|error| TemplateError(error.to_string()))
+    let code = template.resolved(template.at(&["Resources", name, "Properties", "FunctionCode"])?)?.unwrap_or_default();
+    Script::new(name, code.as_str().unwrap_or_default()).map_err(|error| TemplateError(error.to_string()))
 }
 
 /// The path as CloudFront matches it: without empty and dot segments. What goes on to functions and the origin is the
@@ -225,7 +228,7 @@ mod tests {
 
     #[track_caller]
     fn check_edge(path: &str, expected: &str) {
-        let distribution = Distribution::read(EDGE).unwrap();
+        let distribution = Distribution::read(EDGE, "/site", "/site/beta").unwrap();
         let found = match &distribution.behavior(path).on_viewer_request {
             OnViewerRequest::Nothing => "nothing",
             OnViewerRequest::Function => "function",
@@ -253,7 +256,7 @@ mod tests {
 
     #[test]
     fn the_template_is_read_to_the_end() {
-        let distribution = Distribution::read(EDGE).unwrap();
+        let distribution = Distribution::read(EDGE, "/site", "/site/beta").unwrap();
         assert_eq!(distribution.function_timeout, Duration::from_secs(5));
         let page = distribution.error_page(403).unwrap();
         assert_eq!((page.response_code, page.response_page_path.as_str()), (404, "/site/404.html"));
@@ -267,7 +270,7 @@ mod tests {
     fn check_refused(from: &str, to: &str, expected: &str) {
         let text = EDGE.replacen(from, to, 1);
         assert_ne!(text, EDGE, "{from:?} is not in the template");
-        let error = Distribution::read(&text).unwrap_err().to_string();
+        let error = Distribution::read(&text, "/site", "/site/beta").unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
 
