@@ -201,7 +201,7 @@ def closing_words(
     if "Url" not in outputs:
         say(f"just deploy {environment.name} --attach puts the functions into the behaviors that the distribution has.")
         say("The distribution is yours: give its behaviors, on viewer requests, these functions (first match first):")
-        say(f"  {outputs['Behaviours']}")
+        say(f"  {outputs['Behaviors']}")
         say(f"  redirect function    {outputs.get('FunctionVersionArn', '(not deployed)')}")
         say(f"  CloudFront Function  {outputs['CurrentSiteFunctionArn']}")
         return

@@ -552,7 +552,7 @@ def test_publish_needs_a_bucket_of_the_stack(cloud):
         (["deploy", "a" * 21], "up to 20"),
         (["deploy", "production-flags"], "The flag store of production"),
         (["url", "store"], "Give the environment first: production store"),
-        (["deploy", "--set", "Colour=red"], "expected NAME=VALUE with NAME one of"),
+        (["deploy", "--set", "Color=red"], "expected NAME=VALUE with NAME one of"),
         (["deploy", "--set", "PackageKey=x"], "expected NAME=VALUE"),
         (["deploy", "--set", "AccessLogs"], "expected NAME=VALUE"),
         (["deploy", "--set", "DomainName=www.example.com"], "DomainName and CertificateArn belong together"),
