@@ -28,17 +28,11 @@ const S3_ACCESS_DENIED: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Err
 pub(super) struct CloudFront {
     pub distribution: Distribution,
     pub environment: Environment,
-    pub origin: Origin,
+    /// The private bucket: a folder with both sites, laid out as `just deploy` uploads it.
+    pub origin: PathBuf,
     pub settings: Arc<Settings>,
     pub token: Arc<Option<PreviewToken>>,
     pub journal: Journal,
-}
-
-/// The private bucket: a folder with both sites, laid out as `just deploy` uploads it.
-pub(super) struct Origin {
-    folder: PathBuf,
-    current_path: String,
-    beta_path: String,
 }
 
 /// A response, and what the log has of it.
@@ -138,10 +132,10 @@ impl CloudFront {
 
     /// The object at the origin, or the page for the error. That page is fetched without running a function again.
     async fn fetch(&self, viewer: &Viewer, uri: &str, headers: Headers) -> Handled {
-        let mut response = self.origin.object(&viewer.method, uri, &viewer.headers).await;
+        let mut response = self.object(&viewer.method, uri, &viewer.headers).await;
         let status = response.status();
         if let Some(page) = self.distribution.error_page(status.as_u16()) {
-            response = self.origin.object("GET", &page.response_page_path, &HeaderMap::new()).await;
+            response = self.object("GET", &page.response_page_path, &HeaderMap::new()).await;
             if response.status() == StatusCode::OK {
                 *response.status_mut() = StatusCode::from_u16(page.response_code).unwrap_or(status);
             }
@@ -153,27 +147,16 @@ impl CloudFront {
         from(response, if is_found { "Miss" } else { "Error" })
     }
 
-}
-
-impl Origin {
-    /// `folder/beta` is below `beta_path`, the rest below `current_path`.
-    pub(super) fn new(folder: PathBuf, settings: &Settings) -> Self {
-        let current_path = settings.current_path.trim_end_matches('/').to_owned();
-        Self { folder, current_path, beta_path: settings.beta_path.clone() }
-    }
-
-    /// Where an object is in the folder. At the root, `just publish` also puts a directory's index page under the
-    /// directory's own name.
+    /// Where an object is in the folder: `beta/` is below `beta_path`, the rest below `current_path`. At the root, `just
+    /// publish` also puts a directory's index page under the directory's own name.
     fn file(&self, uri: &str) -> Option<String> {
         let below = |prefix: &str| uri.strip_prefix(prefix).filter(|rest| rest.starts_with('/'));
-        match below(&self.beta_path) {
-            Some(rest) => Some(format!("/beta{rest}")),
-            None => {
-                let index = if self.current_path.is_empty() && uri.ends_with('/') { "index.html" } else { "" };
-                let rest = below(&self.current_path).filter(|rest| !rest.starts_with("/beta/"));
-                rest.map(|rest| format!("{rest}{index}"))
-            }
+        if let Some(rest) = below(&self.settings.beta_path) {
+            return Some(format!("/beta{rest}"));
         }
+        let current = self.settings.current_path.trim_end_matches('/');
+        let index = if current.is_empty() && uri.ends_with('/') { "index.html" } else { "" };
+        below(current).filter(|rest| !rest.starts_with("/beta/")).map(|rest| format!("{rest}{index}"))
     }
 
     /// An object: no directory index, and 403 for a missing key, as CloudFront may not list it.
@@ -184,7 +167,7 @@ impl Origin {
             return missing();
         };
         request.headers_mut().clone_from(headers);
-        let folder = ServeDir::new(&self.folder).append_index_html_on_directories(false);
+        let folder = ServeDir::new(&self.origin).append_index_html_on_directories(false);
         let Ok(mut response) = folder.oneshot(request).await;
         if matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
             return missing();

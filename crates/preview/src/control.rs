@@ -60,15 +60,8 @@ pub(super) enum Service {
 
 /// The flag, and what it means for the viewers.
 pub(super) struct FlagState {
-    population: Population,
-    problem: Option<String>,
-}
-
-impl FlagState {
-    /// Before the flag is known.
-    pub(super) fn new(visitor_cookie: &str) -> Self {
-        Self { population: Population::new(visitor_cookie), problem: None }
-    }
+    pub population: Population,
+    pub problem: Option<String>,
 }
 
 /// A fault of LaunchDarkly.
@@ -182,7 +175,6 @@ pub(super) fn routes(control: Arc<Control>) -> Router {
         .route("/__preview/news", get(news))
         .route("/__preview/viewers", get(viewers))
         .route("/__preview/viewer", get(viewer).put(visit_as).delete(forget))
-        .route("/__preview/address", put(visit_from))
         .route("/__preview/preview-link", get(preview_link))
         .route("/__preview/flag", put(set_flag))
         .route("/__preview/fault", put(set_fault))
@@ -239,21 +231,7 @@ async fn visit_as(State(control): State<Arc<Control>>, Json(VisitAs { key }): Js
 }
 
 async fn forget(State(control): State<Arc<Control>>) -> Response {
-    let cookies = [control.key_cookie(), VIEWER_COOKIE, GUARD_COOKIE, PREVIEW_COOKIE];
-    set_cookies(cookies.map(cleared))
-}
-
-#[derive(Deserialize)]
-struct VisitFrom {
-    address: String,
-}
-
-/// As the same visitor, from another address.
-async fn visit_from(Json(VisitFrom { address }): Json<VisitFrom>) -> Response {
-    match check_key(&address, "") {
-        Ok(()) => set_cookies([set(VIEWER_COOKIE, &address)]),
-        Err(error) => refusal(&error.to_string()),
-    }
+    set_cookies([control.key_cookie(), VIEWER_COOKIE, GUARD_COOKIE, PREVIEW_COOKIE].map(cleared))
 }
 
 fn set(name: &str, value: &str) -> String {

@@ -41,21 +41,16 @@ pub(super) enum FlagSettingError {
 
 /// What cannot be the key of a visitor.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)]
-pub(super) enum KeyError {
-    #[error("{0:?} is not an IP address: write it as 192.0.2.1 or 2001:db8::1")]
-    Address(String),
-    #[error("{0:?} is not an id: write 1 to 128 letters, digits, '.', '_' and '-'")]
-    Id(String),
-}
+#[error("{0:?} is not {1}")]
+pub(super) struct KeyError(String, &'static str);
 
 /// Checks that a visitor can have this key: the value of the visitor cookie, or without one an IP address.
 pub(super) fn check_key(key: &str, visitor_cookie: &str) -> Result<(), KeyError> {
-    match visitor_cookie {
-        "" => key.parse::<IpAddr>().map(drop).map_err(|_| KeyError::Address(key.to_owned())),
-        _ if is_id(key) => Ok(()),
-        _ => Err(KeyError::Id(key.to_owned())),
-    }
+    let (is_valid, expected) = match visitor_cookie {
+        "" => (key.parse::<IpAddr>().is_ok(), "an IP address: write it as 192.0.2.1 or 2001:db8::1"),
+        _ => (is_id(key), "an id: write 1 to 128 letters, digits, '.', '_' and '-'"),
+    };
+    if is_valid { Ok(()) } else { Err(KeyError(key.to_owned(), expected)) }
 }
 
 impl FlagSetting {
@@ -175,14 +170,15 @@ mod tests {
 
     #[test]
     fn what_cannot_be_set_is_named() {
-        let check = |new_site_percent, targets| {
-            FlagSetting { on: true, new_site_percent, targets }.check("").unwrap_err()
-        };
+        let check =
+            |new_site_percent, targets| FlagSetting { on: true, new_site_percent, targets }.check("").unwrap_err();
         assert_eq!(check(101.0, vec![]), FlagSettingError::Percent(101.0));
-        assert_eq!(check(5.0, vec![target("me", true)]), FlagSettingError::Key(KeyError::Address("me".to_owned())));
+        let expected = "\"me\" is not an IP address: write it as 192.0.2.1 or 2001:db8::1";
+        assert_eq!(check(5.0, vec![target("me", true)]).to_string(), expected);
         let twice = vec![target("192.0.2.1", true), target("192.0.2.1", false)];
         assert_eq!(check(5.0, twice), FlagSettingError::Twice("192.0.2.1".to_owned()));
         check_key("me", "visitor").unwrap();
-        assert_eq!(check_key("2001:db8::1", "visitor"), Err(KeyError::Id("2001:db8::1".to_owned())));
+        let error = check_key("2001:db8::1", "visitor").unwrap_err();
+        assert!(error.to_string().contains("is not an id"), "{error}");
     }
 }

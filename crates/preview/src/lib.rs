@@ -23,7 +23,7 @@ pub use template::TemplateError;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
-use cloudfront::{CloudFront, Origin};
+use cloudfront::CloudFront;
 use control::{Control, FlagState, Service};
 use distribution::Distribution;
 use environment::{Environment, Program};
@@ -34,6 +34,7 @@ use flag_data::sources;
 use flag_data::transport::Transport;
 use journal::Journal;
 use parking_lot::Mutex;
+use population::Population;
 use redirect::preview_token::{PREVIEW_TOKEN_VARIABLE, PreviewToken, PreviewTokenError};
 use redirect::settings::{FIELDS, Fetch, SettingError, Settings, variable};
 use redirect::start;
@@ -135,7 +136,7 @@ pub async fn run(options: Options) -> Result<(), PreviewError> {
         launchdarkly,
         environment: environment.clone(),
         journal: journal.clone(),
-        flag: Mutex::new(FlagState::new(&settings.visitor_cookie)),
+        flag: Mutex::new(FlagState { population: Population::new(&settings.visitor_cookie), problem: None }),
         settings: settings.clone(),
         deployed: start::settings(|_| None)?,
         token: token.clone(),
@@ -150,10 +151,9 @@ pub async fn run(options: Options) -> Result<(), PreviewError> {
         }
     }
 
-    let origin = Origin::new(PathBuf::from(SITE), &settings);
-    let cloudfront =
-        Arc::new(CloudFront { distribution, environment: environment.clone(), origin, settings, token, journal });
-    let site = Router::new().fallback(viewer_request).with_state(cloudfront);
+    let origin = PathBuf::from(SITE);
+    let cloudfront = CloudFront { distribution, environment: environment.clone(), origin, settings, token, journal };
+    let site = Router::new().fallback(viewer_request).with_state(Arc::new(cloudfront));
     let app = control::routes(control).fallback_service(site);
     print(&format!(
         "The site:     http://{address}/\nControl page: http://{address}/__preview\nCtrl-C ends the preview."
@@ -211,7 +211,8 @@ fn settings(variables: &Variables) -> Result<Settings, SettingError> {
 /// What the environment of the preview sets, and what is livelier here. A token that was compiled in does not count: the
 /// control page could not link to it.
 fn lively(key: &str) -> Variables {
-    let given = FIELDS.iter().map(|field| variable(field)).filter_map(|name| Some((name.clone(), env::var(name).ok()?)));
+    let given =
+        FIELDS.iter().map(|field| variable(field)).filter_map(|name| Some((name.clone(), env::var(name).ok()?)));
     let mut variables: Variables = given.collect();
     variables.extend(LIVELY.map(|(field, value)| (variable(field), value.to_owned())));
     variables.insert(SDK_KEY_VARIABLE.to_owned(), key.to_owned());

@@ -123,11 +123,41 @@ async fn what_cannot_be_set_is_refused_with_a_reason() {
     let preview = Preview::start(&[], &[]).await;
     for (path, body, expected) in [
         ("/__preview/flag", json!({"on": true, "new_site_percent": 101, "targets": []}), "choose 0 to 100"),
-        ("/__preview/viewer", json!({"address": "me"}), "not an IP address"),
+        ("/__preview/viewer", json!({"key": "me"}), "not an IP address"),
     ] {
         let refusal = preview.send("PUT", path, Some(body)).await;
         assert_eq!(refusal.head.status, StatusCode::UNPROCESSABLE_ENTITY);
         assert!(String::from_utf8_lossy(&refusal.body).contains(expected), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_sites_lie_where_the_settings_have_them() {
+    for (current, beta, found, missing) in [
+        ("/shop", "/next", ["/shop/style.css", "/next/style.css"], ["/site/style.css", "/shop/beta/style.css"]),
+        ("/", "/new/shop", ["/style.css", "/new/shop/style.css"], ["/site/style.css", "/beta/style.css"]),
+    ] {
+        let variables = [("REDIRECT_CURRENT_PATH", current), ("REDIRECT_BETA_PATH", beta)];
+        let preview = Preview::start(&[], &variables).await;
+        for (paths, expected) in [(found, StatusCode::OK), (missing, StatusCode::NOT_FOUND)] {
+            for path in paths {
+                let mut response = preview.get(path).await;
+                // An address outside both sites enters one of them.
+                if let Some(location) = response.head.headers.get("location") {
+                    response = preview.get(location.to_str().unwrap()).await;
+                }
+                assert_eq!(response.head.status, expected, "{path} with {current}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_setting_that_does_not_fit_is_refused() {
+    for (name, value) in [("REDIRECT_BETA_PATH", "/"), ("REDIRECT_PREVIEW_TOKEN", "too-short")] {
+        let (code, message) = Preview::refused(&["--port", "0"], &[(name, value)]).await;
+        assert_eq!(code, Some(1));
+        assert!(message.contains(name) && !message.contains("too-short"), "{message}");
     }
 }
 

@@ -9,9 +9,11 @@ export const repository = fileURLToPath(new URL("../../..", import.meta.url));
 
 export class Preview {
   // Starts the binaries of `cargo build --package redirect --package preview` on a free port.
-  static async start(...options) {
-    const child = spawn("target/debug/preview", ["--no-open", "--port", "0", ...options], {
+  // `variables` are added to the environment.
+  static async start(variables = {}) {
+    const child = spawn("target/debug/preview", ["--no-open", "--port", "0"], {
       cwd: repository,
+      env: { ...process.env, ...variables },
       stdio: ["ignore", "pipe", "inherit"],
     });
     for await (const line of createInterface({ input: child.stdout })) {
@@ -29,6 +31,8 @@ export class Preview {
   #connection = new AbortController();
   #waiting = new Set();
   url;
+  // All of the news, as text.
+  received = "";
   state;
   entries = new Map();
 
@@ -44,6 +48,7 @@ export class Preview {
       let text = "";
       for await (const chunk of response.body.pipeThrough(new TextDecoderStream())) {
         text += chunk;
+        this.received += chunk;
         for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
           this.#take(text.slice(0, end));
           text = text.slice(end + 2);
