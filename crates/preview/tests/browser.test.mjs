@@ -33,7 +33,8 @@ beforeEach(async () => {
   person = await Person.arrives(browser, preview);
   page = person.page;
   control = await person.opened("/__preview");
-  await control.locator("#percent").filter({ hasText: /\d/ }).waitFor();
+  // What the page shows once it has the state.
+  await control.locator("#origin").filter({ hasText: /./ }).waitFor();
 });
 
 afterEach(async () => {

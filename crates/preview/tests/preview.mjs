@@ -7,6 +7,9 @@ import { fileURLToPath } from "node:url";
 
 export const repository = fileURLToPath(new URL("../../..", import.meta.url));
 
+// Longer than anything here takes; only a failing test waits for it.
+const PATIENCE_MS = 30_000;
+
 export class Preview {
   // Starts the binaries of `cargo build --package redirect --package preview` on a free port.
   // `variables` are added to the environment.
@@ -74,11 +77,13 @@ export class Preview {
 
   // Waits until `condition` gives something, which is looked at whenever there is news.
   until(condition) {
-    return new Promise((resolve) => {
+    return new Promise((resolve, reject) => {
+      const patience = setTimeout(() => reject(new Error(`not so: ${condition}`)), PATIENCE_MS);
       const check = () => {
         const found = condition();
         if (!found) return;
         this.#waiting.delete(check);
+        clearTimeout(patience);
         resolve(found);
       };
       this.#waiting.add(check);
