@@ -312,7 +312,8 @@ def detach(environment: Environment, _: argparse.Namespace) -> None:
 def detach_now(environment: Environment) -> bool:
     """Removes the associations through CloudFront itself. True if there were any."""
     distribution = environment.distribution()
-    changed = distribution.detach(environment.function) if distribution else 0
+    stand_in = environment.stack.resources().get("CurrentSite", "")
+    changed = distribution.detach(environment.function, stand_in) if distribution else 0
     if distribution and changed:
         say(f"Distribution {distribution.id}: {changed} behaviors no longer run the function")
         distribution.wait_until_deployed()

@@ -73,6 +73,8 @@ def pages(folder: Path, current: str, beta: str) -> list[Page]:
             is_beta = len(parts) > 1 and parts[0] == "beta"
             site, names = (beta, parts[1:]) if is_beta else (current, parts)
             key = "/".join((site, *names)).lstrip("/")
+            if not is_beta and f"/{key}".startswith(f"{beta}/"):
+                raise Failure(f"{folder.name}/{'/'.join(parts)} would be a page of beta, which is at {beta}. Move it.")
             page = Page(file, key, content_type, cache_control(file.name, content_type))
             found.append(page)
             # At the root nothing names a directory's index page on the way to S3, so the directory's name has it too.

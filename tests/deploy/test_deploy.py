@@ -280,6 +280,12 @@ def test_beta_may_be_beside_the_current_site(cloud):
     assert [key for key in keys if not key.startswith(("site/", "new/"))] == []
 
 
+def test_a_page_of_the_current_site_cannot_be_at_an_address_of_beta(cloud):
+    cloud.set_paths("/", "/docs")
+    assert "site/docs/index.html would be a page of beta, which is at /docs" in cloud.fails("deploy")
+    assert cloud.recipes == []
+
+
 def test_other_paths_reach_viewers_with_the_function_and_the_pages_of_before_go(cloud):
     cloud.does("deploy")
     cloud.set_paths("/", "/beta")
@@ -321,8 +327,9 @@ def test_an_existing_distribution_at_the_root(cloud):
         None: new, "/*.*": [], "/*.htm*": new, "/beta/*": new, "/api/*": [("viewer-request", OTHER)],
     }  # fmt: skip
     assert "/*.*/*               is not one of its behaviors" in text and "/site" not in text
+    # Nobody stays on beta: the CloudFront Function leads them home.
     cloud.does("detach")
-    assert what_runs(cloud)[None] == []
+    assert what_runs(cloud)["/beta/*"] == what_runs(cloud)[None] == [("viewer-request", STAND_IN)]
 
 
 def test_the_dry_run_of_the_root(cloud):
@@ -1050,14 +1057,21 @@ def test_detach_spares_other_functions_and_partial_and_old_associations_go(cloud
         {
             None: [("viewer-request", f"{FUNCTION}:1"), ("origin-request", OTHER)],
             "/site/beta": [("viewer-request", f"{FUNCTION}:7")],
+            # CloudFront takes no CloudFront Function beside it.
+            "/de/*": [("viewer-request", f"{FUNCTION}:1"), ("viewer-response", OTHER)],
             "/site/beta/*": [],
         },
     )
     cloud.does("detach")
-    assert what_runs(cloud) == {None: [("origin-request", OTHER)], "/site/beta": [], "/site/beta/*": []}
+    assert what_runs(cloud) == {
+        None: [("origin-request", OTHER), ("viewer-request", STAND_IN)],
+        "/site/beta": [("viewer-request", STAND_IN)],
+        "/de/*": [("viewer-response", OTHER)],
+        "/site/beta/*": [],
+    }
 
 
-def test_after_detach_the_current_site_is_where_the_distribution_has_its_function(cloud):
+def test_after_detach_everyone_gets_the_current_site(cloud):
     cloud.does(*EXISTING)
     existing(cloud, {None: [], "/site/*/": []})
     cloud.does("deploy", "--attach")
