@@ -258,7 +258,6 @@ def test_a_site_that_keeps_its_addresses_is_deployed_at_the_root(cloud):
     # A directory's name has its index page too: nothing names it on the way to S3.
     page = cloud.s3.get_object(Bucket=site, Key="docs/")
     assert (page["Body"].read(), page["ContentType"]) == (b"docs/index.html, first", "text/html; charset=utf-8")
-    assert cloud.config()["DefaultRootObject"] == "index.html"
 
     (cloud.project / "site/docs/index.html").write_text("second")
     (cloud.project / "site/index.html").write_text("second")
@@ -505,9 +504,10 @@ def packing(cloud, launchdarkly, monkeypatch):
     minutes = itertools.count()
     monkeypatch.setattr(package_module, "now", lambda: f"2026-01-31T12:{next(minutes):02}:00Z")
 
-    def run_recipe(name, key=""):
+    def run_recipe(name, key="", token=""):
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("LAUNCHDARKLY_SDK_KEY", key)
+            environment.setenv("REDIRECT_PREVIEW_TOKEN", token)
             if name == "package" and package_module.main([]):
                 raise Failure("just package failed; see above why.")
 
