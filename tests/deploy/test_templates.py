@@ -431,7 +431,7 @@ def test_only_cloudfront_reads_the_bucket_and_only_the_site():
     policy = properties(edge(), "SiteBucketPolicy")["PolicyDocument"]
     allow, deny = policy["Statement"]
     assert (allow["Effect"], allow["Principal"]) == ("Allow", {"Service": "cloudfront.amazonaws.com"})
-    assert (allow["Action"], allow["Resource"]) == ("s3:GetObject", "arn/site/*")
+    assert (allow["Action"], allow["Resource"]) == ("s3:GetObject", ["arn/site/*", "arn/site/beta/*"])
     assert allow["Condition"]["StringEquals"]["AWS:SourceArn"].endswith(":distribution/Distribution")
     assert (deny["Effect"], deny["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
 

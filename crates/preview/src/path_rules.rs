@@ -45,23 +45,7 @@ fn check_paths(sites: (&str, &str)) -> usize {
     let rules = Paths::new(current, beta);
     let current = current.trim_end_matches('/');
     let below_beta = beta.rsplit('/').next().unwrap();
-    let segments = [
-        "a",
-        "b.html",
-        "site",
-        "sitemap.xml",
-        "betamax",
-        "x.HTM",
-        "v1.2",
-        "logo.svg",
-        "~u",
-        "a%20b",
-        "beta.html",
-        "beta",
-        below_beta,
-        ".well-known",
-        "",
-    ];
+    let segments = ["a", "site", "x.HTM", "v1.2", "logo.svg", "a%20b", "beta.html", "beta", below_beta, ""];
     let inside = [String::new(), current.to_owned(), beta.to_owned(), format!("{beta}/site"), format!("{beta}{beta}")];
     let mut paths = Vec::new();
     for first in segments {
@@ -86,12 +70,10 @@ fn check_paths(sites: (&str, &str)) -> usize {
             paths.push(uri.to_owned());
         }
     }
-    for path in &paths {
-        for (method, query) in [("GET", ""), ("HEAD", "a=b&c=%20"), ("POST", "")] {
-            let (script, function) =
-                (by_script(&script, method, path, query), by_function(&rules, method, path, query));
-            assert_eq!(script, function, "{method} {path}?{query} with {sites:?}");
-        }
+    for (number, path) in paths.iter().enumerate() {
+        let (method, query) = [("GET", ""), ("HEAD", "a=b&c=%20"), ("GET", "d"), ("POST", "")][number % 4];
+        let (script, function) = (by_script(&script, method, path, query), by_function(&rules, method, path, query));
+        assert_eq!(script, function, "{method} {path}?{query} with {sites:?}");
     }
     paths.len()
 }
@@ -106,6 +88,6 @@ fn the_cloudfront_function_and_the_function_lead_a_viewer_of_the_current_site_to
         ("/", "/beta"),
         ("/", "/next/beta"),
     ] {
-        assert!(check_paths(sites) > 1000, "{sites:?}");
+        assert!(check_paths(sites) > 500, "{sites:?}");
     }
 }
