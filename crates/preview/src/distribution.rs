@@ -228,7 +228,12 @@ mod tests {
 
     #[track_caller]
     fn check_edge(path: &str, expected: &str) {
-        let distribution = Distribution::read(EDGE, "/site", "/site/beta").unwrap();
+        check_paths("/site", "/site/beta", path, expected);
+    }
+
+    #[track_caller]
+    fn check_paths(current: &str, beta: &str, path: &str, expected: &str) {
+        let distribution = Distribution::read(EDGE, current, beta).unwrap();
         let found = match &distribution.behavior(path).on_viewer_request {
             OnViewerRequest::Nothing => "nothing",
             OnViewerRequest::Function => "function",
@@ -255,6 +260,22 @@ mod tests {
     }
 
     #[test]
+    fn the_template_follows_the_paths() {
+        check_paths("/shop", "/next", "/next/a.html", "function");
+        check_paths("/shop", "/next", "/shop/a/", "script");
+        check_paths("/shop", "/next", "/site/a.html", "function");
+        for path in ["/", "/about", "/a/b.html", "/v1.2/docs", "/beta", "/beta/", "/beta/a.html"] {
+            check_paths("/", "/beta", path, "function");
+        }
+        for path in ["/logo.svg", "/a/b.css", "/.well-known/x", "/beta/logo.svg"] {
+            check_paths("/", "/beta", path, "nothing");
+        }
+        let root = Distribution::read(EDGE, "/", "/beta").unwrap();
+        assert_eq!(root.default_root_object.as_deref(), Some("index.html"));
+        assert_eq!(root.error_page(403).unwrap().response_page_path, "/404.html");
+    }
+
+    #[test]
     fn the_template_is_read_to_the_end() {
         let distribution = Distribution::read(EDGE, "/site", "/site/beta").unwrap();
         assert_eq!(distribution.function_timeout, Duration::from_secs(5));
@@ -269,7 +290,7 @@ mod tests {
     #[track_caller]
     fn check_refused(from: &str, to: &str, expected: &str) {
         let text = EDGE.replacen(from, to, 1);
-        assert_ne!(text, EDGE, "{from:?} is not in the template");
+        assert!(text != EDGE, "{from:?} is not in the template");
         let error = Distribution::read(&text, "/site", "/site/beta").unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
@@ -277,8 +298,8 @@ mod tests {
     #[test]
     fn what_the_preview_does_not_know_is_an_error() {
         check_refused(
-            "- PathPattern: /site/\n",
-            "- RealtimeLogConfigArn: x\n            PathPattern: /site/\n",
+            "- PathPattern: !Ref BetaPath\n",
+            "- RealtimeLogConfigArn: x\n            PathPattern: !Ref BetaPath\n",
             "RealtimeLogConfigArn",
         );
         check_refused("EventType: viewer-request", "EventType: origin-request", "functions on origin-request");
