@@ -5,7 +5,7 @@ use super::environment::Environment;
 use super::journal::{Handler, Journal, Served};
 use super::rules::{self, Effect, MAX_URL_LENGTH};
 use super::script::Script;
-use super::viewer::Viewer;
+use super::viewer::{Viewer, cookie};
 use axum::body::Body;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, SET_COOKIE};
 use http::request::Parts;
@@ -90,7 +90,7 @@ impl CloudFront {
             took_us: micros(begun.elapsed()),
             start_us: start.map(micros),
             url: shown(&url),
-            visitor: viewer.cookie(&self.settings.visitor_cookie),
+            visitor: cookie(&viewer.headers, &self.settings.visitor_cookie),
             viewer: viewer.address,
             method: viewer.method,
         };

@@ -130,10 +130,8 @@ impl Control {
 
     /// The cookie that says who visits: the visitor's own, or the preview's with an address.
     fn key_cookie(&self) -> &str {
-        match self.settings.visitor_cookie.as_str() {
-            "" => VIEWER_COOKIE,
-            name => name,
-        }
+        let name = &self.settings.visitor_cookie;
+        if name.is_empty() { VIEWER_COOKIE } else { name }
     }
 
     fn state(&self) -> Value {
@@ -227,23 +225,20 @@ async fn visit_as(State(control): State<Arc<Control>>, Json(VisitAs { key }): Js
     if let Err(error) = check_key(&key, &control.settings.visitor_cookie) {
         return refusal(&error.to_string());
     }
-    set_cookies([set(control.key_cookie(), &key), cleared(GUARD_COOKIE), cleared(PREVIEW_COOKIE)])
+    set_cookies(&[(control.key_cookie(), &key), (GUARD_COOKIE, ""), (PREVIEW_COOKIE, "")])
 }
 
 async fn forget(State(control): State<Arc<Control>>) -> Response {
-    set_cookies([control.key_cookie(), VIEWER_COOKIE, GUARD_COOKIE, PREVIEW_COOKIE].map(cleared))
+    set_cookies(&[control.key_cookie(), VIEWER_COOKIE, GUARD_COOKIE, PREVIEW_COOKIE].map(|name| (name, "")))
 }
 
-fn set(name: &str, value: &str) -> String {
-    format!("{name}={value}; Path=/; SameSite=Lax")
-}
-
-fn cleared(name: &str) -> String {
-    set(name, "") + "; Max-Age=0"
-}
-
-fn set_cookies<const N: usize>(cookies: [String; N]) -> Response {
-    (StatusCode::NO_CONTENT, AppendHeaders(cookies.map(|cookie| (SET_COOKIE, cookie)))).into_response()
+/// Sets cookies, and clears those without a value.
+fn set_cookies(cookies: &[(&str, &str)]) -> Response {
+    let cookies = cookies.iter().map(|(name, value)| {
+        let age = if value.is_empty() { "; Max-Age=0" } else { "" };
+        (SET_COOKIE, format!("{name}={value}; Path=/; SameSite=Lax{age}"))
+    });
+    (StatusCode::NO_CONTENT, AppendHeaders(cookies)).into_response()
 }
 
 /// Follows the preview link, so that the page need not hold the token.

@@ -97,8 +97,7 @@ impl<'a> Template<'a> {
                 },
                 ("GetAtt", Yaml::Value(Scalar::String(name))) => json!(name),
                 ("Sub", Yaml::Value(Scalar::String(text))) => {
-                    let text = text.replace("${CurrentPath}", self.current_path);
-                    let text = text.replace("${BetaPath}", self.beta_path);
+                    let text = text.replace("${CurrentPath}", self.current_path).replace("${BetaPath}", self.beta_path);
                     if text.contains("${") {
                         return unknown();
                     }

@@ -60,11 +60,6 @@ impl Viewer {
         }
     }
 
-    /// The value of a cookie.
-    pub(super) fn cookie(&self, name: &str) -> Option<String> {
-        cookie(&self.headers, name)
-    }
-
     /// Path and query string, as sent.
     pub(super) fn url(&self) -> String {
         let mark = if self.query.is_empty() { "" } else { "?" };

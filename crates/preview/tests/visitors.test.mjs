@@ -134,12 +134,13 @@ describe("with a visitor cookie and a preview link", () => {
     assert.ok(!preview.received.includes(token), "the log has the token");
   });
 
-  they("follow the preview link of the control page, also while LaunchDarkly is down", async (person) => {
+  they("follow the preview link of the control page, also where there is no flag data", async (person) => {
     await flagIs(person, { percent: 0 });
     const control = await controlOf(person);
     const frameIs = (path) => control.locator("#seen-path").filter({ hasText: path }).waitFor();
     await frameIs("/site/index.html");
-    await control.getByLabel("Is down").check();
+    await control.getByLabel("Rejects the key").check();
+    await preview.until(() => preview.state.fault === "rejected");
     await person.control("POST", "environment/kill");
     await control.getByRole("button", { name: "Open the preview link" }).click();
     await frameIs("/site/beta/index.html");
