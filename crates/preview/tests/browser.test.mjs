@@ -4,13 +4,11 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { mkdirSync } from "node:fs";
-import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import { after, afterEach, before, beforeEach, test } from "node:test";
-import { MANY, Person, launched } from "./chromium.mjs";
+import { MANY, Person, hasNoViolation, launched } from "./chromium.mjs";
 import { Preview, repository } from "./preview.mjs";
 
-const axe = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 const screenshots = fileURLToPath(new URL("../../../target/preview-screenshots/", import.meta.url));
 
 let preview;
@@ -49,14 +47,6 @@ const visitUntilFresh = (path) => person.visitUntilFresh(path);
 const where = () => person.where();
 const isNew = () => person.isNew();
 const picturesAreLoaded = () => person.picturesAreLoaded();
-
-async function hasNoViolation(tab, name) {
-  await tab.addScriptTag({ path: axe });
-  // The site in the control page's frame is checked by itself.
-  const { violations } = await tab.evaluate(() => globalThis.axe.run(document, { iframes: false }));
-  const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" | ")}`);
-  assert.deepEqual(found, [], name);
-}
 
 // What makes a page scroll sideways; a part with a scroll bar of its own does not.
 function tooWide(tab) {

@@ -2,7 +2,10 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
+import { createRequire } from "node:module";
 import { chromium } from "playwright-core";
+
+const axe = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 
 // More visits than any change needs to reach a visitor.
 export const MANY = 300;
@@ -14,6 +17,14 @@ export function launched() {
     args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
       "--disable-component-update", "--disable-sync"],
   });
+}
+
+export async function hasNoViolation(tab, name) {
+  await tab.addScriptTag({ path: axe });
+  // The site in the control page's frame is checked by itself.
+  const { violations } = await tab.evaluate(() => globalThis.axe.run(document, { iframes: false }));
+  const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" | ")}`);
+  assert.deepEqual(found, [], name);
 }
 
 // Somebody with a browser of their own: no cookie, an empty cache.

@@ -88,13 +88,35 @@ async fn a_frozen_function_answers_and_is_frozen_again() {
     eventually("it is frozen again", || is_frozen(function)).await;
 }
 
+/// A real environment, as far as the preview can tell, with these changes of the flag.
+async fn real_one(changes: &Value) -> LaunchDarkly {
+    let offline: Value = serde_json::from_str(include_str!("../../../src/flags/offline-flags.json")).unwrap();
+    let mut flag = offline["flags"]["rebrand"].as_object().unwrap().clone();
+    flag.extend(changes.as_object().unwrap().clone());
+    let data = Data { flags: [("rebrand".to_owned(), flag.into())].into_iter().collect(), ..Data::default() };
+    LaunchDarkly::start("sdk-of-a-real-one", data).await.unwrap()
+}
+
+#[tokio::test]
+async fn rules_look_at_the_headers_of_the_settings() {
+    let clause = json!({"contextKind": "user", "attribute": "host", "op": "startsWith", "values": ["127.0.0.1"]});
+    let rules = json!([{"id": "here", "clauses": [clause], "variation": 0, "trackEvents": false}]);
+    let launchdarkly = real_one(&json!({"fallthrough": {"variation": 1}, "rules": rules})).await;
+    let uri = launchdarkly.uri();
+    for (headers, expected) in [("", "/site/index.html"), ("host", "/site/beta/index.html")] {
+        let variables = [
+            ("LAUNCHDARKLY_SDK_KEY", "sdk-of-a-real-one"),
+            ("LAUNCHDARKLY_BASE_URI", &uri),
+            ("REDIRECT_CONTEXT_HEADERS", headers),
+        ];
+        let preview = Preview::start(&["--live"], &variables).await;
+        assert_eq!(preview.get("/").await.head.headers["location"], expected, "{headers:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_real_environment_is_read_and_never_written() {
-    let offline: Value = serde_json::from_str(include_str!("../../../src/flags/offline-flags.json")).unwrap();
-    let mut flag = offline["flags"]["rebrand"].clone();
-    flag["fallthrough"] = json!({"variation": 0});
-    let data = Data { flags: [("rebrand".to_owned(), flag)].into_iter().collect(), ..Data::default() };
-    let launchdarkly = LaunchDarkly::start("sdk-of-a-real-one", data).await.unwrap();
+    let launchdarkly = real_one(&json!({"fallthrough": {"variation": 0}})).await;
     let uri = launchdarkly.uri();
     let variables = [
         ("LAUNCHDARKLY_SDK_KEY", "sdk-of-a-real-one"),

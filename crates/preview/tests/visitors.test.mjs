@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { after, before, describe, test } from "node:test";
-import { Person, launched } from "./chromium.mjs";
+import { Person, hasNoViolation, launched } from "./chromium.mjs";
 import { Preview } from "./preview.mjs";
 
 let browser;
@@ -105,6 +105,7 @@ describe("with a visitor cookie and a preview link", () => {
       await person.visit("/");
       assert.equal(person.isNew(), name === "new");
     }
+    await hasNoViolation(control, "the control page");
   });
 
   they("see beta by a preview link, until they end it, and the token is nowhere", async (person) => {
