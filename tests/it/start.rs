@@ -63,6 +63,7 @@ fn a_wrong_setting_names_itself_its_value_and_what_would_be_right() {
         "/a*",
         "/é",
         "/a\\b",
+        "/site/index.html",
     ] {
         check("current_path", wrong, "expected a path such as /site/beta");
         check("beta_path", wrong, "expected a path such as /site/beta");
