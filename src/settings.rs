@@ -381,7 +381,8 @@ impl Settings {
         settings.fit_timeout(&given("function_timeout_seconds")?)?;
         settings.fit_source(&given)?;
         settings.fit_paths(&given)?;
-        if settings.viewer_budget.is_zero() && settings.between_budget.is_zero() {
+        let fetches = settings.updates == Updates::BetweenInvocations;
+        if fetches && settings.viewer_budget.is_zero() && settings.between_budget.is_zero() {
             let expected = "more than 0, because viewer_budget_ms is 0 too and no fetch would ever have time to end";
             return Err(given("between_budget_ms")?.refuse(expected));
         }
