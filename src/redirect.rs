@@ -60,15 +60,15 @@ impl Paths {
 
     /// The path of a page of the current site: without the segments that would make it one of beta, and in root mode
     /// without the second slash that would make it another host.
-    fn outside_beta<'a>(&self, path: &'a str) -> &'a str {
-        if self.is_root() && path.starts_with("//") {
-            return self.outside_beta(path.get(1..).unwrap_or_default());
-        }
+    fn outside_beta<'a>(&self, mut path: &'a str) -> &'a str {
         let segments = below(&self.beta, &self.current).filter(|segments| !segments.is_empty());
-        match segments.and_then(|segments| below(path, segments)) {
-            Some("") => "/",
-            Some(rest) => self.outside_beta(rest),
-            None => path,
+        loop {
+            path = match segments.and_then(|segments| below(path, segments)) {
+                Some("") => return "/",
+                Some(rest) => rest,
+                None if self.is_root() && path.starts_with("//") => path.strip_prefix('/').unwrap_or_default(),
+                None => return path,
+            };
         }
     }
 }
