@@ -240,9 +240,10 @@ impl<'a> Visit<'a> {
     }
 
     /// Whether its answer is a redirect that can give a new visitor an id: an entry, but not in root mode, where the
-    /// answer depends on the id.
+    /// answer depends on the id, and not by POST: from another site, that comes without the `SameSite=Lax` cookie of a
+    /// known visitor, and the new id would replace theirs.
     pub fn accepts_id(&self) -> bool {
-        self.kind == Kind::Entry && !self.paths.is_root()
+        self.kind == Kind::Entry && self.status == 302 && !self.paths.is_root()
     }
 
     /// The redirect, or `None` when the request passes through unchanged.

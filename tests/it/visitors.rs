@@ -306,6 +306,10 @@ async fn an_id_is_given_only_at_an_entry_and_never_where_the_company_gives_it() 
         let answered = world.send(&event(address, "192.0.2.1")).await;
         assert!(answered.json["headers"].get("set-cookie").is_none(), "{address}: {}", answered.json);
     }
+    // A POST from another site comes without the visitor's SameSite=Lax cookie.
+    let post = world.send(&event("/a", "192.0.2.1").replace("GET", "POST")).await;
+    assert_eq!(post.summary(), "307 /site/beta/a");
+    assert!(post.json["headers"].get("set-cookie").is_none(), "{}", post.json);
     for settings in [
         [("REDIRECT_VISITOR_COOKIE", "id"), ("REDIRECT_VISITOR_COOKIE_DAYS", "0")],
         [("REDIRECT_VISITOR_COOKIE", ""), ("REDIRECT_VISITOR_COOKIE_DAYS", "365")],
