@@ -135,6 +135,8 @@ pub enum Preview {
     Absent,
     /// It has the preview's cookie.
     Shown,
+    /// It has the cookie of another token.
+    Outdated,
     /// It is a valid preview link.
     Begins,
     /// It asks for the end of the preview.
@@ -225,7 +227,7 @@ impl<'a> Visit<'a> {
         match self.signals.preview {
             Preview::Begins => self.kind != Kind::Served,
             Preview::Shown => matches!(self.kind, Kind::BetaHome | Kind::BetaPage | Kind::Entry),
-            Preview::Absent | Preview::Ends => false,
+            Preview::Absent | Preview::Outdated | Preview::Ends => false,
         }
     }
 
@@ -288,10 +290,12 @@ impl<'a> Visit<'a> {
 
     fn to_current(&self) -> Redirect {
         let page = self.paths.outside_beta(self.page());
-        if self.paths.is_root() {
-            return self.redirect("", page, "").with(Cookie::Guard);
+        if !self.paths.is_root() {
+            return self.redirect(&self.paths.current, page, INDEX);
         }
-        self.redirect(&self.paths.current, page, INDEX)
+        let home = self.redirect("", page, "").with(Cookie::Guard);
+        // To an environment that has the other token, the preview would win over the guard.
+        if self.signals.preview == Preview::Outdated { home.with(Cookie::PreviewOff) } else { home }
     }
 
     /// To its own address, without what was removed from the query.
