@@ -219,7 +219,7 @@ impl Given<'_> {
         })
     }
 
-    /// Segments that mean the same to every server and browser, encoded or not. Below `/site`, `/site/index.html` as beta
+    /// Segments that mean the same to every server and browser, encoded or not. `/site/index.html` as beta of `/site`
     /// would be the front page of both sites.
     fn path(self) -> Result<String, SettingError> {
         let is_name = |segment: &str| !segment.is_empty() && segment != "index.html" && !segment.starts_with('.');
