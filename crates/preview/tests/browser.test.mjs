@@ -6,7 +6,7 @@ import { spawnSync } from "node:child_process";
 import { mkdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { after, afterEach, before, beforeEach, test } from "node:test";
-import { MANY, Person, hasNoViolation, launched } from "./chromium.mjs";
+import { Person, hasNoViolation, launched } from "./chromium.mjs";
 import { Preview, repository } from "./preview.mjs";
 
 const screenshots = fileURLToPath(new URL("../../../target/preview-screenshots/", import.meta.url));
@@ -122,7 +122,7 @@ test("the picture says when the function decides from another version of the fla
   assert.deepEqual(await control.locator(".verb").allTextContents(), ["would see", "would see"]);
   await control.getByLabel("Answers", { exact: true }).check();
   await preview.until(() => preview.state.fault === "none");
-  await visitUntilFresh("/");
+  await person.visitUntilRecovered();
   await control.locator("#behind").filter({ hasNotText: /./ }).waitFor({ state: "attached" });
   assert.deepEqual(await control.locator(".verb").allTextContents(), ["see", "see"]);
 });
@@ -244,11 +244,7 @@ test("LaunchDarkly is down at a cold start: still a site", async () => {
   await row.locator("td", { hasText: /cold.*starting, with flag data.*deciding$/ }).waitFor();
   await control.getByLabel("Answers", { exact: true }).check();
   await preview.until(() => preview.state.fault === "none");
-  let data;
-  for (let visits = 0; data !== "fresh" && visits < MANY; visits += 1) {
-    ({ data } = await preview.decision((await visit("/")).first));
-  }
-  assert.equal(data, "fresh", "the function recovers");
+  await person.visitUntilRecovered();
   await everyoneOn("new");
   assert.equal(await control.locator("#behind").textContent(), "");
 });

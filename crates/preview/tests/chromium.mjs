@@ -8,7 +8,7 @@ import { chromium } from "playwright-core";
 const axe = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 
 // More visits than any change needs to reach a visitor.
-export const MANY = 300;
+const MANY = 300;
 
 export function launched() {
   return chromium.launch({
@@ -92,6 +92,15 @@ export class Person {
       if (decision.flag_version === version) return;
     }
     assert.fail(`version ${version} did not arrive in ${MANY} visits`);
+  }
+
+  // Visits until the function has fetched flag data again: after a failure it waits before it tries.
+  async visitUntilRecovered() {
+    let data;
+    for (let visits = 0; data !== "fresh" && visits < MANY; visits += 1) {
+      ({ data } = await this.preview.decision((await this.visit("/")).first));
+    }
+    assert.equal(data, "fresh", "the function recovers");
   }
 
   // Follows a link of the page's navigation.
