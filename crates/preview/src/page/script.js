@@ -225,7 +225,8 @@ async function showVisit() {
   byId("seen-path").textContent = pathname + search;
   byId("seen-mark").classList.toggle("new", `${pathname}/`.startsWith(`${state.beta_path}/`));
   const { key } = await (await fetch("/__preview/viewer")).json();
-  byId("visitor").value = key;
+  // Unless somebody is writing there.
+  if (document.activeElement !== byId("visitor")) byId("visitor").value = key;
   for (const [index, dot] of [...byId("dots").children].entries()) dot.classList.toggle("you", keys[index] === key);
 }
 
