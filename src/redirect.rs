@@ -293,6 +293,8 @@ impl<'a> Visit<'a> {
         if !self.paths.is_root() {
             return self.redirect(&self.paths.current, page, INDEX);
         }
+        // The way out named it; not every origin of a site that was there before has it under that name.
+        let page = if page.strip_prefix('/') == Some(INDEX) { "/" } else { page };
         let home = self.redirect("", page, "").with(Cookie::Guard);
         // To an environment that has the other token, the preview would win over the guard.
         if self.signals.preview == Preview::Outdated { home.with(Cookie::PreviewOff) } else { home }

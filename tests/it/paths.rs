@@ -192,6 +192,8 @@ fn at_the_root_the_way_home_sets_the_guard_and_stays_on_the_host() {
     check_root("GET", "/beta/a/b.html?q", Current, "302 /a/b.html?q Guard");
     check_root("GET", "/beta/a/", Current, "302 /a/ Guard");
     check_root("GET", "/beta", Current, "302 / Guard");
+    check_root("GET", "/beta/index.html?q", Current, "302 /?q Guard");
+    check_root("GET", "/beta/a/index.html", Current, "302 /a/index.html Guard");
     check_root("GET", "/beta/", Beta, "302 /beta/index.html");
     check_root("GET", "/beta/a/", Beta, "302 /beta/a/index.html");
     for address in ["/beta", "/beta/a", "/beta/a/", "/beta/logo.svg"] {
