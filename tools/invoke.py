@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import build
 from failure import Failure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,23 +121,6 @@ class LocalLambda:
         # What the function left in the group, if anything.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-
-
-def build() -> None:
-    """One line in place of cargo's three hundred, and all of them if it fails."""
-    print("Building the function (the first time takes a minute or two) ...", file=sys.stderr, flush=True)
-    command = ["cargo", "build", "--locked", "--bin", FUNCTION]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    output, crates = [], 0
-    for line in process.stdout or ():
-        output.append(line)
-        crates += "Compiling" in line
-        if crates and sys.stderr.isatty():
-            print(f"\r{crates} crates compiled", end="", file=sys.stderr, flush=True)
-    if crates and sys.stderr.isatty():
-        print("\r" + " " * 30, end="\r", file=sys.stderr)
-    if process.wait():
-        raise Failure(f"the function was not built:\n{''.join(output)}")
 
 
 def invoke(local: LocalLambda, path: Path) -> Outcome:
@@ -259,7 +243,7 @@ def main(arguments: list[str] | None = None) -> int:
     local = None
     try:
         paths = [found(name) for name in options.events] or sorted((ROOT / "events").glob("*.json"))
-        build()
+        build.run("the function", ["cargo", "build", "--locked", "--bin", FUNCTION])
         local = LocalLambda()
         local.wait_until_it_listens()
         status = report(local, paths)

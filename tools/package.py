@@ -157,9 +157,11 @@ def current_flags(key: str) -> bytes | None:
     try:
         fetched = fetched_flags(key)
     except Unavailable as error:
-        kept = f"that of {json.loads(last)['fetched_at']}, from the last package" if last else "none"
+        kept = f"that of {json.loads(last)['fetched_at']}, from the last package" if last else "none, as by --no-flags"
         print(f"Flag data not fetched: {error}\nBundled instead: {kept}.", file=sys.stderr, flush=True)
         return last
+    except Failure as error:
+        raise Failure(f"{error}\njust package --no-flags packs without flag data.") from None
     if last and last_flags.undated(last) == last_flags.undated(fetched):
         return last
     return fetched
@@ -180,7 +182,7 @@ def fetched_flags(key: str) -> bytes:
             if text is None and name == flag_key and kind == "flags":
                 raise Failure(
                     f"the environment of {KEY_VARIABLE} has no flag {flag_key}. Create it in LaunchDarkly, or correct "
-                    "flag_key in redirect.toml; --no-flags packs without flag data."
+                    "flag_key in redirect.toml."
                 )
             if text is None:
                 print(f"  {kind[:-1]} {name}: not there; LaunchDarkly evaluates without it", flush=True)
@@ -214,8 +216,7 @@ def names_in(data: dict, kind: str) -> Iterator[tuple[str, str]]:
                         yield "segments", str(segment)
     except (AttributeError, KeyError, TypeError):
         raise Failure(
-            f"LaunchDarkly's {kind[:-1]} {data.get('key')} is malformed: {', '.join(sorted(map(str, data)))}. "
-            "--no-flags packs without flag data."
+            f"LaunchDarkly's {kind[:-1]} {data.get('key')} is malformed: {', '.join(sorted(map(str, data)))}."
         ) from None
 
 

@@ -238,6 +238,7 @@ def test_flag_data_that_cannot_be_had_stops_the_package(tree, launchdarkly, answ
     status, said = pack(tree, LAUNCHDARKLY_BASE_URI=launchdarkly.address)
     assert status == 1
     assert reported in said
+    assert "just package --no-flags" in said
     assert not package(tree).exists()
     assert "/elsewhere" not in [path for path, _ in launchdarkly.asked], "the key does not follow a redirect"
 
@@ -245,7 +246,7 @@ def test_flag_data_that_cannot_be_had_stops_the_package(tree, launchdarkly, answ
 def test_without_launchdarkly_the_package_has_the_last_flag_data_or_none(tree, launchdarkly, pack):
     status, said = pack(tree, LAUNCHDARKLY_BASE_URI="http://127.0.0.1:9")
     assert status == 0
-    assert "cannot be reached at http://127.0.0.1:9" in said and "Bundled instead: none." in said
+    assert "cannot be reached at http://127.0.0.1:9" in said and "Bundled instead: none, as by --no-flags." in said
     with zipfile.ZipFile(package(tree)) as archive:
         assert "flags.json" not in archive.namelist()
 
