@@ -310,6 +310,11 @@ lock: (_python "lint")
             --python-version "$(sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)" "$list" -o "${list%.in}.txt"; \
     done
 
+# Draw docs/invoke.svg from what `just invoke` prints
+[group('develop')]
+picture: (_python "build") (_python "deploy")
+    @python tools/picture.py
+
 # The documentation of the crate, in target/doc
 [group('develop')]
 doc:

@@ -32,6 +32,7 @@ NETWORK = (exceptions.ConnectionError, exceptions.HTTPClientError)
 SIGN_IN = "Sign in with aws login, aws sso login or aws configure; AWS_PROFILE names the profile to use."
 EXPIRED = "The session has expired. Sign in again, then run the same command again."
 UNKNOWN_KEY = "AWS does not know this access key. Check AWS_PROFILE and AWS_ACCESS_KEY_ID."
+THROTTLED = "AWS limits how often this account calls it. Run the same command again in a minute."
 DENIED = "These credentials do not have that permission. docs/deploy.md lists the permissions that are needed."
 ADVICE = {
     "ExpiredToken": EXPIRED,
@@ -43,6 +44,11 @@ ADVICE = {
     "AccessDenied": DENIED,
     "AccessDeniedException": DENIED,
     "UnauthorizedOperation": DENIED,
+    "RequestLimitExceeded": THROTTLED,
+    "SlowDown": THROTTLED,
+    "Throttling": THROTTLED,
+    "ThrottlingException": THROTTLED,
+    "TooManyRequestsException": THROTTLED,
 }
 
 
@@ -62,7 +68,7 @@ def report_retry(request: Any, event_name: str, **_: object) -> None:
     header = request.headers.get("amz-sdk-request", "")
     attempt = header.decode() if isinstance(header, bytes) else header
     if attempt and "attempt=1" not in attempt.split("; "):
-        say(f"  AWS did not answer {event_name.rpartition('.')[2]}; retrying")
+        say(f"  {event_name.rpartition('.')[2]} failed; retrying")
 
 
 def account_id() -> str:

@@ -33,7 +33,7 @@ def run(what: str, command: list[str]) -> None:
     if crates and is_terminal:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     if process.wait():
-        raise Failure(f"{what[0].upper()}{what[1:]} not built:\n{''.join(output).rstrip()}")
+        raise Failure(f"Building {what} failed:\n{''.join(output).rstrip()}")
     if any("warning" in line for line in output):
         print("".join(output).rstrip(), file=sys.stderr)
 

@@ -1,5 +1,6 @@
 """What the tests of package, deploy, detach and destroy stand on."""
 
+import io
 import json
 import os
 import threading
@@ -11,6 +12,7 @@ from unittest.mock import patch
 import boto3
 import botocore.loaders
 import botocore.session
+from botocore.awsrequest import AWSResponse, HeadersDict
 
 import aws
 import command_line
@@ -43,6 +45,7 @@ class Cloud:
         self.record, self.pauses = [], 0
         self.on_pause = lambda number: None
         self.before_call = self.after_call = lambda operation: None
+        self.refusal = lambda operation: None  # status and code of AWS's answer to it, or None to let it through
         arguments = {
             "endpoint_url": moto,
             "region_name": "us-east-1",
@@ -94,7 +97,20 @@ class Cloud:
         made = new_session(**options)
         made.events.register("provide-client-params", self.note)
         made.events.register("after-call", lambda model, **_: self.after_call(model.name))
+        made.events.register("before-send", self.refuse)
         return made
+
+    def refuse(self, request, event_name, **_):
+        """In AWS's place, so that botocore itself deals with the answer. It knows the code in each protocol's form."""
+        refused = self.refusal(event_name.rpartition(".")[2])
+        if not refused:
+            return None
+        status, code = refused
+        json_body = {"__type": code, "message": "refused"}
+        xml_body = f"<Error><Code>{code}</Code><Message>refused</Message></Error>"
+        is_s3, is_json = ".s3." in event_name, "X-Amz-Target" in request.headers or ".lambda." in event_name
+        body = json.dumps(json_body) if is_json else xml_body if is_s3 else f"<ErrorResponse>{xml_body}</ErrorResponse>"
+        return AWSResponse(request.url, status, HeadersDict({"x-amzn-errortype": code}), Body(body.encode()))
 
     def note_permissions(self, params, model, context, **_):
         """Of the commands' own calls, and of those that CloudFormation makes for them."""
@@ -177,6 +193,11 @@ class Cloud:
 
     def stack(self, name="redirect-production"):
         return self.aws.stacks[name]
+
+
+class Body(io.BytesIO):
+    def stream(self, **_):
+        yield self.read()
 
 
 def new_session(**options):

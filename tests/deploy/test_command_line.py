@@ -246,7 +246,7 @@ def test_compiling_is_one_line_of_progress(tmp_path, environment):
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (0, "", 1)
     failed = run(*build[1:], COMPILER + "echo 'error: E0001'; exit 7")
     assert failed.returncode == 1
-    assert failed.stderr.splitlines()[1:3] == ["The function not built:", "   Compiling one v1.0.0"]
+    assert failed.stderr.splitlines()[1:3] == ["Building the function failed:", "   Compiling one v1.0.0"]
     assert failed.stderr.endswith("colors: auto\nerror: E0001\n")
     assert "warning: odd" in run(*build[1:], "echo warning: odd").stderr
 
