@@ -260,6 +260,15 @@ def test_one_place_names_the_oldest_python():
     assert sys.version_info >= tuple(map(int, oldest.split(".")))
 
 
+def test_the_readme_names_what_is_installed_with_sudo():
+    readme = (ROOT / "README.md").read_text()
+    packages = re.findall(r'"\w[\w-]*:([\w-]+)"', (ROOT / "justfile").read_text())
+    assert set(packages) >= {"chromium", "valgrind"}
+    # Every Debian has util-linux.
+    missing = [name for name in {*packages, "python3-venv"} - {"util-linux"} if f"`{name}`" not in readme]
+    assert missing == []
+
+
 @pytest.mark.parametrize("lock", sorted(ROOT.glob("tools/requirements/*.txt")), ids=lambda path: path.stem)
 def test_every_tool_is_locked_by_its_hash(lock):
     text = lock.read_text()
@@ -309,3 +318,5 @@ def test_what_the_page_of_symptoms_names_exists():
     for shown in ("NOT what the stack has", "NOT READ", "last made it equal", "flag data not fetched: "):
         assert shown in sources
     assert all(f"*{name}*" in text for name, _, _ in status.SECTIONS if name != "stack")
+    templates = "".join(path.read_text() for path in ROOT.glob("cloudformation/*.yaml"))
+    assert set(re.findall(r"`(\w+Alarm)`", text)) == set(re.findall(r"^  (\w+Alarm):$", templates, re.MULTILINE))
