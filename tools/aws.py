@@ -80,16 +80,16 @@ def code_of(error: ClientError) -> str:
 
 
 class Tolerating:
-    """Goes on after the block when AWS answers a call in it with that code."""
+    """Goes on after the block when AWS answers a call in it with one of the codes."""
 
-    def __init__(self, code: str) -> None:
-        self._code = code
+    def __init__(self, *codes: str) -> None:
+        self._codes = codes
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, _type: object, error: object, _trace: object) -> bool:
-        return isinstance(error, ClientError) and code_of(error) == self._code
+        return isinstance(error, ClientError) and code_of(error) in self._codes
 
 
 def explained(error: Exception) -> str:

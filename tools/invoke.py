@@ -7,6 +7,7 @@ alternatives. The exit status is 0 when every event had its expected outcome and
 
 import argparse
 import contextlib
+import http.client
 import json
 import os
 import queue
@@ -16,8 +17,9 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
+from typing import NamedTuple
 
 import build
 from failure import Failure
@@ -28,8 +30,7 @@ ANSWER_SECONDS = 60
 COLUMNS = ("event", "viewer", "variation", "reason", "status", "Location")
 
 
-@dataclass
-class Outcome:
+class Outcome(NamedTuple):
     """What the function made of an event."""
 
     summary: str
@@ -84,6 +85,17 @@ class LocalLambda:
                 time.sleep(0.1)
         raise Failure(f"cargo lambda watch did not listen on port {self.port} within {ANSWER_SECONDS} s")
 
+    def post(self, path: Path) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
+        try:
+            connection.request("POST", f"/2015-03-31/functions/{FUNCTION}/invocations", path.read_bytes())
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        except (OSError, http.client.HTTPException) as error:
+            raise Failure(f"{path.name}: no answer from the local Lambda: {error}\n{''.join(self.output)}") from None
+        finally:
+            connection.close()
+
     def decision(self) -> dict:
         """The next line of the log with a decision."""
         while True:
@@ -124,32 +136,19 @@ class LocalLambda:
 
 
 def invoke(local: LocalLambda, path: Path) -> Outcome:
-    command = ["cargo", "lambda", "invoke", FUNCTION, "--data-file", str(path), "--output-format", "json"]
-    command += ["--invoke-address", "127.0.0.1", "--invoke-port", str(local.port)]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=ANSWER_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        raise Failure(f"{path.name}: no answer within {ANSWER_SECONDS} s:\n{''.join(local.output)}") from None
+    status, text = local.post(path)
     line = local.decision()
     if line["outcome"] == "error":
-        if done.returncode == 0:
-            raise Failure(f"{path.name}: the function refused the event, but cargo lambda invoke did not say so")
+        if status == HTTPStatus.OK:
+            raise Failure(f"{path.name}: the function refused the event, but Lambda got an answer:\n{text}")
         return Outcome(f"error: {line['message']}", "error", line["message"], line)
-    if done.returncode != 0:
-        raise Failure(f"{path.name}: cargo lambda invoke failed:\n{done.stderr.strip()}")
-    answer = json.loads(done.stdout)
+    if status != HTTPStatus.OK:
+        raise Failure(f"{path.name}: the local Lambda answered {status}:\n{text}")
+    answer = json.loads(text)
     if line["outcome"] == "pass-through":
         cf = json.loads(path.read_text())["Records"][0]["cf"]
         if answer not in (cf.get("request"), cf.get("response")):
-            raise Failure(f"{path.name}: the function changed what it was to pass through:\n{done.stdout}")
+            raise Failure(f"{path.name}: the function changed what it was to pass through:\n{text}")
         return Outcome("pass-through", "pass", "", line)
     location = answer["headers"]["location"][0]["value"]
     return Outcome(f"{answer['status']} {location}", answer["status"], location, line)

@@ -19,7 +19,9 @@ FORMAT = re.sub(r"@font-face {{.*?}}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTAL
 
 def main() -> int:
     # The sample flag of the repository decides.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LAUNCHDARKLY", "REDIRECT"))}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("LAUNCHDARKLY", "REDIRECT"))
+    }
     done = subprocess.run(COMMAND.split(), cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode == 0:
         PICTURE.write_text(drawn(done.stdout))
@@ -29,7 +31,9 @@ def main() -> int:
 
 def drawn(output: str) -> str:
     header, *lines = output.rstrip().splitlines()
-    console = Console(file=io.StringIO(), record=True, width=max(map(len, (header, *lines))), highlight=False, markup=False)
+    console = Console(
+        file=io.StringIO(), record=True, width=max(map(len, (header, *lines))), highlight=False, markup=False
+    )
     console.print(f"$ {COMMAND}", style="bold green")
     console.print(header, style="bold")
     for line in lines:

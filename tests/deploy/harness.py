@@ -6,6 +6,7 @@ import os
 import threading
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
@@ -45,7 +46,8 @@ class Cloud:
         self.record, self.pauses = [], 0
         self.on_pause = lambda number: None
         self.before_call = self.after_call = lambda operation: None
-        self.refusal = lambda operation: None  # status and code of AWS's answer to it, or None to let it through
+        # Status and code of AWS's answer to an operation, or None to let it through.
+        self.refusal: Callable[[str], tuple[int, str] | None] = lambda operation: None
         arguments = {
             "endpoint_url": moto,
             "region_name": "us-east-1",

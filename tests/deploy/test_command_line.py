@@ -149,11 +149,11 @@ def test_package_refuses_an_unknown_argument_at_once():
 # ---- The recipes, and what a person sees of them ---------------------------------------------------------------------
 
 
-def recipes():
+def listed():
     """Those that `just` lists."""
-    dump = ["just", "--justfile", ROOT / "justfile", "--dump", "--dump-format", "json"]
-    found = json.loads(subprocess.run(dump, env=with_just(), check=True, capture_output=True).stdout)["recipes"]
-    return {name: recipe for name, recipe in found.items() if not recipe["private"]}
+    dump = ["just", "--justfile", str(ROOT / "justfile"), "--dump", "--dump-format", "json"]
+    recipes = json.loads(subprocess.run(dump, env=with_just(), check=True, capture_output=True).stdout)["recipes"]
+    return {name: found for name, found in recipes.items() if not found["private"]}
 
 
 def with_just():
@@ -161,17 +161,17 @@ def with_just():
 
 
 def test_every_recipe_has_a_group_and_a_sentence():
-    for name, recipe in recipes().items():
-        (group,) = [entry["group"] for entry in recipe["attributes"] if "group" in entry]
+    for name, found in listed().items():
+        (group,) = [entry["group"] for entry in found["attributes"] if "group" in entry]
         assert group in ("use", "deploy", "operate", "develop"), name
-        assert recipe["doc"], name
+        assert found["doc"], name
 
 
 def test_every_recipe_answers_help():
     """Before it builds anything. Those of the commands are tested above, one by one; test-tools is pytest's."""
     asked = {}
-    for name, recipe in recipes().items():
-        passed_on = any("tools/command_line.py" in str(line) for line in recipe["body"])
+    for name, found in listed().items():
+        passed_on = any("tools/command_line.py" in str(line) for line in found["body"])
         if passed_on and name != "doctor":
             assert name in COMMANDS
         elif name != "test-tools":

@@ -292,13 +292,13 @@ def test_flag_data_by_hand_is_checked(tree, tmp_path, text, reported, pack):
     ("binary", "reported"),
     [
         (elf(key="no key"), "was built without the SDK key"),
-        (b"#!/bin/sh\n" + CANARY.encode(), "is not an ELF program"),
-        (b"", "is not an ELF program"),
+        (b"#!/bin/sh\n" + CANARY.encode(), "is not a whole ELF program"),
+        (b"", "is not a whole ELF program"),
         (elf(machine=183), "is not for x86-64"),
         (elf(bits=1), "is not for x86-64"),
         (elf(symbols=True), "is not stripped"),
         (elf(glibc=("2.2.5", "2.35")), "needs glibc 2.35, but Lambda has 2.34"),
-        (elf()[:100], "is damaged"),
+        (elf()[:100], "is not a whole ELF program"),
     ],
     ids=["offline", "script", "empty", "arm64", "32 bit", "not stripped", "newer glibc", "damaged"],
 )
@@ -309,12 +309,10 @@ def test_a_binary_that_would_not_run_is_refused(tree, binary, reported, pack):
     assert not package(tree).exists()
 
 
-def test_a_real_program_is_read_as_it_is(tree):
-    """The checks on a program that a real linker made: this Python, which has symbols of glibc."""
-    python = Path(sys.executable).resolve().read_bytes()
-    sections = module.elf_sections(python)
-    assert ".text" in sections and ".dynstr" in sections
-    assert b"libc.so.6" in sections[".dynstr"]
+def test_a_real_program_is_read_as_it_is():
+    """One that a real linker made, with what a real one has beside: this Python, which may be newer than Lambda's."""
+    problems = list(module.elf_problems(Path(sys.executable).resolve().read_bytes()))
+    assert [problem for problem in problems if "glibc" not in problem and "stripped" not in problem] == []
 
 
 @pytest.mark.parametrize(
