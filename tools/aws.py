@@ -41,6 +41,7 @@ ADVICE = {
     "InvalidClientTokenId": UNKNOWN_KEY,
     "UnrecognizedClientException": UNKNOWN_KEY,
     "SignatureDoesNotMatch": "The secret access key does not fit the access key. Configure both again.",
+    "403": DENIED,  # of a HEAD, whose answer has no body
     "AccessDenied": DENIED,
     "AccessDeniedException": DENIED,
     "UnauthorizedOperation": DENIED,
@@ -96,6 +97,8 @@ def explained(error: Exception) -> str:
     if isinstance(error, ClientError):
         code, detail = code_of(error), error.response["Error"].get("Message", "")
         text, advice = f"{error.operation_name} failed: {detail} ({code or 'no code'})", ADVICE.get(code, "")
+    elif isinstance(error, exceptions.WaiterError):
+        text, advice = str(error), ADVICE.get(error.last_response.get("Error", {}).get("Code"), "")
     elif isinstance(error, CREDENTIALS):
         text, advice = f"No AWS credentials: {error}", SIGN_IN
     elif isinstance(error, NETWORK):

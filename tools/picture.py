@@ -12,6 +12,7 @@ from rich.console import CONSOLE_SVG_FORMAT, Console
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "invoke.svg"
 COMMAND = "tools/just invoke"
+COLUMNS = 122
 
 # Rich's own picture, but for the fonts, which it would fetch from elsewhere.
 FORMAT = re.sub(r"@font-face {{.*?}}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
@@ -30,14 +31,13 @@ def main() -> int:
 
 
 def drawn(output: str) -> str:
+    """Longer lines are cut off."""
+    console = Console(file=io.StringIO(), record=True, width=COLUMNS, highlight=False, markup=False)
     header, *lines = output.rstrip().splitlines()
-    console = Console(
-        file=io.StringIO(), record=True, width=max(map(len, (header, *lines))), highlight=False, markup=False
-    )
-    console.print(f"$ {COMMAND}", style="bold green")
-    console.print(header, style="bold")
-    for line in lines:
-        console.print(line, style="cyan" if "/site/beta" in line else None)
+    styles = [("bold green", f"$ {COMMAND}"), ("bold", header)]
+    styles += [("cyan" if "/site/beta" in line else "", line) for line in lines]
+    for style, line in styles:
+        console.print(line, style=style, no_wrap=True, overflow="ellipsis")
     return console.export_svg(title=COMMAND, code_format=FORMAT, unique_id="invoke")
 
 

@@ -112,7 +112,8 @@ class Cloud:
         xml_body = f"<Error><Code>{code}</Code><Message>refused</Message></Error>"
         is_s3, is_json = ".s3." in event_name, "X-Amz-Target" in request.headers or ".lambda." in event_name
         body = json.dumps(json_body) if is_json else xml_body if is_s3 else f"<ErrorResponse>{xml_body}</ErrorResponse>"
-        return AWSResponse(request.url, status, HeadersDict({"x-amzn-errortype": code}), Body(body.encode()))
+        headers = HeadersDict({"x-amzn-errortype": code})
+        return AWSResponse(request.url, status, headers, Body(b"" if request.method == "HEAD" else body.encode()))
 
     def note_permissions(self, params, model, context, **_):
         """Of the commands' own calls, and of those that CloudFormation makes for them."""

