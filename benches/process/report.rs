@@ -1,4 +1,4 @@
-//! What came out, as a table and as JSON.
+//! The results, as a table and as JSON.
 
 use crate::Result;
 use crate::cold::Cold;
