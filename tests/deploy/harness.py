@@ -41,6 +41,7 @@ class Cloud:
     def __init__(self, project, moto, standin, capsys):
         self.project, self.aws, self.capsys = project, standin, capsys
         self.calls = []  # operation and parameters of each call to AWS
+        self.surroundings: dict[str, str] = {}
         self.policy = ""  # that of the command that runs
         self.permissions = set()  # what the calls needed, each with the policy that should grant it
         self.last_stack = ""
@@ -72,8 +73,11 @@ class Cloud:
         self.begun = len(self.calls)
         is_store = arguments[0] in ("store-deploy", "store-destroy", "sync") or "store" in arguments
         self.policy = "store-deployer-policy.json" if is_store else "deployer-policy.json"
-        aws.session.cache_clear()
-        aws.client.cache_clear()
+        surroundings = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        if surroundings != self.surroundings:  # clients take long to make
+            self.surroundings = surroundings
+            aws.session.cache_clear()
+            aws.client.cache_clear()
         with (
             patch.dict(os.environ),
             patch.dict(shell_secrets._hidden, clear=True),
