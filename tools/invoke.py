@@ -50,7 +50,7 @@ class LocalLambda:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.lines: queue.Queue[str] = queue.Queue()
+        self.lines: queue.Queue[dict | None] = queue.Queue()
         self.output: list[str] = []
         self.log: list[str] = []
         self.notes: list[str] = []
@@ -70,10 +70,14 @@ class LocalLambda:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        for line in self.process.stdout or ():
-            self.output.append(line)
-            self.lines.put(line)
-        self.lines.put("")
+        for text in self.process.stdout or ():
+            self.output.append(text)
+            with contextlib.suppress(ValueError):  # a line of cargo's own
+                start = text.index("{")
+                line = json.loads(text[start:])
+                self.log.append(text[start:].rstrip())
+                self.lines.put(line)
+        self.lines.put(None)
 
     def wait_until_it_listens(self) -> None:
         until = time.monotonic() + ANSWER_SECONDS
@@ -104,28 +108,20 @@ class LocalLambda:
         """The next line of the log with a decision."""
         while True:
             try:
-                text = self.lines.get(timeout=ANSWER_SECONDS)
+                line = self.lines.get(timeout=ANSWER_SECONDS)
             except queue.Empty:
                 raise Failure(f"the function wrote no line for its decision:\n{''.join(self.output)}") from None
-            if not text:
+            if line is None:
                 raise Failure(f"the function ended:\n{''.join(self.output)}")
-            start = text.find("{")
-            if start < 0:
-                continue
-            try:
-                line = json.loads(text[start:])
-            except ValueError:
-                continue
-            self.log.append(text[start:].rstrip())
             if "outcome" in line:
                 return line
-            if "did not start" in line.get("message", ""):
+            if "did not start" in line["message"]:
                 raise Failure(line["message"])
-            # The runtime repeats what the decision's line says of an error.
-            if line["message"].startswith("Diagnostic"):
-                continue
-            # Below the table: a line in the middle of it would be in the way.
-            self.notes.append(line["message"] if line.get("level") == "info" else f"{line['level']}: {line['message']}")
+            # The runtime repeats what the decision's line says of an error. The others stand below the table, where
+            # they are not in the way.
+            if not line["message"].startswith("Diagnostic"):
+                level = "" if line["level"] == "info" else f"{line['level']}: "
+                self.notes.append(level + line["message"])
 
     def stop(self) -> None:
         for number in (signal.SIGINT, signal.SIGKILL):
