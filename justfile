@@ -105,11 +105,22 @@ _noop: (_python "build")
 _count: _noop
     cargo bench --profile dev --bench instructions
 
-# The function beside the floor and the guide's handler in Node, and the stores with 5,000 flags: tables, docs/bench.svg
+# The function beside the floor and the guide's handler in Node: tables, target/bench/*.json (start, warm, memory, size; all of them and the stores without a name)
 [group('develop')]
-bench: (_debian "npm:npm" "node:nodejs" "cmake:cmake" "taskset:util-linux") build _noop (_python "test") (_npm "benches/guide" "") && bench-stores
+bench *SETS: (_debian "npm:npm" "node:nodejs" "cmake:cmake" "taskset:util-linux") build _noop (_python "test") (_npm "benches/guide" "")
     @python benches/packages.py
-    cargo bench --bench process
+    cargo bench --locked --bench process -- {{SETS}}
+    @[ -n "{{SETS}}" ] || "{{just_executable()}}" bench-stores
+
+# Let `bench warm` and `bench memory` compare with the function of an earlier commit too
+[group('develop')]
+bench-before COMMIT: (_python "build")
+    @python benches/packages.py {{COMMIT}}
+
+# Put what the last runs of bench and fleet measured into docs/: tables and pictures
+[group('develop')]
+figures: (_python "build")
+    @python benches/figures.py
 
 # The flag stores with 5,000 flags: time and requests of each step
 [group('develop')]
@@ -126,10 +137,15 @@ bench-steps:
 soak SEED="1": (_python "build")
     SOAK=100000 SOAK_SEED={{SEED}} cargo test --locked --features regional --test it soak -- --nocapture
 
-# A fleet of environments while the flag flips and LaunchDarkly fails: no decision too old (SEED repeats a run). Draws target/fleet/curve.svg
+# A fleet of environments while the flag flips and LaunchDarkly fails: no decision too old (SEED repeats a run)
 [group('develop')]
 fleet SEED="1" RATE="50" SECONDS="100" STALENESS="4":
     @cargo bench --locked --profile dev --bench fleet -- {{SEED}} {{RATE}} {{SECONDS}} {{STALENESS}}
+
+# The same for 1, 10 and 100 requests a second: target/fleet/curve.json, for docs/scale.md
+[group('develop')]
+fleet-curve:
+    @cargo bench --locked --profile dev --bench fleet -- curve
 
 # Build the function for Lambda: target/lambda/redirect/bootstrap
 [group('deploy')]
