@@ -92,8 +92,8 @@ test-tools *OPTIONS: (_python "test")
 test-relay: (_debian "redis-server:redis-server" "npm:npm" "node:nodejs") (_npm "tests/stores/node")
     @command -v go >/dev/null || { echo "go is missing: install Go 1.25 or newer, see https://go.dev/dl" >&2; exit 1; }
     CGO_ENABLED=0 GOBIN="$PWD/.tools/bin" go -C tests/relay install tool
-    cargo build --features dynamodb,redis
-    cargo test --package flag-sync relay:: -- --include-ignored
+    cargo build --locked --features dynamodb,redis
+    cargo test --locked --package flag-sync relay:: -- --include-ignored
 
 # Count the instructions of a cold start and of an invocation, beside those of a function that does nothing
 [group('develop')]
@@ -103,7 +103,7 @@ _noop: (_python "build")
     {{static}} cargo lambda build --locked --release --features floor --bin noop
 
 _count: _noop
-    cargo bench --profile dev --bench instructions
+    cargo bench --locked --profile dev --bench instructions
 
 # The function beside the floor and the guide's handler in Node: tables, target/bench/*.json (start, warm, memory, size; all of them and the stores without a name)
 [group('develop')]
@@ -125,12 +125,12 @@ figures: (_python "build")
 # The flag stores with 5,000 flags: time and requests of each step
 [group('develop')]
 bench-stores: (_debian "npm:npm" "node:nodejs" "redis-server:redis-server") (_npm "tests/stores/node")
-    cargo bench --package flag-sync --bench stores
+    cargo bench --locked --package flag-sync --bench stores
 
 # The steps of a decision, in-process
 [group('develop')]
 bench-steps:
-    cargo bench --bench steps
+    cargo bench --locked --bench steps
 
 # 100,000 invocations with faults at random: no answer lost, memory flat (SEED repeats a run)
 [group('develop')]
@@ -295,7 +295,7 @@ lock: (_python "lint")
 # The documentation of the crate, in target/doc
 [group('develop')]
 doc:
-    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --all-features
 
 # Installs Debian packages whose command is missing; each is given as command:package.
 _debian +PAIRS:

@@ -187,6 +187,10 @@ impl Given<'_> {
         }
     }
 
+    fn accept_if(self, fits: bool, expected: &str) -> Result<String, SettingError> {
+        if fits { Ok(self.value) } else { Err(self.refuse(expected)) }
+    }
+
     fn number(&self, unit: &str, range: RangeInclusive<u64>) -> Result<u64, SettingError> {
         self.value
             .parse()
@@ -217,34 +221,29 @@ impl Given<'_> {
 
     /// Segments that mean the same to every server and browser, encoded or not.
     fn path(self) -> Result<String, SettingError> {
-        let fits = |c: char| c.is_ascii_alphanumeric() || "._~-".contains(c);
-        let is_plain = |segment: &str| !segment.is_empty() && !segment.starts_with('.') && segment.chars().all(fits);
-        match self.value.strip_prefix('/') {
-            Some(path) if path.len() < 100 && path.split('/').all(is_plain) => Ok(self.value),
-            _ => Err(self.refuse(
-                "a path such as /site/beta: segments of letters, digits, '.', '_', '~' and '-' that do not start with \
-                 '.', and no slash at the end",
-            )),
-        }
+        let fits = |segment: &str| !segment.is_empty() && !segment.starts_with('.') && is_plain(segment, "._~-");
+        let segments = self.value.strip_prefix('/').filter(|path| path.len() < 100);
+        let is_path = segments.is_some_and(|path| path.split('/').all(fits));
+        self.accept_if(
+            is_path,
+            "a path such as /site/beta: segments of letters, digits, '.', '_', '~' and '-' that do not start with '.', \
+             and no slash at the end",
+        )
     }
 
     fn cookie(self) -> Result<String, SettingError> {
-        let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         let is_ours = [PREVIEW_COOKIE, GUARD_COOKIE].contains(&self.value.as_str());
-        if self.value.len() <= 64 && self.value.chars().all(fits) && !is_ours {
-            return Ok(self.value);
-        }
-        Err(self.refuse(format!(
-            "the name of a cookie, up to 64 letters, digits, '.', '_' and '-', other than {PREVIEW_COOKIE} and \
-             {GUARD_COOKIE}; or nothing"
-        )))
+        let is_name = self.value.len() <= 64 && is_plain(&self.value, "._-") && !is_ours;
+        self.accept_if(
+            is_name,
+            "the name of a cookie, up to 64 letters, digits, '.', '_' and '-', other than redirect-preview and \
+             redirect-guard; or nothing",
+        )
     }
 
     fn headers(self) -> Result<Vec<String>, SettingError> {
-        let names: Vec<_> = self.value.split(',').map(|name| name.trim().to_ascii_lowercase()).collect();
-        let names: Vec<_> = names.into_iter().filter(|name| !name.is_empty()).collect();
-        let fits = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
-        if names.iter().all(|name| name.chars().all(fits) && !REFUSED_HEADERS.contains(&name.as_str())) {
+        let names = listed(&self.value.to_ascii_lowercase());
+        if names.iter().all(|name| is_plain(name, "_-") && !REFUSED_HEADERS.contains(&name.as_str())) {
             return Ok(names);
         }
         Err(self.refuse(format!(
@@ -257,7 +256,7 @@ impl Given<'_> {
         let uri = self.value.trim_end_matches('/');
         let rest = uri.strip_prefix("https://").or_else(|| uri.strip_prefix("http://")).unwrap_or_default();
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        if is_authority(authority) && path.chars().all(|c| c.is_ascii_alphanumeric() || "/-._~".contains(c)) {
+        if is_authority(authority) && is_plain(path, "/-._~") {
             return Ok(uri.to_owned());
         }
         Err(self.refuse("an address such as https://sdk.launchdarkly.com, without query or user"))
@@ -282,16 +281,12 @@ impl Given<'_> {
     /// DynamoDB's rule for table names, or nothing.
     /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/HowItWorks.NamingRulesDataTypes.html>
     fn table(self) -> Result<String, SettingError> {
-        let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if self.value.is_empty() || ((3..=255).contains(&self.value.len()) && self.value.chars().all(fits)) {
-            return Ok(self.value);
-        }
-        Err(self.refuse("the name of a DynamoDB table: 3 to 255 letters, digits, '.', '_' and '-'"))
+        let fits = self.value.is_empty() || ((3..=255).contains(&self.value.len()) && is_plain(&self.value, "._-"));
+        self.accept_if(fits, "the name of a DynamoDB table: 3 to 255 letters, digits, '.', '_' and '-'")
     }
 
     fn regions(self) -> Result<Vec<String>, SettingError> {
-        let regions: Vec<_> =
-            self.value.split(',').map(str::trim).filter(|region| !region.is_empty()).map(str::to_owned).collect();
+        let regions = listed(&self.value);
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if regions.iter().all(|region| region.contains('-') && region.chars().all(fits)) {
             return Ok(regions);
@@ -323,22 +318,26 @@ impl Given<'_> {
 
     /// What LaunchDarkly's SDKs accept as a prefix, or nothing.
     fn prefix(self) -> Result<String, SettingError> {
-        if self.value.len() <= 256 && self.value.chars().all(|c| c.is_ascii_graphic()) {
-            return Ok(self.value);
-        }
-        Err(self.refuse("a prefix of at most 256 visible ASCII characters, or nothing"))
+        let fits = self.value.len() <= 256 && self.value.chars().all(|c| c.is_ascii_graphic());
+        self.accept_if(fits, "a prefix of at most 256 visible ASCII characters, or nothing")
     }
 
     /// LaunchDarkly's rule for keys: letters, digits, `.`, `_` and `-`.
     fn key(self) -> Result<String, SettingError> {
-        let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        let right = !self.value.is_empty() && self.value.len() <= 256 && self.value.chars().all(fits);
-        let dots = self.value.chars().all(|c| c == '.');
-        if right && !dots {
-            return Ok(self.value);
-        }
-        Err(self.refuse("a LaunchDarkly flag key: letters, digits, '.', '_' and '-'"))
+        // A path of dots would lead elsewhere.
+        let is_key = self.value.len() <= 256 && is_plain(&self.value, "._-") && self.value.chars().any(|c| c != '.');
+        self.accept_if(is_key, "a LaunchDarkly flag key: letters, digits, '.', '_' and '-'")
     }
+}
+
+/// Whether a text has ASCII letters, digits and these others alone.
+fn is_plain(text: &str, others: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
+}
+
+/// What stands between commas.
+fn listed(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(str::to_owned).collect()
 }
 
 /// A host name or address, with or without a port. Stricter than a URI needs to be: LaunchDarkly's SDK panics on one
@@ -380,6 +379,10 @@ impl Settings {
         settings.fit_timeout(&given("function_timeout_seconds")?)?;
         settings.fit_source(&given)?;
         settings.fit_paths(&given)?;
+        if settings.viewer_budget.is_zero() && settings.between_budget.is_zero() {
+            let expected = "more than 0, because viewer_budget_ms is 0 too and no fetch would ever have time to end";
+            return Err(given("between_budget_ms")?.refuse(expected));
+        }
         Ok(settings)
     }
 

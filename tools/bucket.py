@@ -56,11 +56,12 @@ def checksum(sha256: bytes) -> str:
 
 
 class Live(NamedTuple):
-    """A package that is or was live: its key, since when, and the fingerprint of its SDK key."""
+    """A package that is or was live: its key, since when, the fingerprint of its SDK key, and the sites' paths."""
 
     key: str
     since: str
     sdk_key: str
+    paths: str = "/site and /site/beta"  # Of all packages that were noted without.
 
     @property
     def hash(self) -> str:
@@ -172,7 +173,10 @@ class PackageBucket:
         described = self._stack.parameters()
         key = described.get("PackageKey")
         if key and (not found or found[-1].key != key):
-            found.append(Live(key, described.get("Release", ""), self._stack.tags().get(KEY_TAG, "")))
+            sdk_key = self._stack.tags().get(KEY_TAG, "")
+            # A stack of an older template has no such parameters.
+            paths = [f"{described['CurrentPath']} and {described['BetaPath']}"] if "CurrentPath" in described else []
+            found.append(Live(key, described.get("Release", ""), sdk_key, *paths))
         return found
 
     def note_live(self) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import edge
 import logs
 import rollback
+import shell_secrets
 import status
 import store
 from aws import REPORTED, explained
 from environment import Environment
-from launchdarkly import hide_key
 
 # flag-sync itself ends with 1 when the table differs, so another status says that nothing was compared.
 NOT_COMPARED = 2
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     options, unknown = parser().parse_known_args(arguments)
     if unknown:
         options.parser.error(f"unknown arguments: {' '.join(unknown)}")
-    hide_key()
+    shell_secrets.hide()
     try:
         return options.run(Environment(options.environment), options) or 0
     except REPORTED as error:

@@ -108,23 +108,24 @@ class Distribution:
 
         return self._update(change)
 
-    def detach(self, function: str) -> int:
+    def detach(self, function: str, stand_in: str) -> int:
         """Takes the function out of every behavior, straight through CloudFront, in whatever state a stack is.
 
-        Where the distribution has the CloudFront Function of that stack, that one takes its place: it sends everyone to
-        the current site. Returns the number of behaviors that changed.
+        The CloudFront Function `stand_in`, if there is one, takes its place: it sends everyone to the current site.
+        Returns the number of behaviors that changed.
         """
 
         def change(config: dict[str, Any]) -> int:
             changed = 0
-            stand_in = next((entry for part in behaviors(config) for entry in stand_ins(part, function)), None)
             for behavior in behaviors(config):
                 ours = of_function(behavior, function)
                 if ours:
                     others = [entry for entry in associations(behavior) if entry not in ours]
                     behavior["LambdaFunctionAssociations"] = listed(others)
-                    if stand_in and not scripts(behavior):
-                        behavior["FunctionAssociations"] = listed([stand_in])
+                    # CloudFront would refuse both kinds of function for viewers, and with it the whole update.
+                    viewers = [entry for entry in others if entry["EventType"].startswith("viewer-")]
+                    if stand_in and not viewers and not scripts(behavior):
+                        run_on_viewer_request(behavior, stand_in)
                     changed += 1
             return changed
 

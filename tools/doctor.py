@@ -7,12 +7,14 @@ from pathlib import Path
 
 from botocore.exceptions import ClientError
 
+import sites
 from aws import REGION, REPORTED, client, code_of, explained, session
 from distribution import behaviors
 from environment import Environment
 from failure import Failure
-from launchdarkly import KEY_SHAPE, KEY_VARIABLE, item, needed_key, setting
-from template import load
+from launchdarkly import KEY_SHAPE, item, needed_key, setting
+from shell_secrets import KEY_VARIABLE
+from template import Resolved, load
 from terminal import say
 
 # A new account may have as few as 10, and CloudFront answers 503 above it.
@@ -168,8 +170,8 @@ def check_behaviors(environment: Environment, root: Path) -> str:
         count, name = len(list(behaviors(distribution.config()))), distribution.id
     else:
         template = load((root / "cloudformation" / "edge.yaml").read_text())
-        config = template["Resources"]["Distribution"]["Properties"]["DistributionConfig"]
-        count, name = len(config["CacheBehaviors"]) + 1, "the distribution to be made"
+        made = sites.behaviors(Resolved(template, sites.paths(root), environment.stack.name))
+        count, name = len(made), "the distribution to be made"
     plans = ", ".join(
         f"{plan} {'allows' if count <= most else 'refuses'} it ({most})" for plan, most in FLAT_RATE_BEHAVIORS.items()
     )

@@ -17,6 +17,7 @@ import last_flags
 import logs
 import pages
 import recipe
+import sites
 import stack
 from aws import REGION, account_id, client, code_of
 from bucket import Package, PackageBucket, now
@@ -24,6 +25,7 @@ from distribution import Attachment, Distribution
 from environment import Environment
 from failure import Failure
 from launchdarkly import KEY_TAG, fingerprint, needed_key
+from shell_secrets import preview_token
 from template import Refused, Resolved, load
 from terminal import say, waiting
 
@@ -36,7 +38,12 @@ SITE = ROOT / "site"
 MANAGED = {"PackageBucket", "PackageKey", "PackageSha256", "Release", "AttachFunction"}
 
 # Those of a package, before there is one.
-UNBUILT = {"PackageBucket": "BUCKET", "PackageKey": "packages/HASH.zip", "PackageSha256": f"{'0' * 43}="}
+UNBUILT = {
+    "PackageBucket": "BUCKET",
+    "PackageKey": "packages/HASH.zip",
+    "PackageSha256": f"{'0' * 43}=",
+    "AttachFunction": "yes",
+}
 
 # How often destroy tries whether the replicas are gone, which is after hours.
 REPLICA_POLL_SECONDS = 60
@@ -46,15 +53,15 @@ REPLICA_POLL_SECONDS = 60
 
 
 def deploy(environment: Environment, options: argparse.Namespace) -> None:
-    chosen = stack.chosen_parameters(TEMPLATE, MANAGED, options.set)
+    chosen = chosen_parameters(options.set)
     tags = stack.given_tags(options.tag)
-    local = pages.pages(SITE)
+    local = pages.pages(SITE, chosen["CurrentPath"], chosen["BetaPath"])
     if options.dry_run:
         dry_run(environment, chosen, local, options)
         return
 
     # What can be checked is checked before the build, which lasts minutes.
-    key = "" if options.without_function else needed_key(ROOT)
+    key, token = ("", "") if options.without_function else (needed_key(ROOT), preview_token())
     account = account_id()
     packages = PackageBucket(environment.stack, account)
     say(f"Environment {environment.name}: stack {environment.stack.name} in {REGION}, account {account}")
@@ -74,7 +81,8 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
             f"now. just detach {environment.name} takes it away from the viewers."
         )
 
-    package = None if options.without_function else build(environment, packages, kept.get("PackageKey", ""), key)
+    live = kept.get("PackageKey", "")
+    package = None if options.without_function else build(environment, packages, live, key, token)
     packages.secure()
     if package:
         packages.upload(package, fingerprint(key))
@@ -100,6 +108,13 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
     closing_words(environment, outputs, bool(package), options.attach)
 
 
+def chosen_parameters(settings: list[str]) -> dict[str, str]:
+    for name, field in sites.PATHS.items():
+        if any(setting.startswith(f"{name}=") for setting in settings):
+            raise Failure(f"--set {name}=...: the function has it from redirect.toml. Set {field} there.")
+    return sites.paths(ROOT) | stack.chosen_parameters(TEMPLATE, MANAGED | set(sites.PATHS), settings)
+
+
 def foreseen(environment: Environment, values: dict[str, str], options: argparse.Namespace) -> Resolved:
     """The template with these values, as if the package were there already. Fails where CloudFormation would."""
     package = {} if options.without_function else UNBUILT
@@ -112,12 +127,12 @@ def foreseen(environment: Environment, values: dict[str, str], options: argparse
     return resolved
 
 
-def build(environment: Environment, packages: PackageBucket, live: str, key: str) -> Package:
+def build(environment: Environment, packages: PackageBucket, live: str, key: str, token: str) -> Package:
     """Flag data that did not change keeps its date, so that the same inputs make the package that is live; and while
     LaunchDarkly is down, the live package's flag data is used again."""
     if live and environment.stack.tags().get(KEY_TAG) == fingerprint(key) and (flags := packages.flags(live)):
         last_flags.write(ROOT, key, flags)
-    recipe.run("package", key)
+    recipe.run("package", key, token)
     return read_package(PACKAGE)
 
 
@@ -155,13 +170,14 @@ def reattach(environment: Environment, distribution_id: str) -> None:
 
 def attachment(environment: Environment, resolved: Resolved) -> Attachment:
     """The behaviors of the stack's own distribution, were there one, say which function belongs where."""
-    config = resolved.template["Resources"]["Distribution"]["Properties"]["DistributionConfig"]
     redirected: list[str] = []
     indexed: list[str] = []
-    for behavior in (config["DefaultCacheBehavior"], *config["CacheBehaviors"]):
-        if "FunctionAssociations" in behavior:
-            group = redirected if "LambdaFunctionAssociations" in behavior else indexed
-            group.append(behavior.get("PathPattern", "*"))
+    for behavior in sites.behaviors(resolved):
+        pattern = behavior.get("PathPattern", "*")
+        if "LambdaFunctionAssociations" in behavior:
+            redirected.append(pattern)
+        elif "FunctionAssociations" in behavior:
+            indexed.append(pattern)
     return Attachment(environment.function, redirected, indexed)
 
 
@@ -201,7 +217,8 @@ def closing_words(
     if "Url" not in outputs:
         say(f"just deploy {environment.name} --attach puts the functions into the behaviors that the distribution has.")
         say("The distribution is yours: give its behaviors, on viewer requests, these functions (first match first):")
-        say(f"  {outputs['Behaviours']}")
+        # A stack of an older template has no such output.
+        say(f"  {outputs.get('Behaviors', 'those of docs/deploy.md')}")
         say(f"  redirect function    {outputs.get('FunctionVersionArn', '(not deployed)')}")
         say(f"  CloudFront Function  {outputs['CurrentSiteFunctionArn']}")
         return
@@ -247,9 +264,17 @@ def dry_run(
 
 
 def publish(environment: Environment, _: argparse.Namespace) -> None:
-    local = pages.pages(SITE)
+    wanted = sites.paths(ROOT)
+    local = pages.pages(SITE, wanted["CurrentPath"], wanted["BetaPath"])
     environment.described()
     environment.stack.ready()
+    deployed = environment.stack.parameters()
+    for name, field in sites.PATHS.items():
+        if deployed.get(name, wanted[name]) != wanted[name]:
+            raise Failure(
+                f"{environment.name} was deployed with the {field} {deployed[name]}, but redirect.toml has "
+                f"{wanted[name]}. Publish the pages together with the function: just deploy {environment.name}"
+            )
     outputs = environment.stack.outputs()
     if "SiteBucketName" not in outputs:
         raise Failure(f"The stack {environment.stack.name} has no bucket of its own: upload the site to yours.")
@@ -287,7 +312,8 @@ def detach(environment: Environment, _: argparse.Namespace) -> None:
 def detach_now(environment: Environment) -> bool:
     """Removes the associations through CloudFront itself. True if there were any."""
     distribution = environment.distribution()
-    changed = distribution.detach(environment.function) if distribution else 0
+    stand_in = environment.stack.resources().get("CurrentSite", "")
+    changed = distribution.detach(environment.function, stand_in) if distribution else 0
     if distribution and changed:
         say(f"Distribution {distribution.id}: {changed} behaviors no longer run the function")
         distribution.wait_until_deployed()

@@ -11,8 +11,7 @@ import urllib.request
 from pathlib import Path
 
 from failure import Failure
-
-KEY_VARIABLE = "LAUNCHDARKLY_SDK_KEY"
+from shell_secrets import KEY_VARIABLE, secret
 
 # The tag of stacks, and the metadata of packages, that holds the fingerprint of their SDK key.
 KEY_TAG = "redirect-sdk-key"
@@ -30,23 +29,13 @@ class Unavailable(Failure):
     """LaunchDarkly is down or out of reach, which says nothing about key and flag."""
 
 
-_hidden = ""
-
-
-def hide_key() -> None:
-    """Takes the key out of the environment, so that no process that this one starts sees it, a profile's
-    credential_process among them."""
-    global _hidden
-    _hidden = os.environ.pop(KEY_VARIABLE, "")
-
-
 def has_key() -> bool:
-    return bool(os.environ.get(KEY_VARIABLE) or _hidden)
+    return bool(secret(KEY_VARIABLE))
 
 
 def sdk_key() -> str:
     """The SDK key from the environment, its only source."""
-    key = os.environ.get(KEY_VARIABLE) or _hidden
+    key = secret(KEY_VARIABLE)
     if not key:
         raise Failure(
             f"{KEY_VARIABLE} is not set. Export the SDK key of the environment whose flag is to decide "

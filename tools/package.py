@@ -24,7 +24,8 @@ import zopfli
 import last_flags
 import recipe
 from failure import Failure
-from launchdarkly import KEY_VARIABLE, Unavailable, item, needed_key, setting
+from launchdarkly import Unavailable, item, needed_key, setting
+from shell_secrets import KEY_VARIABLE, TOKEN_VARIABLE, preview_token
 
 ROOT = Path(__file__).resolve().parents[1]
 BINARY = Path("target/lambda/redirect/bootstrap")
@@ -50,14 +51,14 @@ def main(arguments: list[str] | None = None) -> int:
     choice.add_argument("--no-flags", action="store_true", help="bundle no flag data")
     options = parser.parse_args(arguments)
     try:
-        key = needed_key(ROOT)
+        key, token = needed_key(ROOT), preview_token()
         flags = None
         if options.flags:
             flags = flags_from(options.flags)
         elif key and not options.no_flags:
             flags = current_flags(key)
-        recipe.run("build", key)
-        members = {"redirect": (checked_binary(key), 0o755), "carrier.py": (read(CARRIER), 0o644)}
+        recipe.run("build", key, token)
+        members = {"redirect": (checked_binary(key, token), 0o755), "carrier.py": (read(CARRIER), 0o644)}
         if flags:
             members["flags.json"] = (flags, 0o644)
         print("Packing (15 seconds or so) ...", flush=True)
@@ -89,7 +90,7 @@ def read(path: Path) -> bytes:
 # ---- The binary ------------------------------------------------------------------------------------------------------
 
 
-def checked_binary(key: str) -> bytes:
+def checked_binary(key: str, token: str) -> bytes:
     binary = read(BINARY)
     for problem in elf_problems(binary):
         raise Failure(f"{BINARY} {problem}")
@@ -98,6 +99,11 @@ def checked_binary(key: str) -> bytes:
         raise Failure(
             f"{BINARY} was built without the SDK key that {KEY_VARIABLE} holds now: offline, or with another one. "
             "Build it with the key in the environment: just build."
+        )
+    if token.encode() not in binary:
+        raise Failure(
+            f"{BINARY} was built without the preview token that {TOKEN_VARIABLE} holds now: with none, or with another "
+            "one. Build it with the token in the environment: just build."
         )
     return binary
 

@@ -1,4 +1,4 @@
-"""The pages: site/ on this machine, site/ in the bucket, and what differs."""
+"""The pages: site/ on this machine, the bucket of the site, and what differs."""
 
 import hashlib
 import mimetypes
@@ -60,9 +60,9 @@ class Plan(NamedTuple):
     stale: list[str]
 
 
-def pages(folder: Path) -> list[Page]:
-    """The files to publish, assets before pages. Names that start with a dot are editors' and systems' own, save
-    .well-known."""
+def pages(folder: Path, current: str, beta: str) -> list[Page]:
+    """The files to publish under the paths of the two sites, assets before pages. Names that start with a dot are
+    editors' and systems' own, save .well-known."""
     if not folder.is_dir():
         raise Failure(f"{folder} is not there. Put the site's pages in it: index.html and beta/index.html.")
     found = []
@@ -70,11 +70,19 @@ def pages(folder: Path) -> list[Page]:
         parts = file.relative_to(folder).parts
         if file.is_file() and all(part[0] != "." or part == ".well-known" for part in parts):
             content_type = type_of(file.name)
-            found.append(Page(file, "/".join(("site", *parts)), content_type, cache_control(file.name, content_type)))
-    for needed in ("site/index.html", "site/beta/index.html", "site/404.html"):
-        if needed not in [page.key for page in found]:
-            name = needed.removeprefix("site/")
-            raise Failure(f"{folder.name}/ lacks {name}, to which viewers are sent. Add it.")
+            is_beta = len(parts) > 1 and parts[0] == "beta"
+            site, names = (beta, parts[1:]) if is_beta else (current, parts)
+            key = "/".join((site, *names)).lstrip("/")
+            if not is_beta and f"/{key}".startswith(f"{beta}/"):
+                raise Failure(f"{folder.name}/{'/'.join(parts)} would be a page of beta, which is at {beta}. Move it.")
+            page = Page(file, key, content_type, cache_control(file.name, content_type))
+            found.append(page)
+            # At the root nothing names a directory's index page on the way to S3, so the directory's name has it too.
+            if current == "/" and not is_beta and key.endswith("/index.html"):
+                found.append(page._replace(key=key.removesuffix("index.html")))
+    for needed in ("index.html", "beta/index.html", "404.html"):
+        if not (folder / needed).is_file():
+            raise Failure(f"{folder.name}/ lacks {needed}, to which viewers are sent. Add it.")
     return sorted(found, key=lambda page: (page.is_page, page.key))
 
 
@@ -90,8 +98,11 @@ def cache_control(name: str, content_type: str) -> str:
 
 
 def plan(local: list[Page], owned: dict[str, str]) -> Plan:
-    """`owned` names the bucket and its owner, as each call does: a bucket of that name may be someone else's."""
-    listing = client("s3").get_paginator("list_objects_v2").paginate(**owned, Prefix="site/")
+    """`owned` names the bucket and its owner, as each call does: a bucket of that name may be someone else's.
+
+    Whatever else is in it goes: the bucket is a copy of site/, and another path may be the sites' now.
+    """
+    listing = client("s3").get_paginator("list_objects_v2").paginate(**owned)
     remote = {entry["Key"]: entry["ETag"].strip('"') for answer in listing for entry in answer.get("Contents", [])}
     upload = [page for page in local if remote.get(page.key) != md5(page.file)]
     delete = sorted(set(remote) - {page.key for page in local})
@@ -141,4 +152,5 @@ def paths_of(keys: list[str]) -> list[str]:
         paths.append(path)
         if path.endswith("/index.html"):
             paths.append(path.removesuffix("index.html"))
+    paths = list(dict.fromkeys(paths))
     return paths if len(paths) <= MAX_PATHS else ["/*"]

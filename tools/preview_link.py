@@ -1,15 +1,16 @@
 """Prints a preview link; makes its token where the environment has none."""
 
 import argparse
-import os
-import re
 import secrets
 import sys
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from failure import Failure
+from launchdarkly import setting
+from shell_secrets import TOKEN_VARIABLE, preview_token
 
-TOKEN_VARIABLE = "REDIRECT_PREVIEW_TOKEN"
+ROOT = Path(__file__).resolve().parents[1]
 PARAMETER = "redirect-preview"
 
 
@@ -24,25 +25,26 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        token = checked(os.environ.get(TOKEN_VARIABLE, "").strip())
+        token = preview_token()
+        page = entrance(options.page, setting(ROOT, "current_path"), setting(ROOT, "beta_path"))
     except Failure as error:
         print(f"No link: {error}", file=sys.stderr)
         return 1
     if not token:
         token = secrets.token_urlsafe(24)
         print(f"A new token, a secret. Keep it, set it, and deploy:\n\n  export {TOKEN_VARIABLE}={token}\n")
-    print(f"Shows beta: {link(options.page, token)}")
-    print(f"Ends that:  {link(options.page, 'off')}")
+    print(f"Shows beta: {link(page, token)}")
+    print(f"Ends that:  {link(page, 'off')}")
     return 0
 
 
-def checked(token: str) -> str:
-    if token and not re.fullmatch(r"[A-Za-z0-9._-]{16,128}", token):
-        raise Failure(
-            f"{TOKEN_VARIABLE} is not a preview token. Set 16 to 128 letters, digits, '.', '_' and '-', or unset it to "
-            "have one made."
-        )
-    return token
+def entrance(page: str, current: str, beta: str) -> str:
+    """The address that enters the site at that page: below the current site's prefix no function reads a link."""
+    parts = urlsplit(page)
+    below = f"{parts.path}/".startswith
+    if current == "/" or below(f"{beta}/") or not below(f"{current}/"):
+        return page
+    return parts._replace(path=parts.path.removeprefix(current)).geturl()
 
 
 def link(page: str, value: str) -> str:

@@ -5,17 +5,16 @@ import subprocess
 from pathlib import Path
 
 from failure import Failure
-from launchdarkly import KEY_VARIABLE
+from shell_secrets import KEY_VARIABLE, TOKEN_VARIABLE, VARIABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(name: str, key: str = "") -> None:
-    """A compiler sees no AWS credentials, and the SDK key only where it is compiled in."""
-    hidden = ("AWS_", KEY_VARIABLE)
+def run(name: str, key: str = "", token: str = "") -> None:
+    """A compiler sees no AWS credentials, and the SDK key and the preview token only where they are compiled in."""
+    hidden = ("AWS_", *VARIABLES)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
-    if key:
-        environment[KEY_VARIABLE] = key
+    environment |= {name: value for name, value in ((KEY_VARIABLE, key), (TOKEN_VARIABLE, token)) if value}
     command = ["just", "--justfile", str(ROOT / "justfile"), name]
     try:
         status = subprocess.run(command, env=environment, check=False).returncode

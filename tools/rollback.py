@@ -35,6 +35,12 @@ def run(environment: Environment, options: argparse.Namespace) -> None:
     chosen = choose([*choices.values(), live], live, options.hash)
     if chosen.key == live.key and values["AttachFunction"] == "yes":
         say(f"{live.hash[:12]} is live already.")
+    if chosen.paths != live.paths:
+        raise Failure(
+            f"The package {chosen.hash[:12]} is for the paths {chosen.paths}, the distribution for {live.paths}. "
+            "Deploy the commit that it was built from, or give everyone the current site: "
+            f"just detach {environment.name}"
+        )
     options.hash = chosen.hash[:12]  # so that an interrupted run says how to resume
 
     sdk_key = packages.sdk_key(chosen.key)

@@ -20,7 +20,8 @@ from aws import REGION, Tolerating, account_id, client
 from bucket import Package, PackageBucket
 from environment import Environment
 from failure import Failure
-from launchdarkly import KEY_TAG, KEY_VARIABLE, fingerprint, has_key, sdk_key
+from launchdarkly import KEY_TAG, fingerprint, has_key, sdk_key
+from shell_secrets import KEY_VARIABLE
 from stack import Stack
 from template import Resolved, load
 from terminal import say

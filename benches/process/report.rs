@@ -1,4 +1,4 @@
-//! What came out, as tables and as JSON.
+//! The results, as tables and as JSON.
 
 use crate::Result;
 use crate::cold::Cold;

@@ -1,4 +1,4 @@
-//! What the project promises itself, and what became of it.
+//! What the project promises, and whether the figures keep it.
 
 use crate::freeze::{Freeze, ROUND_TRIP};
 use crate::report::Report;

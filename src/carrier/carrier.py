@@ -1,7 +1,7 @@
 """Replaces the managed Python runtime by the Rust binary, before the runtime asks for its first event.
 
-Lambda@Edge takes only the managed Node.js and Python runtimes. Lambda imports this module as the handler's; the
-process that it runs in becomes the binary, with the same environment, and takes the events itself.
+Lambda@Edge runs only the managed Node.js and Python runtimes. Lambda imports this module as the handler's; the
+process that it runs in becomes the binary, with the same environment, and receives the events itself.
 https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/lambda-at-edge-function-restrictions.html
 """
 

@@ -268,8 +268,8 @@ impl Shared {
             && logged.negated.as_ref() != Some(segment)
         {
             log::error!(
-                "flag {:?} shows everyone the current site: {} is missing, and the result of a negated clause depends \
-                 on it. Create the segment again or change the clause",
+                "flag {:?} shows everyone the current site: {} is missing or a big segment, and the result of a negated \
+                 clause depends on it. Create the segment again or change the clause",
                 self.settings.flag_key,
                 named(segment)
             );

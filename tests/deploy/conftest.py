@@ -19,7 +19,7 @@ import permissions
 import recipe
 import status
 import store
-from harness import CANARY, ROOT, Cloud
+from harness import CANARY, ROOT, TOKEN, Cloud
 from standin import Standin
 
 # ---- AWS on this machine ---------------------------------------------------------------------------------------------
@@ -134,6 +134,7 @@ def cloud(project, moto, standin, monkeypatch, capsys):
     assert denied == [], "a policy of docs/ lacks these permissions"
     everything = "\n".join(made.record + standin.requests)
     assert CANARY not in everything, "the SDK key was shown"
+    assert TOKEN not in everything, "the preview token was shown"
     assert not any(put["Value"] in everything for put in standin.put_parameters), "a secret was shown"
 
 

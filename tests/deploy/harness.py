@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 import time
 import zipfile
@@ -14,13 +15,16 @@ import botocore.session
 
 import aws
 import command_line
-import launchdarkly
+import shell_secrets
 from permissions import needed
 
 ROOT = Path(__file__).resolve().parents[2]
 
 # A key of the right shape that no output, no command line and no request may ever show.
 CANARY = "sdk-c0ffee00-0000-4000-8000-00000000cafe"
+
+# A preview token, which is as secret.
+TOKEN = "preview-canary-0123456789"
 
 # Read once for all sessions: most of the time of a first call is the reading of AWS's models.
 MODELS = botocore.loaders.create_loader()
@@ -39,6 +43,7 @@ class Cloud:
         self.last_stack = ""
         standin.on_call = self.note_permissions
         self.recipes = []  # the recipes that were run, each with the SDK key it saw
+        self.tokens = []  # the preview tokens that they saw
         self.begun = 0  # how many calls there were before the last command
         self.record, self.pauses = [], 0
         self.on_pause = lambda number: None
@@ -66,7 +71,7 @@ class Cloud:
         aws.client.cache_clear()
         with (
             patch.dict(os.environ),
-            patch.object(launchdarkly, "_hidden", ""),
+            patch.dict(shell_secrets._hidden, clear=True),
             patch.object(boto3, "Session", self.session),
         ):
             try:
@@ -125,9 +130,10 @@ class Cloud:
         assert self.pauses < 200, "it waits for something that never comes"
         self.on_pause(self.pauses)
 
-    def run_recipe(self, name, key=""):
+    def run_recipe(self, name, key="", token=""):
         """In place of the builds, whose results are there already."""
         self.recipes.append((name, key))
+        self.tokens.append(token)
 
     # ---- What there is
 
@@ -161,6 +167,12 @@ class Cloud:
             AttributeDefinitions=[{"AttributeName": "namespace", "AttributeType": "S"}],
             KeySchema=[{"AttributeName": "namespace", "KeyType": "HASH"}],
         )
+
+    def set_paths(self, current, beta):
+        """In the project's redirect.toml."""
+        file = self.project / "redirect.toml"
+        text = re.sub(r'^current_path = ".*"', f'current_path = "{current}"', file.read_text(), flags=re.MULTILINE)
+        file.write_text(re.sub(r'^beta_path = ".*"', f'beta_path = "{beta}"', text, flags=re.MULTILINE))
 
     def buckets(self):
         return sorted(bucket["Name"] for bucket in self.s3.list_buckets()["Buckets"])

@@ -638,8 +638,11 @@ class Standin:
             self.distributions.pop(name, None)
             return
         for behavior in behaviors_of(config):
-            if behavior["LambdaFunctionAssociations"]["Quantity"] and behavior["FunctionAssociations"]["Quantity"]:
-                raise AwsFault("InvalidLambdaFunctionAssociation", "both kinds of function on viewer-request")
+            # https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/edge-function-restrictions-all.html
+            lambdas = [entry["EventType"] for entry in behavior["LambdaFunctionAssociations"].get("Items", [])]
+            is_for_viewers = any(event.startswith("viewer-") for event in lambdas)
+            if is_for_viewers and behavior["FunctionAssociations"]["Quantity"]:
+                raise AwsFault("InvalidLambdaFunctionAssociation", "both kinds of function on viewer events")
         tag = f"ETAG{next(self._numbers)}"
         self.distributions[name] = {"config": config, "etag": tag, "busy": self.slow_distribution}
 

@@ -14,7 +14,7 @@ import command_line
 import recipe
 import status
 from failure import Failure
-from harness import CANARY, ROOT
+from harness import CANARY, ROOT, TOKEN
 
 COMMANDS = (
     "deploy",
@@ -93,8 +93,22 @@ def test_what_is_built(cloud):
     assert cloud.recipes == [("package", CANARY), ("_flag-sync", "")]
 
 
-@pytest.mark.parametrize("key", ["", CANARY])
-def test_a_build_sees_no_credentials_and_the_key_only_if_it_is_given(tmp_path, monkeypatch, key):
+def test_the_preview_token_is_compiled_in_and_nowhere_else(cloud, monkeypatch):
+    monkeypatch.setenv("REDIRECT_PREVIEW_TOKEN", TOKEN)
+    cloud.does("deploy")
+    cloud.does("store-deploy")
+    assert cloud.tokens == [TOKEN, ""]
+
+
+def test_nothing_is_built_with_a_wrong_preview_token(cloud, monkeypatch):
+    monkeypatch.setenv("REDIRECT_PREVIEW_TOKEN", "too short")
+    err = cloud.fails("deploy")
+    assert "REDIRECT_PREVIEW_TOKEN is not a preview token" in err and "too short" not in err
+    assert (cloud.recipes, cloud.calls) == ([], [])
+
+
+@pytest.mark.parametrize(("key", "token"), [("", ""), (CANARY, ""), (CANARY, TOKEN)])
+def test_a_build_sees_no_credentials_and_the_secrets_only_if_they_are_given(tmp_path, monkeypatch, key, token):
     seen = tmp_path / "seen.json"
     just = tmp_path / "just"
     dump = f"json.dump([sys.argv[1:], dict(os.environ)], open({str(seen)!r}, 'w'))"
@@ -104,10 +118,12 @@ def test_a_build_sees_no_credentials_and_the_key_only_if_it_is_given(tmp_path, m
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
     monkeypatch.setenv("AWS_PROFILE", "mine")
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", "sdk-another")
-    recipe.run("build", key)
+    monkeypatch.setenv("REDIRECT_PREVIEW_TOKEN", "another-token-0123")
+    recipe.run("build", key, token)
     arguments, environment = json.loads(seen.read_text())
     assert arguments == ["--justfile", str(ROOT / "justfile"), "build"]
     assert environment.get("LAUNCHDARKLY_SDK_KEY", "") == key
+    assert environment.get("REDIRECT_PREVIEW_TOKEN", "") == token
     assert [name for name in environment if name.startswith("AWS_")] == []
 
 
@@ -120,7 +136,7 @@ def test_a_build_that_fails_ends_the_command(tmp_path, monkeypatch):
         recipe.run("package")
 
 
-def test_a_profiles_own_program_does_not_see_the_sdk_key(cloud, monkeypatch, tmp_path):
+def test_a_profiles_own_program_does_not_see_the_secrets(cloud, monkeypatch, tmp_path):
     """botocore runs a profile's credential_process with the environment of the command."""
     program = tmp_path / "credentials"
     program.write_text(
@@ -133,9 +149,12 @@ def test_a_profiles_own_program_does_not_see_the_sdk_key(cloud, monkeypatch, tmp
     monkeypatch.setenv("AWS_PROFILE", "mine")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
+    monkeypatch.setenv("REDIRECT_PREVIEW_TOKEN", TOKEN)
     cloud.does("deploy")
-    assert CANARY not in (tmp_path / "credentials.seen").read_text()
-    assert cloud.recipes == [("package", CANARY)]
+    seen = (tmp_path / "credentials.seen").read_text()
+    assert "AWS_PROFILE=mine" in seen
+    assert CANARY not in seen and TOKEN not in seen
+    assert (cloud.recipes, cloud.tokens) == ([("package", CANARY)], [TOKEN])
 
 
 def test_package_refuses_an_unknown_argument_at_once():

@@ -236,10 +236,106 @@ def test_an_existing_bucket_is_left_alone(cloud):
     cloud.s3.create_bucket(Bucket="mine")
     out = cloud.does("deploy", "--set", "ExistingBucketName=mine", "--set", "ExistingBucketRegion=eu-west-1")
     statement = next(json.loads(line) for line in out if line.startswith('  {"Effect"'))
-    assert statement["Resource"] == "arn:aws:s3:::mine/site/*"
+    assert statement["Resource"] == ["arn:aws:s3:::mine/site/*", "arn:aws:s3:::mine/site/beta/*"]
     assert cloud.keys("mine") == []
     (origin,) = cloud.config()["Origins"]["Items"]
     assert origin["DomainName"] == "mine.s3.eu-west-1.amazonaws.com"
+
+
+def test_a_site_that_keeps_its_addresses_is_deployed_at_the_root(cloud):
+    cloud.set_paths("/", "/next")
+    cloud.does("deploy")
+    runs = what_runs(cloud)
+    new = [("viewer-request", f"{FUNCTION}:1")]
+    assert {pattern for pattern, who in runs.items() if who == new} == {
+        None, "/next", "/next/*.htm*", "/next/*.*/*", "/next/*", "/*.htm*", "/*.*/*",
+    }  # fmt: skip
+    assert {pattern for pattern, who in runs.items() if not who} == {"/next/*.*", "/.well-known/*", "/*.*"}
+    site = cloud.bucket("sitebucket")
+    assert cloud.keys(site) == [
+        "404.html", "app.0a1b2c3d.js", "docs/", "docs/index.html", "index.html", "next/index.html", "style.css",
+    ]  # fmt: skip
+    # A directory's name has its index page too: nothing names it on the way to S3.
+    page = cloud.s3.get_object(Bucket=site, Key="docs/")
+    assert (page["Body"].read(), page["ContentType"]) == (b"docs/index.html, first", "text/html; charset=utf-8")
+
+    (cloud.project / "site/docs/index.html").write_text("second")
+    (cloud.project / "site/index.html").write_text("second")
+    cloud.does("publish")
+    assert sorted(uploads(cloud)) == ["docs/", "docs/index.html", "index.html"]
+    assert cloud.aws.invalidations == [["/docs/", "/docs/index.html", "/index.html", "/"]]
+    cloud.does("detach")
+    assert {pattern for pattern, who in what_runs(cloud).items() if who == [("viewer-request", STAND_IN)]} == {
+        None, "/next", "/next/*.htm*", "/next/*.*/*", "/next/*", "/*.htm*", "/*.*/*",
+    }  # fmt: skip
+
+
+def test_beta_may_be_beside_the_current_site(cloud):
+    cloud.set_paths("/site", "/new")
+    cloud.does("deploy")
+    assert "/new/*.htm*" in what_runs(cloud)
+    keys = cloud.keys(cloud.bucket("sitebucket"))
+    assert "new/index.html" in keys and "site/docs/index.html" in keys
+    assert [key for key in keys if not key.startswith(("site/", "new/"))] == []
+
+
+def test_a_page_of_the_current_site_cannot_be_at_an_address_of_beta(cloud):
+    cloud.set_paths("/", "/docs")
+    assert "site/docs/index.html would be a page of beta, which is at /docs" in cloud.fails("deploy")
+    assert cloud.recipes == []
+
+
+def test_other_paths_reach_viewers_with_the_function_and_the_pages_of_before_go(cloud):
+    cloud.does("deploy")
+    cloud.set_paths("/", "/beta")
+    err = cloud.fails("publish")
+    assert "was deployed with the current_path /site, but redirect.toml has /." in err and "just deploy" in err
+    cloud.package(b"with other paths")
+    cloud.does("deploy")
+    keys = cloud.keys(cloud.bucket("sitebucket"))
+    assert "beta/index.html" in keys and [key for key in keys if key.startswith("site/")] == []
+    cloud.package(b"third")
+    cloud.does("deploy", "--set", "MemorySize=256")
+    assert cloud.stack().parameters["CurrentPath"] == "/"
+
+
+@pytest.mark.parametrize(("name", "field"), [("CurrentPath", "current_path"), ("BetaPath", "beta_path")])
+def test_the_paths_have_one_place(cloud, name, field):
+    for more in ([], ["--dry-run"]):
+        assert f"Set {field} there" in cloud.fails("deploy", "--set", f"{name}=/other", *more)
+    assert (cloud.recipes, cloud.calls) == ([], [])
+
+
+@pytest.mark.parametrize(("field", "reported"), [("current_path", "a path such as /site"), ("beta_path", "/site/beta")])
+def test_a_path_that_cannot_be_one_is_refused_before_the_build(cloud, field, reported):
+    cloud.set_paths(*("/site/" if field == name else "/x" for name in ("current_path", "beta_path")))
+    err = cloud.fails("deploy")
+    assert reported in err and f"{field} in redirect.toml" in err
+    assert cloud.recipes == []
+
+
+def test_an_existing_distribution_at_the_root(cloud):
+    cloud.set_paths("/", "/beta")
+    text = "\n".join(cloud.does("deploy", "--set", "ExistingDistributionId=E1EXAMPLE"))
+    assert "no function: /.well-known/*; redirect function: /*.htm*, /*.*/*; no function: /*.*" in text
+    assert "/site" not in text
+    existing(cloud, {None: [], "/*.*": [], "/*.htm*": [], "/beta/*": [], "/api/*": [("viewer-request", OTHER)]})
+    text = "\n".join(cloud.does("deploy", "--attach"))
+    new = [("viewer-request", f"{FUNCTION}:1")]
+    assert what_runs(cloud) == {
+        None: new, "/*.*": [], "/*.htm*": new, "/beta/*": new, "/api/*": [("viewer-request", OTHER)],
+    }  # fmt: skip
+    assert "/*.*/*               is not one of its behaviors" in text and "/site" not in text
+    # Nobody stays on beta: the CloudFront Function leads them home.
+    cloud.does("detach")
+    assert what_runs(cloud)["/beta/*"] == what_runs(cloud)[None] == [("viewer-request", STAND_IN)]
+
+
+def test_the_dry_run_of_the_root(cloud):
+    cloud.set_paths("/", "/beta")
+    text = "\n".join(cloud.does("deploy", "--dry-run"))
+    assert "parameter CurrentPath = /\n" in text and "parameter BetaPath = /beta" in text
+    assert "\n   docs/index.html " in text and "\n   beta/index.html " in text and "   site/" not in text
 
 
 def test_the_dry_run_calls_nobody(cloud, monkeypatch):
@@ -408,9 +504,10 @@ def packing(cloud, launchdarkly, monkeypatch):
     minutes = itertools.count()
     monkeypatch.setattr(package_module, "now", lambda: f"2026-01-31T12:{next(minutes):02}:00Z")
 
-    def run_recipe(name, key=""):
+    def run_recipe(name, key="", token=""):
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("LAUNCHDARKLY_SDK_KEY", key)
+            environment.setenv("REDIRECT_PREVIEW_TOKEN", token)
             if name == "package" and package_module.main([]):
                 raise Failure("just package failed; see above why.")
 
@@ -552,7 +649,7 @@ def test_publish_needs_a_bucket_of_the_stack(cloud):
         (["deploy", "a" * 21], "up to 20"),
         (["deploy", "production-flags"], "The flag store of production"),
         (["url", "store"], "Give the environment first: production store"),
-        (["deploy", "--set", "Colour=red"], "expected NAME=VALUE with NAME one of"),
+        (["deploy", "--set", "Color=red"], "expected NAME=VALUE with NAME one of"),
         (["deploy", "--set", "PackageKey=x"], "expected NAME=VALUE"),
         (["deploy", "--set", "AccessLogs"], "expected NAME=VALUE"),
         (["deploy", "--set", "DomainName=www.example.com"], "DomainName and CertificateArn belong together"),
@@ -960,14 +1057,21 @@ def test_detach_spares_other_functions_and_partial_and_old_associations_go(cloud
         {
             None: [("viewer-request", f"{FUNCTION}:1"), ("origin-request", OTHER)],
             "/site/beta": [("viewer-request", f"{FUNCTION}:7")],
+            # CloudFront takes no CloudFront Function beside it.
+            "/de/*": [("viewer-request", f"{FUNCTION}:1"), ("viewer-response", OTHER)],
             "/site/beta/*": [],
         },
     )
     cloud.does("detach")
-    assert what_runs(cloud) == {None: [("origin-request", OTHER)], "/site/beta": [], "/site/beta/*": []}
+    assert what_runs(cloud) == {
+        None: [("origin-request", OTHER), ("viewer-request", STAND_IN)],
+        "/site/beta": [("viewer-request", STAND_IN)],
+        "/de/*": [("viewer-response", OTHER)],
+        "/site/beta/*": [],
+    }
 
 
-def test_after_detach_the_current_site_is_where_the_distribution_has_its_function(cloud):
+def test_after_detach_everyone_gets_the_current_site(cloud):
     cloud.does(*EXISTING)
     existing(cloud, {None: [], "/site/*/": []})
     cloud.does("deploy", "--attach")

@@ -17,7 +17,7 @@ import pytest
 import last_flags
 import package as module
 import recipe
-from harness import CANARY, ROOT
+from harness import CANARY, ROOT, TOKEN
 
 FLAG = (
     '{"key":"rebrand","version":7,"on":true,"variations":[true,false],'
@@ -88,10 +88,10 @@ def pack(monkeypatch, capsys):
         for name, value in {"LAUNCHDARKLY_SDK_KEY": key, **environment}.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(module, "ROOT", tree)
-        monkeypatch.setattr(recipe, "run", lambda name, key: recipes.append((name, key)))
+        monkeypatch.setattr(recipe, "run", lambda name, *secrets: recipes.append((name, *secrets)))
         status = module.main([str(argument) for argument in arguments])
         said = "".join(capsys.readouterr())
-        assert CANARY not in said
+        assert CANARY not in said and TOKEN not in said
         return status, said
 
     return run
@@ -285,6 +285,15 @@ def test_flag_data_by_hand_is_checked(tree, tmp_path, text, reported, pack):
 
 
 # ---- What is refused -------------------------------------------------------------------------------------------------
+
+
+def test_the_preview_token_must_be_in_the_binary(tree, pack):
+    status, said = pack(tree, "--no-flags", REDIRECT_PREVIEW_TOKEN=TOKEN)
+    assert status == 1 and "was built without the preview token that REDIRECT_PREVIEW_TOKEN holds now" in said
+    (tree / "target/lambda/redirect/bootstrap").write_bytes(elf(key=f"{CANARY} {TOKEN}"))
+    assert pack(tree, "--no-flags", REDIRECT_PREVIEW_TOKEN=TOKEN)[0] == 0
+    status, said = pack(tree, "--no-flags", REDIRECT_PREVIEW_TOKEN="short")
+    assert status == 1 and "REDIRECT_PREVIEW_TOKEN is not a preview token" in said
 
 
 @pytest.mark.parametrize(

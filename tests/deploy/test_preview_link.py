@@ -5,12 +5,13 @@ import re
 import pytest
 
 import preview_link
+import shell_secrets
 
 TOKEN = "0123456789abcdef"
 
 
 def test_a_link_has_the_token_of_the_environment(monkeypatch, capsys):
-    monkeypatch.setenv(preview_link.TOKEN_VARIABLE, TOKEN)
+    monkeypatch.setenv(shell_secrets.TOKEN_VARIABLE, TOKEN)
     for page, expected in (
         ("https://www.example.com", "https://www.example.com/?redirect-preview={}"),
         ("https://www.example.com/a?b=c#d", "https://www.example.com/a?b=c&redirect-preview={}#d"),
@@ -20,8 +21,23 @@ def test_a_link_has_the_token_of_the_environment(monkeypatch, capsys):
         assert shown.endswith(" " + expected.format(TOKEN)) and ended.endswith(" " + expected.format("off"))
 
 
+@pytest.mark.parametrize(
+    ("current", "beta", "page", "expected"),
+    [
+        ("/site", "/site/beta", "https://a.example/site/about.html?b#c", "https://a.example/about.html?b#c"),
+        ("/site", "/site/beta", "https://a.example/site", "https://a.example"),
+        ("/site", "/site/beta", "https://a.example/site/beta/about.html", "https://a.example/site/beta/about.html"),
+        ("/site", "/site/beta", "https://a.example/site-map", "https://a.example/site-map"),
+        ("/a/b", "/new", "https://a.example/a/b/c", "https://a.example/c"),
+        ("/", "/beta", "https://a.example/site/about.html", "https://a.example/site/about.html"),
+    ],
+)
+def test_a_link_enters_the_site_where_a_function_reads_it(current, beta, page, expected):
+    assert preview_link.entrance(page, current, beta) == expected
+
+
 def test_without_a_token_each_call_makes_one(monkeypatch, capsys):
-    monkeypatch.delenv(preview_link.TOKEN_VARIABLE, raising=False)
+    monkeypatch.delenv(shell_secrets.TOKEN_VARIABLE, raising=False)
     tokens = set()
     for _ in range(2):
         assert preview_link.main([]) == 0

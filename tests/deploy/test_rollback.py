@@ -89,6 +89,18 @@ def test_what_cannot_be_chosen_is_reported(deployed, arguments, reported):
     assert live(deployed) == deployed.hashes[2]
 
 
+def test_a_package_for_other_paths_is_refused(deployed):
+    """The distribution's behaviors stay as they are: viewers would be sent to addresses without a page."""
+    deployed.set_paths("/", "/beta")
+    deployed.hashes.append(deploy(deployed, b"with other paths"))
+    err = deployed.fails("rollback")
+    assert "is for the paths /site and /site/beta, the distribution for / and /beta" in err
+    assert live(deployed) == deployed.hashes[3]
+    deployed.hashes.append(deploy(deployed, b"with these too"))
+    deployed.does("rollback")
+    assert live(deployed) == deployed.hashes[3]
+
+
 def test_there_may_be_nothing_to_go_back_to(cloud):
     cloud.does("deploy", "--without-function")
     assert "has no function" in cloud.fails("rollback")

@@ -123,7 +123,7 @@ def test_the_key_goes_to_ssm_and_nowhere_else(cloud, monkeypatch):
     [
         ([], "", f"The SSM parameter {SDK_KEY} is not there. Export LAUNCHDARKLY_SDK_KEY"),
         ([], "mob-1", "holds a mobile key"),
-        (["--set", "Colour=red"], CANARY, "--set Colour=...: expected NAME=VALUE with NAME one of SdkKeyParameter"),
+        (["--set", "Color=red"], CANARY, "--set Color=...: expected NAME=VALUE with NAME one of SdkKeyParameter"),
         (["--set", "PackageKey=x"], CANARY, "expected NAME=VALUE"),
         (["--set", CANARY], CANARY, "--set: expected NAME=VALUE"),
         (["--set", f"SdkKeyParameter={CANARY}"], CANARY, "begins with a slash"),

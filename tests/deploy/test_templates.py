@@ -17,6 +17,7 @@ EDGE = ROOT / "cloudformation/edge.yaml"
 FLAG_STORE = ROOT / "cloudformation/flag-store.yaml"
 PACKAGE = {"PackageBucket": "bucket", "PackageKey": "packages/1.zip", "PackageSha256": "A" * 43 + "="}
 ACCOUNT = "123456789012"
+ROOT_PATHS = {"CurrentPath": "/", "BetaPath": "/beta"}
 FUNCTION, CURRENT_SITE = "arn:function:1", "arn:current-site"
 
 
@@ -172,15 +173,86 @@ def test_who_answers_a_path(path, expected):
     assert who_answers(path, properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]) == expected
 
 
-def test_no_page_of_beta_escapes_the_function():
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (
+            ROOT_PATHS,
+            {
+                "/": "function",
+                "/index.html": "function",
+                "/about": "function",
+                "/about.htm": "function",
+                "/docs/": "function",
+                "/v1.2/docs": "function",
+                "/v1.2/logo.svg": "function",
+                "/logo.svg": "nobody",
+                "/docs/style.css": "nobody",
+                "/.well-known/acme-challenge/a": "nobody",
+                "/.well-known/index.html": "nobody",
+                "/.well-known": "nobody",
+                "/beta": "function",
+                "/beta/": "function",
+                "/beta/a/b.html": "function",
+                "/beta/v1.2/docs": "function",
+                "/beta/docs/logo.svg": "nobody",
+                "/betamax/x.css": "nobody",
+                "/betamax/x": "function",
+            },
+        ),
+        (
+            {"CurrentPath": "/", "BetaPath": "/v2.0"},
+            {"/v2.0": "function", "/v2.0/": "function", "/v2.0/a.css": "nobody"},
+        ),
+        (
+            {"CurrentPath": "/site", "BetaPath": "/new"},
+            {
+                "/": "function",
+                "/site/": "function",
+                "/site/new/x": "nobody",
+                "/site/x/": "current site",
+                "/new": "function",
+                "/new/x.html": "function",
+                "/new/x.css": "nobody",
+                "/beta/x": "function",
+            },
+        ),
+        (
+            {"CurrentPath": "/a/b", "BetaPath": "/a/b/c/d"},
+            {
+                "/a": "function",
+                "/a/b": "function",
+                "/a/b/c/x": "nobody",
+                "/a/b/c/d/x": "function",
+                "/a/b/x/": "current site",
+            },
+        ),
+    ],
+)
+def test_who_answers_a_path_of_other_sites(paths, expected):
+    config = properties(edge(**PACKAGE, **paths), "Distribution")["DistributionConfig"]
+    assert {path: who_answers(path, config) for path in expected} == expected
+    assert len(config["CacheBehaviors"]) <= 24, "CloudFront's quota is 25 with the default behavior"
+
+
+@pytest.mark.parametrize(
+    ("paths", "prefix"),
+    [
+        ({}, "/site/beta/"),
+        ({"CurrentPath": "/site", "BetaPath": "/new"}, "/new/"),
+        (ROOT_PATHS, "/beta/"),
+        (ROOT_PATHS, "/"),
+    ],
+)
+def test_no_page_that_is_decided_escapes_the_function(paths, prefix):
     """All short paths over these segments, by the rule of src/redirect.rs. Only a page may cost an invocation, save
     where a directory's name has a dot."""
-    config = properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
+    config = properties(edge(**PACKAGE, **paths), "Distribution")["DistributionConfig"]
     names = ["a", "a.b", "x.html", "x.htm", "x.css", "beta", "site", ".", "..b", "v1.2", ""]
     count = 0
     for length in (1, 2, 3):
         for segments in itertools.product(names, repeat=length):
-            path = "/site/beta/" + "/".join(segments)
+            path = prefix + "/".join(segments)
             last = segments[-1]
             is_page = "." not in last or last.rsplit(".", 1)[1] in ("html", "htm")
             answer = who_answers(path, config)
@@ -198,6 +270,10 @@ def test_without_the_function_the_current_site_answers_everywhere():
         for path in ("/", "/a/b", "/site", "/site/", "/site/beta", "/site/beta/", "/site/beta/x.html", "/site/x/"):
             assert who_answers(path, config) == "current site", path
         assert who_answers("/site/beta/x.css", config) == who_answers("/site/x", config) == "nobody"
+        config = properties(edge(**values, **ROOT_PATHS), "Distribution")["DistributionConfig"]
+        for path in ("/", "/a/b", "/beta", "/beta/", "/beta/x.html", "/x.html", "/x/"):
+            assert who_answers(path, config) == "current site", path
+        assert who_answers("/beta/x.css", config) == who_answers("/x.css", config) == "nobody"
 
 
 def test_methods_reach_the_function_where_it_answers_itself():
@@ -205,13 +281,17 @@ def test_methods_reach_the_function_where_it_answers_itself():
     config = properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
     for path in ("/", "/site", "/site/", "/site/beta", "/site/beta/"):
         assert "POST" in behavior_of(config, path)["AllowedMethods"]
+    config = properties(edge(**PACKAGE, **ROOT_PATHS), "Distribution")["DistributionConfig"]
+    for path in ("/beta", "/beta/", "/beta/x"):
+        assert "POST" in behavior_of(config, path)["AllowedMethods"]
 
 
 # ---- What the site is made of ----------------------------------------------------------------------------------------
 
 
-def test_every_behaviour_is_https_compressed_cached_and_has_security_headers():
-    config = properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
+@pytest.mark.parametrize("paths", [{}, ROOT_PATHS])
+def test_every_behavior_is_https_compressed_cached_and_has_security_headers(paths):
+    config = properties(edge(**PACKAGE, **paths), "Distribution")["DistributionConfig"]
     for behavior in [config["DefaultCacheBehavior"], *config["CacheBehaviors"]]:
         assert behavior["ViewerProtocolPolicy"] == "redirect-to-https"
         assert behavior["Compress"] is True
@@ -234,6 +314,26 @@ def test_the_distribution_is_modern_and_shows_pages_for_errors():
     assert errors == {403: (404, "/site/404.html"), 404: (404, "/site/404.html")}
     assert config["ViewerCertificate"] == {"CloudFrontDefaultCertificate": True}
     assert "Aliases" not in config
+
+
+@pytest.mark.parametrize(
+    ("paths", "page", "readable"),
+    [
+        ({}, "/site/404.html", ["/site/*", "/site/beta/*"]),
+        ({"CurrentPath": "/a/b", "BetaPath": "/new"}, "/a/b/404.html", ["/a/b/*", "/new/*"]),
+        (ROOT_PATHS, "/404.html", ["/*", "/beta/*"]),
+    ],
+)
+def test_error_page_and_permissions_follow_the_paths(paths, page, readable):
+    resolved = edge(**PACKAGE, **paths)
+    config = properties(resolved, "Distribution")["DistributionConfig"]
+    assert {error["ResponsePagePath"] for error in config["CustomErrorResponses"]} == {page}
+    # "/" is a page of the current site only at the root.
+    assert config.get("DefaultRootObject") == ("index.html" if paths == ROOT_PATHS else None)
+    statement = properties(resolved, "SiteBucketPolicy")["PolicyDocument"]["Statement"][0]
+    assert statement["Resource"] == [f"arn{keys}" for keys in readable]
+    mine = json.loads(edge(ExistingBucketName="mine", **paths).outputs()["ExistingBucketStatement"])
+    assert mine["Resource"] == [f"arn:aws:s3:::mine{keys}" for keys in readable]
 
 
 def test_a_custom_domain_has_tls_1_2():
@@ -331,7 +431,7 @@ def test_only_cloudfront_reads_the_bucket_and_only_the_site():
     policy = properties(edge(), "SiteBucketPolicy")["PolicyDocument"]
     allow, deny = policy["Statement"]
     assert (allow["Effect"], allow["Principal"]) == ("Allow", {"Service": "cloudfront.amazonaws.com"})
-    assert (allow["Action"], allow["Resource"]) == ("s3:GetObject", "arn/site/*")
+    assert (allow["Action"], allow["Resource"]) == ("s3:GetObject", ["arn/site/*", "arn/site/beta/*"])
     assert allow["Condition"]["StringEquals"]["AWS:SourceArn"].endswith(":distribution/Distribution")
     assert (deny["Effect"], deny["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
 
@@ -445,6 +545,11 @@ def test_what_is_made(values, expected):
         ({"MoreDomainNames": "example.com"}, "stand beside DomainName"),
         ({"MoreDomainNames": "example.com, example.org"}, "without spaces"),
         ({"MemorySize": "64"}, "between 128 and 10240"),
+        ({"CurrentPath": ""}, "current_path in redirect.toml"),
+        ({"CurrentPath": "/site/"}, "current_path in redirect.toml"),
+        ({"CurrentPath": "/.well-known"}, "current_path in redirect.toml"),
+        ({"BetaPath": "/"}, "beta_path in redirect.toml"),
+        ({"BetaPath": "/it's"}, "beta_path in redirect.toml"),
         ({"AlarmTopicArn": "arn:aws:sns:eu-west-1:123456789012:alarms"}, "in us-east-1"),
     ],
 )
@@ -458,8 +563,9 @@ def test_it_is_refused_outside_us_east_1():
         templates.Resolved(templates.load(EDGE.read_text()), {}, "redirect-test", region="eu-west-1")
 
 
-def test_the_behaviours_for_an_existing_distribution_are_those_of_our_own():
-    text = edge(ExistingDistributionId="E1").outputs()["Behaviours"]
+@pytest.mark.parametrize("paths", [{}, {"CurrentPath": "/site", "BetaPath": "/new"}, ROOT_PATHS])
+def test_the_behaviors_for_an_existing_distribution_are_those_of_our_own(paths):
+    text = edge(ExistingDistributionId="E1", **paths).outputs()["Behaviors"]
     reported = [
         (pattern.strip(), who.strip())
         for group in text.split(";")
@@ -467,7 +573,7 @@ def test_the_behaviours_for_an_existing_distribution_are_those_of_our_own():
         for pattern in patterns.split(",")
     ]
     names = {"function": "redirect function", "current site": "CloudFront Function", "nobody": "no function"}
-    config = properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
+    config = properties(edge(**PACKAGE, **paths), "Distribution")["DistributionConfig"]
     ours = [
         (behavior["PathPattern"], names[who_answers(behavior["PathPattern"].replace("*", "x"), config)])
         for behavior in config["CacheBehaviors"]

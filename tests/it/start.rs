@@ -82,8 +82,18 @@ fn a_wrong_setting_names_itself_its_value_and_what_would_be_right() {
         check("context_headers", wrong, "expected names of request headers");
     }
     check("init_budget_ms", "4500", "function_timeout_seconds is \"5\"; expected at least 6.5s");
+    check("between_budget_ms", "0", "right");
+    check("viewer_budget_ms", "0", "right");
     check("between_budget_ms", "3500", "right");
     check("between_budget_ms", "3501", "function_timeout_seconds is \"5\"; expected at least 5.001s");
+}
+
+#[test]
+fn a_function_whose_fetches_have_no_time_to_end_is_refused() {
+    let no_time = |field: &str| field.ends_with("_budget_ms").then(|| "0".to_owned());
+    let error = Settings::read(|field| no_time(field).or_else(|| crate::setup::field(field)), |_| None).unwrap_err();
+    let expected = "between_budget_ms is \"0\"; expected more than 0";
+    assert!(error.to_string().contains(expected), "{error}");
 }
 
 #[test]

@@ -35,7 +35,8 @@ def flag_data() -> Path:
 def package(folder: Path, flags: Path) -> str:
     print(f"Building and packing in {folder} ...", file=sys.stderr, flush=True)
     environment = {**os.environ, "LAUNCHDARKLY_SDK_KEY": KEY}
-    environment.pop("CARGO_TARGET_DIR", None)
+    for name in ("REDIRECT_PREVIEW_TOKEN", "CARGO_TARGET_DIR"):
+        environment.pop(name, None)
     command = ["just", "--justfile", str(folder / "justfile"), "package", "--flags", str(flags)]
     subprocess.run(command, cwd=folder, env=environment, check=True)
     return hashlib.sha256((folder / PACKAGE).read_bytes()).hexdigest()

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn no_wait_is_longer_than_the_longest_that_is_allowed() {
+    fn no_wait_exceeds_the_maximum() {
         for (max, expected) in [(0, 1.0), (1, 1.0), (10, 10.0)] {
             let mut backoff = Backoff::new(Clock::default(), Duration::from_secs(max));
             for asked in [None, Some(HOUR)] {

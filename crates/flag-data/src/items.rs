@@ -51,6 +51,7 @@ pub struct Item {
     json: Arc<str>,
     version: u64,
     deleted: bool,
+    big: bool,
     etag: Option<String>,
     references: Arc<[Reference]>,
 }
@@ -73,6 +74,7 @@ struct Model {
     on: Option<bool>,
     prerequisites: Option<Vec<Prerequisite>>,
     rules: Option<Vec<Rule>>,
+    unbounded: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -152,12 +154,26 @@ impl Item {
             Err(error) => switched_off(kind, &json).ok_or_else(|| error.to_string())?,
         };
         let (version, deleted) = (model.version.unwrap_or_default(), model.deleted == Some(true));
-        Ok(Self { json: json.into(), version, deleted, etag, references: model.references().into_iter().collect() })
+        let big = kind == ItemKind::Segment && model.unbounded == Some(true);
+        Ok(Self {
+            json: json.into(),
+            version,
+            deleted,
+            big,
+            etag,
+            references: model.references().into_iter().collect(),
+        })
     }
 
     /// Whether it is a tombstone.
     pub fn is_deleted(&self) -> bool {
         self.deleted
+    }
+
+    /// Whether it is a big segment, whose members are not in its JSON: to the SDK it has none.
+    /// <https://launchdarkly.com/docs/home/flags/segments-big>
+    pub fn is_big_segment(&self) -> bool {
+        self.big
     }
 
     /// What it refers to, as far as an evaluation can depend on it.

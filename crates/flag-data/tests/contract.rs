@@ -233,7 +233,7 @@ async fn an_item_too_large_for_dynamodb_is_rejected_by_name_and_the_rest_is_writ
 }
 
 #[tokio::test]
-async fn an_item_of_the_largest_size_is_written_to_dynamodb() {
+async fn an_item_of_the_maximum_size_is_written_to_dynamodb() {
     let store = crate::databases::dynamodb().await;
     // 100 bytes are counted for the row itself; the rest are the names and values of its four attributes.
     let rest = 100 + "namespacefeatureskeyfullversion2item".len();

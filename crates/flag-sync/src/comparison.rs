@@ -164,7 +164,7 @@ impl Comparison {
         }
     }
 
-    /// Whether a write takes an item from the store. A tombstone is not a loss.
+    /// Whether a write removes an item from the store. A tombstone is not a loss.
     pub(crate) fn loses(&self, differing: &Differing) -> bool {
         !differing.rises() && self.stored(differing).is_some_and(|item| item.state == State::Live)
     }

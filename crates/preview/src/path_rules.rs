@@ -8,10 +8,13 @@ use std::fs;
 
 const EDGE: &str = include_str!("../../../cloudformation/edge.yaml");
 
-fn current_site() -> Script {
-    let (_, code) = EDGE.split_once("FunctionCode: |\n").unwrap();
+fn current_site((current, beta): (&str, &str)) -> Script {
+    let (_, code) = EDGE.split_once("FunctionCode: !Sub |\n").unwrap();
     let indented = code.lines().take_while(|line| line.is_empty() || line.starts_with("        "));
-    Script::new("CurrentSite", &indented.collect::<Vec<_>>().join("\n")).unwrap()
+    let code = indented.collect::<Vec<_>>().join("\n");
+    assert_eq!(code.matches("${").count(), 2, "one for each path");
+    let code = code.replace("${CurrentPath}", current).replace("${BetaPath}", beta);
+    Script::new("CurrentSite", &code).unwrap()
 }
 
 /// `302 /site/a`, or the path that is served.
@@ -24,31 +27,38 @@ fn by_script(script: &Script, method: &str, path: &str, query: &str) -> String {
     }
 }
 
-fn by_function(method: &str, path: &str, query: &str) -> String {
-    let paths = Paths::new("/site", "/site/beta");
-    let visit = Visit::new(&paths, Some(method), Some(path), Some(query), Signals::default());
+fn by_function(paths: &Paths, method: &str, path: &str, query: &str) -> String {
+    let visit = Visit::new(paths, Some(method), Some(path), Some(query), Signals::default());
     match visit.answer(Verdict::Current) {
         Some(redirect) => format!("{} {}", redirect.status, redirect.location),
         // What the function lets pass below the current site runs the CloudFront Function, which names index pages.
-        None if path.ends_with('/') => format!("{path}index.html"),
+        None if path.ends_with('/') && !paths.is_root() => format!("{path}index.html"),
         None => path.to_owned(),
     }
 }
 
-#[test]
-fn the_cloudfront_function_and_the_function_lead_a_viewer_of_the_current_site_to_the_same_place() {
-    let script = current_site();
-    let segments =
-        ["a", "b.html", "site", "sitemap.xml", "betamax", "x.HTM", "v1.2", "logo.svg", "~u", "a%20b", "beta.html"];
+/// Both on every path of these segments below the prefixes that matter; returns how many paths there were.
+#[track_caller]
+fn check_paths(sites: (&str, &str)) -> usize {
+    let (current, beta) = sites;
+    let script = current_site(sites);
+    let rules = Paths::new(current, beta);
+    let current = current.trim_end_matches('/');
+    let below_beta = beta.rsplit('/').next().unwrap();
+    let segments = ["a", "site", "x.HTM", "v1.2", "logo.svg", "a%20b", "beta.html", "beta", below_beta, ""];
+    let inside = [String::new(), current.to_owned(), beta.to_owned(), format!("{beta}/site"), format!("{beta}{beta}")];
     let mut paths = Vec::new();
     for first in segments {
-        for prefix in ["", "/site", "/site/beta", "/site/beta/site"] {
+        for prefix in &inside {
             paths.push(format!("{prefix}/{first}"));
             paths.push(format!("{prefix}/{first}/"));
             paths.extend(segments.map(|second| format!("{prefix}/{first}/{second}")));
         }
     }
-    paths.extend(["/", "/site", "/site/", "/site/beta", "/site/beta/", "/site-map"].map(str::to_owned));
+    paths.extend(["/", "/site-map", "//", "/\\example.com"].map(str::to_owned));
+    for home in [current, beta].into_iter().filter(|home| !home.is_empty()) {
+        paths.extend([home.to_owned(), format!("{home}/"), format!("{home}x/a"), format!("{home}/\\example.com/")]);
+    }
     let events = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../events")).unwrap();
     for event in
         events.map(|file| file.unwrap().path()).filter(|path| path.extension().is_some_and(|end| end == "json"))
@@ -60,11 +70,24 @@ fn the_cloudfront_function_and_the_function_lead_a_viewer_of_the_current_site_to
             paths.push(uri.to_owned());
         }
     }
-    assert!(paths.len() > 500, "{}", paths.len());
-    for path in &paths {
-        for (method, query) in [("GET", ""), ("HEAD", "a=b&c=%20"), ("POST", "")] {
-            let (script, function) = (by_script(&script, method, path, query), by_function(method, path, query));
-            assert_eq!(script, function, "{method} {path}?{query}");
-        }
+    for (number, path) in paths.iter().enumerate() {
+        let (method, query) = [("GET", ""), ("HEAD", "a=b&c=%20"), ("GET", "d"), ("POST", "")][number % 4];
+        let (script, function) = (by_script(&script, method, path, query), by_function(&rules, method, path, query));
+        assert_eq!(script, function, "{method} {path}?{query} with {sites:?}");
+    }
+    paths.len()
+}
+
+#[test]
+fn the_cloudfront_function_and_the_function_lead_a_viewer_of_the_current_site_to_the_same_place() {
+    for sites in [
+        ("/site", "/site/beta"),
+        ("/site", "/new"),
+        ("/a/b", "/a/b/c/d"),
+        ("/v1.2", "/v2.0"),
+        ("/", "/beta"),
+        ("/", "/next/beta"),
+    ] {
+        assert!(check_paths(sites) > 500, "{sites:?}");
     }
 }

@@ -1,4 +1,4 @@
-"""Runs a command in a terminal of its own and interrupts it by Ctrl-C once it has printed a text; prints what the command
+"""Runs a command in a terminal of its own, interrupts it by Ctrl-C once it has printed a text, prints what the command
 printed after that, and ends with its exit status.
 
 Usage: interrupt.py TEXT COMMAND...

@@ -80,7 +80,7 @@ impl Preview {
         self.http.exchange(request.body(body).unwrap(), 1 << 20).await.unwrap()
     }
 
-    /// Waits until the control page is told a state that fits.
+    /// Waits until the control page gets a state that fits.
     pub(crate) async fn state(&self, fits: impl Fn(&Value) -> bool) -> Value {
         let stream = tokio::net::TcpStream::connect(self.url.trim_start_matches("http://")).await.unwrap();
         let (reading, mut writing) = stream.into_split();
@@ -124,7 +124,7 @@ impl Preview {
     }
 }
 
-/// Looks again and again: the system tells nobody of these changes.
+/// Polls: the system notifies nobody of these changes.
 pub(crate) async fn eventually(what: &str, holds: impl Fn() -> bool) {
     let looking = async {
         while !holds() {

@@ -30,7 +30,7 @@ pub enum DynamoDbFault {
     LeaveAll,
     /// No permission.
     Refuse,
-    /// An answer that breaks off.
+    /// An incomplete response.
     Cut,
     /// No answer.
     Hang,
@@ -51,7 +51,7 @@ struct Rule {
     fault: DynamoDbFault,
 }
 
-/// A DynamoDB with faults: passes on to an emulator what no rule stops.
+/// A DynamoDB with faults: a proxy in front of an emulator.
 pub struct DynamoDbProxy {
     server: Server,
     state: Arc<ProxyState>,
@@ -88,7 +88,7 @@ impl DynamoDbProxy {
         format!("http://{}", self.server.address())
     }
 
-    /// From now on, so many requests of this operation fail, after so many that do not. An empty operation is any.
+    /// After `after` more requests of this operation, the next `times` fail. An empty operation means any.
     pub fn fail(&self, operation: &'static str, after: usize, times: usize, fault: DynamoDbFault) {
         self.state.rules.lock().push(Rule { operation, region: None, after, times, fault });
     }
@@ -104,7 +104,7 @@ impl DynamoDbProxy {
         self.state.rules.lock().clear();
     }
 
-    /// Answers what is held.
+    /// Answers the requests that are held.
     pub fn release(&self) {
         self.heal();
         self.state.release.notify_waiters();
@@ -115,7 +115,7 @@ impl DynamoDbProxy {
         self.state.seen.borrow().clone()
     }
 
-    /// Waits until there were so many of an operation.
+    /// Waits until there were `times` requests of an operation.
     pub async fn asked(&self, operation: &str, times: usize) {
         let count = |seen: &Vec<(String, String)>| seen.iter().filter(|(seen, _)| seen == operation).count();
         // The sender lives as long as this.
@@ -199,7 +199,7 @@ fn unprocessed(operation: &str) -> &'static str {
     if operation == "BatchGetItem" { "UnprocessedKeys" } else { "UnprocessedItems" }
 }
 
-/// Takes the second half of a batch's requests out of it.
+/// Removes the second half of a batch's requests from it.
 fn second_half(batch: &mut Value) -> Value {
     let tables = batch.get_mut("RequestItems").and_then(Value::as_object_mut);
     let mut halves = serde_json::Map::new();

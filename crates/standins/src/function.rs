@@ -57,7 +57,7 @@ impl Function {
         self.log.lock().clone()
     }
 
-    /// Waits until the log is as wanted, or the function ends, and gives it.
+    /// Waits until the log fits, or the function ends; returns it.
     pub async fn log_when(&self, wanted: impl Fn(&[String]) -> bool) -> Vec<String> {
         let mut lines = self.lines.clone();
         loop {
@@ -90,7 +90,7 @@ impl Function {
         self.signal(libc::SIGSTOP);
     }
 
-    /// Lets a frozen process go on.
+    /// Thaws a frozen process.
     pub fn thaw(&self) {
         self.signal(libc::SIGCONT);
     }

@@ -1,4 +1,4 @@
-//! LaunchDarkly's service: flag data by item, as a whole and as a stream, and the events it takes.
+//! LaunchDarkly's service: flag data by item, as a whole and as a stream, and the events it accepts.
 //!
 //! Formats: <https://launchdarkly.com/docs/sdk/relay-proxy/endpoints> and the SDKs' own requests.
 
@@ -28,10 +28,10 @@ pub enum Fault {
     None,
     /// A status, with `Retry-After` in seconds if given.
     Status(u16, Option<u64>),
-    /// Takes the connection and never answers.
+    /// Accepts the connection and never answers.
     BlackHole,
     SlowHeaders(Duration),
-    /// The body comes after this time, in two halves.
+    /// The body arrives after this time, in two halves.
     SlowBody(Duration),
     /// Half the body, announced as a whole one, then the end of the connection.
     CutBody,
@@ -39,9 +39,9 @@ pub enum Fault {
     ResetBody,
     /// Half the body, well framed.
     TruncatedJson,
-    /// A body that is not of this service.
+    /// A body of another service, with its content type.
     Text(&'static str, &'static str),
-    /// So many bytes.
+    /// A body of this many bytes.
     Huge(usize),
     /// To another address.
     Redirect(&'static str),
@@ -191,7 +191,7 @@ impl LaunchDarkly {
         self.state.seen.borrow().iter().filter(|seen| seen.what.starts_with(what)).count()
     }
 
-    /// Waits until there were so many requests that begin like this.
+    /// Waits until there were `times` requests whose `what` begins like this.
     pub async fn asked(&self, what: &str, times: usize) {
         let count = |seen: &Vec<Seen>| seen.iter().filter(|seen| seen.what.starts_with(what)).count();
         // The sender lives as long as this.

@@ -1,6 +1,6 @@
-//! Stand-ins for what cannot run on a developer's machine: [`RuntimeApi`] for Lambda's Runtime API, [`LaunchDarkly`]
-//! for LaunchDarkly's service, [`DynamoDbProxy`] for a DynamoDB that fails, [`Secrets`] for the services that keep secrets. They speak the real protocols, with faults on demand, and start the function as a
-//! process of its own ([`Function`]).
+//! Stand-ins for what cannot run on a developer's machine: [`RuntimeApi`] for Lambda's Runtime API, [`LaunchDarkly`] for
+//! LaunchDarkly's service, [`DynamoDbProxy`] for a DynamoDB that fails, [`Secrets`] for the services that keep secrets.
+//! They speak the real protocols, with faults on demand, and start the function as a process of its own ([`Function`]).
 //!
 //! For tests, benches and the preview; no part of the edge binary.
 

@@ -14,14 +14,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// What a function made of an event.
+/// How a function answered an event.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// The answer's JSON, or that of the error.
     pub body: Bytes,
     /// Whether the function reported an error.
     pub is_error: bool,
-    /// From handing out the event to the answer.
+    /// From the event's delivery to the answer.
     pub took: Duration,
 }
 
@@ -101,12 +101,12 @@ impl RuntimeApi {
         *self.state.polls.borrow()
     }
 
-    /// How many events it was given.
+    /// How many events it received.
     pub fn invocations(&self) -> u64 {
         self.state.invocations.load(Ordering::Relaxed)
     }
 
-    /// Waits until the function has asked for events so often.
+    /// Waits until the function has asked for that many events.
     pub async fn polled(&self, times: u64) {
         // The sender lives as long as this.
         let _ = self.state.polls.subscribe().wait_for(|polls| *polls >= times).await;
@@ -122,7 +122,7 @@ impl RuntimeApi {
         *self.state.extensions.borrow()
     }
 
-    /// Waits for an init error and gives its JSON.
+    /// Waits for an init error; returns its JSON.
     pub async fn init_error(&self) -> String {
         let mut errors = self.state.init_error.subscribe();
         let error = errors.wait_for(Option::is_some).await;

@@ -77,7 +77,7 @@ impl Server {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Closes every connection, without a word.
+    /// Closes every connection, without a response.
     pub(crate) fn drop_connections(&self) {
         for connection in self.connections.lock().drain(..) {
             connection.abort();

@@ -10,7 +10,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// A way to a Redis that is cut after so many bytes to it, and whose answers can be held back.
+/// A proxy in front of a Redis that is cut after a number of bytes, and whose answers can be held back.
 pub struct Wire {
     /// Where it listens, on 127.0.0.1.
     pub port: u16,

@@ -72,8 +72,8 @@ pub struct Resolved {
     pub items: Items,
     /// References that did not arrive and have no known copy.
     pub unknown: BTreeSet<ItemKey>,
-    /// A segment that is missing although the result of a negated clause depends on it. To the SDK every context
-    /// is a non-member of a missing segment, so the clause would match everyone.
+    /// A segment that is missing, or a big one, although the result of a negated clause depends on it. To the SDK every
+    /// context is a non-member of such a segment, so the clause would match everyone.
     pub negated: Option<ItemKey>,
     /// How long the source may serve the same data again, if it is known (LaunchDarkly's TTL setting).
     pub time_to_live: Option<Duration>,
@@ -242,6 +242,9 @@ impl Collection {
             let is_kept = resolved.items.get(*kind, key).is_some();
             let item = item.filter(|_| is_allowed);
             let item = item.filter(|item| is_kept || bytes + item.json().len() <= MAX_BYTES);
+            if negated && *kind == ItemKind::Segment && item.is_none_or(Item::is_big_segment) {
+                resolved.negated.get_or_insert_with(|| wanted.clone());
+            }
             if let Some(item) = item {
                 if !is_kept {
                     bytes += item.json().len();
@@ -249,13 +252,8 @@ impl Collection {
                 }
                 let references = item.references().iter();
                 queue.extend(references.map(|reference| (reference.key.clone(), negated || reference.negated)));
-            } else {
-                if !matches!(state.answers.get(&wanted), Some(Answer::Missing)) {
-                    resolved.unknown.insert(wanted.clone());
-                }
-                if negated && *kind == ItemKind::Segment {
-                    resolved.negated.get_or_insert(wanted);
-                }
+            } else if !matches!(state.answers.get(&wanted), Some(Answer::Missing)) {
+                resolved.unknown.insert(wanted);
             }
         }
         Some(resolved)

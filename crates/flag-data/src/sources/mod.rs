@@ -66,7 +66,7 @@ impl SourceError {
         }
     }
 
-    /// How long the source asks not to be called again, if it says so.
+    /// The source's `Retry-After`, if it sent one.
     pub fn wait(&self) -> Option<Duration> {
         match self {
             Self::Throttled { wait, .. } => Some(*wait),

@@ -163,8 +163,9 @@ fn a_reference_that_failed_keeps_its_known_copy_and_its_references() {
 }
 
 #[tokio::test]
-async fn a_missing_segment_under_a_negated_clause_is_noticed_however_deep() {
+async fn a_missing_or_big_segment_under_a_negated_clause_is_noticed_however_deep() {
     let negate = |json: String| json.replace(r#""op":"segmentMatch""#, r#""negate":true,"op":"segmentMatch""#);
+    let big = |json: String| json.replacen('{', r#"{"unbounded":true,"#, 1);
     for (what, top, segments, expected) in [
         ("plain", flag("a", &[], &["s"]), vec![], None),
         ("negated", negate(flag("a", &[], &["s"])), vec![], Some("s")),
@@ -176,6 +177,8 @@ async fn a_missing_segment_under_a_negated_clause_is_noticed_however_deep() {
         ),
         ("negated above", negate(flag("a", &[], &["s"])), vec![("s", segment("s", &["t"]))], Some("t")),
         ("negated below", flag("a", &[], &["s"]), vec![("s", negate(segment("s", &["t"])))], Some("t")),
+        ("big", negate(flag("a", &[], &["s"])), vec![("s", big(segment("s", &[])))], Some("s")),
+        ("big, plain", flag("a", &[], &["s"]), vec![("s", big(segment("s", &[])))], None),
         ("not missing", negate(flag("a", &[], &["s"])), vec![("s", segment("s", &[]))], None),
     ] {
         let resolved = collected(&[("a", top)], &segments).await.unwrap();
