@@ -134,9 +134,15 @@ impl Transport {
     }
 }
 
-/// The same as the SDK's own, which would make another one, without any session, for each pool.
+/// As the SDK's own, which would make another one, without any session, for each pool. With Nagle's algorithm, as the
+/// SDK's has it, the first request would wait until the server has acknowledged the handshake: a round trip.
 fn connector() -> HttpsConnector<HttpConnector> {
-    HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_http1().enable_http2().build()
+    let mut tcp = HttpConnector::new();
+    tcp.set_nodelay(true);
+    // It connects for https too.
+    tcp.enforce_http(false);
+    let builder = HttpsConnectorBuilder::new().with_webpki_roots().https_or_http();
+    builder.enable_http1().enable_http2().wrap_connector(tcp)
 }
 
 /// A request without an answer, and its pool. When it is given up, by its timeout or because whoever waits for it does
