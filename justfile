@@ -107,7 +107,7 @@ _count: _noop
 
 # The function beside the floor and the guide's handler in Node: tables, target/bench/*.json (start, warm, memory, size; all of them and the stores without a name)
 [group('develop')]
-bench *SETS: (_debian "npm:npm" "node:nodejs" "cmake:cmake" "taskset:util-linux") build _noop (_python "test") (_npm "benches/guide" "")
+bench *SETS: (_debian "npm:npm" "node:nodejs" "cmake:cmake" "taskset:util-linux" "ip:iproute2") build _noop (_python "test") (_npm "benches/guide" "")
     @python benches/packages.py
     cargo bench --locked --bench process -- {{SETS}}
     @[ -n "{{SETS}}" ] || "{{just_executable()}}" bench-stores

@@ -163,9 +163,9 @@ def freeze(runs: Runs) -> str:
         if row["subject"] == "before":
             kind = f"{kind}, redirect at {runs.all['memory']['before']}"
         trips = f"{row['round_trip_ms']} ms"
-        rows.append([size(row["memory_mb"]), trips, kind, ms(row["wait_ms"], True)])
+        rows.append([size(row["memory_mb"]), trips, kind, ms(row["wait_ms"], True), ms(row["cpu_ms"], True)])
     rows.sort(key=lambda row: row[1] == "0 ms")
-    head = ["CPU of", "round trip", "TLS handshake", "the viewer waits, ms"]
+    head = ["CPU of", "round trip", "TLS handshake", "the viewer waits, ms", "CPU time, ms"]
     return "\n\n".join([table(head, rows), runs.named("memory")])
 
 

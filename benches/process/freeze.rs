@@ -2,14 +2,15 @@
 
 use crate::Result;
 use crate::cold::in_turn;
-use crate::line::Line;
 use crate::memory::price_per_million;
+use crate::network::{FAR, Network};
 use crate::spread::Spread;
 use crate::subjects::{Subject, World, event};
 use crate::throttle::Throttle;
 use crate::tls::{End, Tls};
 use serde::Serialize;
 use standins::{Function, RuntimeApi};
+use std::fs;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::time::sleep;
 
@@ -19,7 +20,7 @@ pub(crate) const ROUND_TRIP: Duration = Duration::from_millis(20);
 /// How long Lambda says that the environment was frozen, more than `max_staleness_seconds`.
 const FROZEN: Duration = Duration::from_secs(100);
 
-/// What a viewer waited, and what Lambda would bill.
+/// The first viewers after a freeze.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Freeze {
     pub(crate) subject: &'static str,
@@ -32,6 +33,8 @@ pub(crate) struct Freeze {
     pub(crate) resumed: usize,
     pub(crate) freezes: usize,
     pub(crate) wait_ms: Spread,
+    /// What the function computed meanwhile.
+    pub(crate) cpu_ms: Spread,
     pub(crate) billed_ms: Spread,
     pub(crate) dollars_per_million: Option<f64>,
 }
@@ -42,16 +45,22 @@ struct Run<'a> {
     round_trip: Duration,
     resumes: bool,
     end: End,
-    line: Line,
     lambda: RuntimeApi,
     function: Function,
-    waits: Vec<f64>,
-    bills: Vec<f64>,
+    visits: Vec<Visit>,
+}
+
+/// What the viewer waited, what the function computed meanwhile, and what Lambda would bill.
+struct Visit {
+    wait: Duration,
+    cpu: Duration,
+    billed: Duration,
 }
 
 /// Every subject with every share of a CPU, with a network and without one, with sessions and without.
 pub(crate) async fn in_turns(
     tls: &Tls,
+    network: &Network,
     subjects: &[&Subject],
     world: &World,
     shares: &[Option<&Throttle>],
@@ -63,12 +72,12 @@ pub(crate) async fn in_turns(
             let networks = [ROUND_TRIP, Duration::ZERO];
             for (round_trip, resumes) in networks.into_iter().flat_map(|trip| [(trip, true), (trip, false)]) {
                 let end = tls.in_front_of(world, resumes).await?;
-                let line = Line::to(end.address, round_trip)?;
                 let lambda = RuntimeApi::start().await?;
-                let through = World::at(format!("https://localhost:{}", line.address.port()), world.name.clone());
+                let host = if round_trip.is_zero() { "localhost" } else { FAR };
+                let through = World::at(format!("https://{host}:{}", end.port), world.name.clone());
                 let function = subject.start(&lambda, &through, *share)?;
-                let (share, waits, bills) = (*share, Vec::new(), Vec::new());
-                let mut run = Run { subject, share, round_trip, resumes, end, line, lambda, function, waits, bills };
+                let (share, visits) = (*share, Vec::new());
+                let mut run = Run { subject, share, round_trip, resumes, end, lambda, function, visits };
                 run.visit(0).await?;
                 runs.push(run);
             }
@@ -78,26 +87,27 @@ pub(crate) async fn in_turns(
         for run in in_turn(&mut runs, round) {
             // A frozen group has its whole quota; where in the period the viewer arrives is a matter of chance.
             sleep(Duration::from_millis(u64::try_from(round * 7 % 20)?)).await;
-            run.line.cut();
+            network.cut(run.end.port);
             run.function.thaw();
-            let (wait, bill) = run.visit(round).await?;
-            run.waits.push(wait.as_secs_f64() * 1e3);
-            run.bills.push(bill.as_secs_f64() * 1e3);
+            let visit = run.visit(round).await?;
+            run.visits.push(visit);
         }
     }
     runs.into_iter().map(|run| run.row(rounds)).collect()
 }
 
 impl Run<'_> {
-    /// What the viewer of this round waited, and what Lambda would bill. The function is frozen afterwards.
-    async fn visit(&mut self, round: usize) -> Result<(Duration, Duration)> {
+    /// The viewer of this round. The function is frozen afterwards.
+    async fn visit(&mut self, round: usize) -> Result<Visit> {
         let deadline = SystemTime::now() + Duration::from_secs(5) + FROZEN * u32::try_from(round)?;
+        let computed = self.cpu()?;
         let begun = Instant::now();
         let outcome = tokio::select! {
             outcome = self.lambda.invoke_with_deadline(event(round)?, deadline) => outcome,
             _ = self.function.ended() => None,
         };
         let wait = begun.elapsed();
+        let cpu = self.cpu()?.saturating_sub(computed);
         let outcome = outcome.filter(|outcome| !outcome.is_error);
         let outcome =
             outcome.ok_or_else(|| format!("{} gave no answer: {:?}", self.subject.name, self.function.log()))?;
@@ -105,19 +115,32 @@ impl Run<'_> {
         self.lambda.polled(self.lambda.invocations() + 1).await;
         let billed = begun.elapsed();
         self.function.freeze();
-        Ok((wait, billed))
+        Ok(Visit { wait, cpu, billed })
+    }
+
+    /// The CPU time of all threads that are alive.
+    fn cpu(&self) -> Result<Duration> {
+        let mut nanoseconds = 0;
+        for thread in fs::read_dir(format!("/proc/{}/task", self.function.id().unwrap_or_default()))? {
+            let stat = fs::read_to_string(thread?.path().join("schedstat"))?;
+            nanoseconds += stat.split_whitespace().next().ok_or("no CPU time in /proc")?.parse::<u64>()?;
+        }
+        Ok(Duration::from_nanos(nanoseconds))
     }
 
     fn row(self, rounds: usize) -> Result<Freeze> {
         let (full, resumed) = self.end.handshakes();
-        if full + resumed != rounds + 1 {
+        if full + resumed < rounds + 1 {
             let name = self.subject.name;
             return Err(
                 format!("{name} connected {} times in {rounds} freezes: a dead connection", full + resumed).into()
             );
         }
         let memory_mb = self.share.map(|share| share.memory_mb);
-        let billed_ms = Spread::of(&self.bills);
+        let spread = |figure: fn(&Visit) -> Duration| {
+            Spread::of(&self.visits.iter().map(|visit| figure(visit).as_secs_f64() * 1e3).collect::<Vec<_>>())
+        };
+        let billed_ms = spread(|visit| visit.billed);
         Ok(Freeze {
             subject: self.subject.name,
             memory_mb,
@@ -125,7 +148,8 @@ impl Run<'_> {
             resumes: self.resumes,
             resumed,
             freezes: rounds,
-            wait_ms: Spread::of(&self.waits),
+            wait_ms: spread(|visit| visit.wait),
+            cpu_ms: spread(|visit| visit.cpu),
             billed_ms,
             dollars_per_million: memory_mb.map(|memory| price_per_million(memory, billed_ms.median)),
         })

@@ -5,10 +5,10 @@
 
 mod cold;
 mod freeze;
-mod line;
 #[path = "../machine.rs"]
 mod machine;
 mod memory;
+mod network;
 mod report;
 mod size;
 mod spread;
@@ -18,6 +18,7 @@ mod throttle;
 mod tls;
 mod warm;
 
+use network::Network;
 use report::Report;
 use std::error::Error;
 use std::path::Path;
@@ -38,7 +39,9 @@ async fn main() -> Result<()> {
     if let Some(unknown) = sets.iter().find(|set| !SETS.contains(set)) {
         return Err(format!("unknown set {unknown:?}; there are: {}", SETS.join(", ")).into());
     }
-    let bench = Bench::new(given.len() > sets.len()).await?;
+    // First, as it moves the process to where nothing of it may be yet.
+    let network = Network::start(freeze::ROUND_TRIP);
+    let bench = Bench::new(given.len() > sets.len(), network).await?;
     for set in if sets.is_empty() { &SETS[..] } else { &sets } {
         let mut report = Report::new(bench.root)?;
         let subjects = match *set {
@@ -59,14 +62,15 @@ struct Bench {
     root: &'static Path,
     /// Everything a few times only: whether it runs, not what comes out.
     is_smoke: bool,
+    network: Result<Network>,
     subjects: Vec<Subject>,
     one: World,
 }
 
 impl Bench {
-    async fn new(is_smoke: bool) -> Result<Self> {
+    async fn new(is_smoke: bool, network: Result<Network>) -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        Ok(Self { root, is_smoke, subjects: Subject::all(root)?, one: World::start(1).await? })
+        Ok(Self { root, is_smoke, network, subjects: Subject::all(root)?, one: World::start(1).await? })
     }
 
     fn rounds(&self, rounds: usize) -> usize {
@@ -88,8 +92,7 @@ impl Bench {
         eprintln!("Cold starts over TLS ...");
         let tls = Tls::new(self.root, &self.subjects)?;
         let end = tls.in_front_of(&self.one, true).await?;
-        let behind_tls =
-            World::at(format!("https://localhost:{}", end.address.port()), format!("{}, TLS", self.one.name));
+        let behind_tls = World::at(format!("https://localhost:{}", end.port), format!("{}, TLS", self.one.name));
         let trusting: Vec<&Subject> = tls.subjects.iter().collect();
         report.cold.extend(cold::in_turns(&trusting, &[&behind_tls], &[None], self.rounds(20)).await?);
         if let Some(throttle) = throttles(&[128], report).first() {
@@ -119,6 +122,13 @@ impl Bench {
 
     /// What more memory buys: starts, waits after a freeze and warm invocations with more of a CPU.
     async fn memory(&self, report: &mut Report) -> Result<Vec<Subject>> {
+        let network = match &self.network {
+            Ok(network) => network,
+            Err(why) => {
+                report.skipped.push(format!("memory, which needs a network of its own: {why}"));
+                return Ok(Vec::new());
+            }
+        };
         let throttles = throttles(&memory::SIZES_MB, report);
         let shares: Vec<Option<&Throttle>> = throttles.iter().map(Some).chain([None]).collect();
         let patient: Vec<_> =
@@ -130,7 +140,7 @@ impl Bench {
         report.cold.extend(cold::in_turns(&[edge], &[&far], &shares, self.rounds(15)).await?);
         eprintln!("After a freeze ...");
         let frozen: Vec<&Subject> = [native].into_iter().chain(tls.subject(BEFORE).ok()).collect();
-        report.freeze = freeze::in_turns(&tls, &frozen, &self.one, &shares, self.rounds(40)).await?;
+        report.freeze = freeze::in_turns(&tls, network, &frozen, &self.one, &shares, self.rounds(40)).await?;
         eprintln!("Ten invocations a second ...");
         report.steady = memory::steady(native, &far, &shares, self.rounds(600)).await?;
         Ok(self.subjects.clone())

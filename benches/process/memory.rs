@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::freeze::ROUND_TRIP;
-use crate::line::Line;
+use crate::network::FAR;
 use crate::spread::quantile;
 use crate::subjects::{Subject, World, event};
 use crate::throttle::Throttle;
@@ -47,11 +47,11 @@ pub(crate) fn price_per_million(memory_mb: u32, billed_ms: f64) -> f64 {
     MILLION_REQUESTS + f64::from(memory_mb) / 1_024.0 * billed_ms * 1e3 * GB_SECOND
 }
 
-/// LaunchDarkly behind TLS and a network.
+/// LaunchDarkly behind TLS and the network.
 pub(crate) async fn far(tls: &Tls, world: &World) -> Result<World> {
-    let line = Line::to(tls.in_front_of(world, true).await?.address, ROUND_TRIP)?;
+    let end = tls.in_front_of(world, true).await?;
     let name = format!("{}, TLS, {} ms", world.name, ROUND_TRIP.as_millis());
-    Ok(World::at(format!("https://localhost:{}", line.address.port()), name))
+    Ok(World::at(format!("https://{FAR}:{}", end.port), name))
 }
 
 struct Run {

@@ -114,12 +114,19 @@ impl fmt::Display for Report {
         }
         if !self.freeze.is_empty() {
             write!(f, "\n{:<27}{:<9}{:<12}{:<15}", "After a freeze", "CPU", "round trip", "resumed")?;
-            writeln!(f, "{:<20}{:<20}$ per million", "wait, ms", "billed, ms")?;
+            writeln!(f, "{:<20}{:<20}{:<20}$ per million", "wait, ms", "CPU time, ms", "billed, ms")?;
             for row in &self.freeze {
                 let (resumed, trip) =
                     (format!("{} of {}", row.resumed, row.freezes), format!("{} ms", row.round_trip_ms));
                 write!(f, "{:<27}{:<9}{trip:<12}{resumed:<15}", self.label(row.subject), share(row.memory_mb))?;
-                writeln!(f, "{:<20}{:<20}{}", row.wait_ms, row.billed_ms, dollars(row.dollars_per_million))?;
+                writeln!(
+                    f,
+                    "{:<20}{:<20}{:<20}{}",
+                    row.wait_ms,
+                    row.cpu_ms,
+                    row.billed_ms,
+                    dollars(row.dollars_per_million)
+                )?;
             }
         }
         if !self.steady.is_empty() {
@@ -131,12 +138,12 @@ impl fmt::Display for Report {
             }
         }
         if !self.targets.is_empty() {
-            writeln!(f, "\n{:<66}{:>8}{:>8}{:>8}{:>9}", "Target", "", "CPU", "floor", "at most")?;
+            writeln!(f, "\n{:<86}{:>8}{:>8}{:>8}{:>9}", "Target", "", "CPU", "floor", "at most")?;
             for target in &self.targets {
                 let Target { what, is, cpu, floor, most } = target;
                 let [cpu, floor] = [cpu, floor].map(|it| it.map(|it| format!("{it:.3}")).unwrap_or_default());
                 let most = most.map(|most| format!("{most:.2}")).unwrap_or_default();
-                writeln!(f, "{what:<66}{is:>8.3}{cpu:>8}{floor:>8}{most:>9} {}", target.verdict())?;
+                writeln!(f, "{what:<86}{is:>8.3}{cpu:>8}{floor:>8}{most:>9} {}", target.verdict())?;
             }
         }
         for skipped in &self.skipped {

@@ -107,7 +107,7 @@ fn freezes(report: &Report) -> Vec<Target> {
         let Some(resumed) = row("redirect-native", Some(128), true, round_trip) else { continue };
         for (what, other) in [
             ("resumed / in full", row("redirect-native", Some(128), false, round_trip)),
-            ("/ the earlier function's", row(BEFORE, Some(128), true, round_trip)),
+            ("now / the earlier function", row(BEFORE, Some(128), true, round_trip)),
         ] {
             let what = format!("wait after a freeze at 128 MB{network}, {what}");
             targets.extend(other.map(|other| Target::new(what, resumed.wait_ms.median / other.wait_ms.median, 0.6)));

@@ -5,6 +5,7 @@
 //! same lengths: the program is the same to every other byte. Node takes the certificate from `NODE_EXTRA_CA_CERTS`.
 
 use crate::Result;
+use crate::network::FAR;
 use crate::subjects::{Subject, World};
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 use std::fs;
@@ -30,7 +31,7 @@ pub(crate) struct Tls {
 
 /// A server that speaks TLS for a world's LaunchDarkly.
 pub(crate) struct End {
-    pub(crate) address: SocketAddr,
+    pub(crate) port: u16,
     handshakes: Arc<Handshakes>,
 }
 
@@ -58,7 +59,8 @@ impl Tls {
         let intermediate_certificate = params.signed_by(&intermediate_key, &authority)?;
         let intermediate = Issuer::new(params, intermediate_key);
         let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new(["localhost".to_owned()])?.signed_by(&key, &intermediate)?;
+        let certificate =
+            CertificateParams::new(["localhost".to_owned(), FAR.to_owned()])?.signed_by(&key, &intermediate)?;
 
         let folder = root.join("target/bench/tls");
         let _ = fs::remove_dir_all(&folder);
@@ -92,12 +94,12 @@ impl Tls {
         if !resumes {
             config.send_tls13_tickets = 0;
         }
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
+        let listener = TcpListener::bind("0.0.0.0:0").await?;
+        let port = listener.local_addr()?.port();
         let behind: SocketAddr = world.uri.trim_start_matches("http://").parse()?;
         let handshakes = Arc::new(Handshakes::default());
         tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(config)), behind, handshakes.clone()));
-        Ok(End { address, handshakes })
+        Ok(End { port, handshakes })
     }
 }
 
