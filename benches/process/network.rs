@@ -72,7 +72,7 @@ impl Network {
         let connections = Arc::new(Mutex::new(Connections::default()));
         let network = Self(connections.clone());
         thread::spawn(move || {
-            let mut buffer = [0; 65_536];
+            let mut buffer = vec![0; 65_536];
             while let Ok(length) = device.read(&mut buffer) {
                 let mut packet = buffer.get(..length).unwrap_or_default().to_vec();
                 let Some(connection) = reflect(&mut packet) else { continue };
