@@ -145,7 +145,7 @@ fleet SEED="1" RATE="50" SECONDS="100" STALENESS="4":
 # The same for 1, 10 and 100 requests a second: target/fleet/curve.json, for docs/scale.md
 [group('develop')]
 fleet-curve:
-    @cargo bench --locked --profile dev --bench fleet -- curve
+    @cargo bench --locked --bench fleet -- curve
 
 # Build the function for Lambda: target/lambda/redirect/bootstrap
 [group('deploy')]

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs/figures"
 RUNS = {name: ROOT / f"target/bench/{name}.json" for name in ("start", "warm", "memory", "size")}
 RUNS["fleet"] = ROOT / "target/fleet/curve.json"
-PAGES = ("docs/performance.md", "docs/scale.md")
+PAGES = ("docs/performance.md", "docs/scale.md", "docs/freshness.md")
 
 Run = dict[str, Any]
 FLAGS = ("1 flag", "1000 flags", "10000 flags")
@@ -54,7 +54,7 @@ class Runs:
 def ms(spread: Run | None, with_spread: bool = False) -> str:
     if not spread:
         return "-"
-    digits = 1 if spread["median"] < 100 else 0
+    digits = 2 if spread["median"] < 10 else 1 if spread["median"] < 100 else 0
     text = f"{spread['median']:,.{digits}f}"
     return text + f" ({spread['low']:,.{digits}f} to {spread['high']:,.{digits}f})" if with_spread else text
 
@@ -90,7 +90,7 @@ def start(runs: Runs) -> str:
                 label,
                 " / ".join(times),
                 ms(runs.cold("start", subject, "1 flag", 128)),
-                f"{warm['p50_us']['median']:.0f} / {warm['p99_us']['median']:.0f}",
+                f"{warm['p50_us']['median']:,.0f} / {warm['p99_us']['median']:,.0f}",
                 f"{warm['late_mb']:.1f}",
             ]
         )
@@ -157,16 +157,23 @@ def warm(runs: Runs) -> str:
 
 
 def freeze(runs: Runs) -> str:
-    rows = []
-    for row in runs.all["memory"]["freeze"]:
-        kind = "resumed" if row["resumed"] else "in full"
-        if row["subject"] == "before":
-            kind = f"{kind}, redirect at {runs.all['memory']['before']}"
-        trips = f"{row['round_trip_ms']} ms"
-        rows.append([size(row["memory_mb"]), trips, kind, ms(row["wait_ms"], True), ms(row["cpu_ms"], True)])
-    rows.sort(key=lambda row: row[1] == "0 ms")
-    head = ["CPU of", "round trip", "TLS handshake", "the viewer waits, ms", "CPU time, ms"]
-    return "\n\n".join([table(head, rows), runs.named("memory")])
+    run = runs.all["memory"]
+    rows = {(row["subject"], row["memory_mb"], row["round_trip_ms"], row["resumes"]): row for row in run["freeze"]}
+    lines = []
+    for subject, label in (("redirect-native", "redirect"), ("before", f"redirect at {run['before']}")):
+        for memory in dict.fromkeys(row["memory_mb"] for row in run["freeze"] if row["subject"] == subject):
+            waits = [rows[subject, memory, trip, resumes] for trip in (20, 0) for resumes in (True, False)]
+            cpu = " / ".join(ms(row["cpu_ms"]) for row in waits[:2])
+            lines.append([label, size(memory), *(ms(row["wait_ms"], True) for row in waits), cpu])
+    head = ["the viewer waits, ms", "CPU of", "20 ms away, sessions", "20 ms away, none", "0 ms away, sessions"]
+    resumed = sum(row["resumed"] for row in run["freeze"] if row["subject"] == "redirect-native" and row["resumes"])
+    freezes = sum(row["freezes"] for row in run["freeze"] if row["subject"] == "redirect-native" and row["resumes"])
+    return "\n\n".join(
+        [
+            table([*head, "0 ms away, none", "CPU time, ms: sessions / none"], lines),
+            f"Where the server gives out sessions, {resumed:,} of {freezes:,} handshakes were resumed. {runs.named('memory')}",
+        ]
+    )
 
 
 def memory(runs: Runs) -> str:
@@ -184,7 +191,7 @@ def memory(runs: Runs) -> str:
                 size(memory),
                 ms(runs.cold("memory", "redirect-edge", "1 flag, TLS, 20 ms", memory)),
                 ms(frozen["wait_ms"]),
-                f"{steady['p50_us']:.0f} / {steady['p99_us']:,.0f}",
+                f"{steady['p50_us']:,.0f} / {steady['p99_us']:,.0f}",
                 f"{steady['billed_ms']:.1f}",
                 *price,
             ]
@@ -194,15 +201,15 @@ def memory(runs: Runs) -> str:
 
 
 def by_size(runs: Runs) -> str:
-    run, rows = runs.all["size"], []
-    for subject, label in run["labels"].items():
-        times = (ms(runs.cold("size", subject, "1 flag", memory), True) for memory in (None, 128))
-        rows.append([label, *times])
-    rows.sort(key=lambda row: len(row[0]))
+    run = runs.all["size"]
+    rows = [
+        [label, *(ms(runs.cold("size", subject, "1 flag", memory), True) for memory in (None, 128))]
+        for subject, label in sorted(run["labels"].items(), key=lambda item: len(item[1]))
+    ]
+    labels = runs.all["start"]["labels"]
     packages = [
-        [f"{run_labels(runs).get(name, name)}", *(f"{package[key] / 1e6:.2f}" for key in ("bytes", "unpacked_bytes"))]
-        + [f"{package['unpack_ms']:.1f}"]
-        for name, package in run["packages"].items()
+        [labels[name], f"{package['bytes'] / 1e6:.2f}", f"{package['unpacked_bytes'] / 1e6:.2f}", f"{package['unpack_ms']:.1f}"]
+        for name, package in sorted(run["packages"].items(), key=lambda item: item[1]["bytes"])
     ]
     return "\n\n".join(
         [
@@ -211,10 +218,6 @@ def by_size(runs: Runs) -> str:
             runs.named("size"),
         ]
     )
-
-
-def run_labels(runs: Runs) -> dict[str, str]:
-    return {name: label for run in runs.all.values() for name, label in run.get("labels", {}).items()}
 
 
 def targets(runs: Runs) -> str:
@@ -227,7 +230,7 @@ def targets(runs: Runs) -> str:
     return table(["target", "measured", "at most", ""], rows)
 
 
-# ---- Tables: docs/scale.md ---------------------------------------------------------------------------------------------
+# ---- Tables: docs/scale.md and freshness.md -----------------------------------------------------------------------------
 
 
 def fleet(runs: Runs) -> str:
@@ -252,25 +255,40 @@ def fleet(runs: Runs) -> str:
     return "\n\n".join([table(head, rows), runs.named("fleet")])
 
 
-TABLES: dict[str, Callable[[Runs], str]] = {
-    "start": start, "guide": guide, "phases": phases, "warm": warm, "freeze": freeze, "memory": memory,
-    "size": by_size, "targets": targets, "fleet": fleet,
-}  # fmt: skip
+def curve(runs: Runs) -> str:
+    return f"![Decisions that are still old after a flip](fleet.svg)\n\n{runs.named('fleet')}"
+
+
+# What makes each table, and the runs that it needs.
+TABLES: dict[str, tuple[Callable[[Runs], str], set[str]]] = {
+    "start": (start, {"start", "warm"}),
+    "targets": (targets, {"start", "warm", "memory"}),
+    "guide": (guide, {"start"}),
+    "phases": (phases, {"start"}),
+    "warm": (warm, {"warm"}),
+    "freeze": (freeze, {"memory"}),
+    "memory": (memory, {"memory"}),
+    "size": (by_size, {"size", "start"}),
+    "fleet": (fleet, {"fleet"}),
+    "curve": (curve, {"fleet"}),
+}
 
 
 def pages(runs: Runs) -> dict[str, str]:
-    """Every file of docs/ that has figures, as it should be."""
+    """Every file of docs/ that has figures, as it should be. A table without its run stays as it is."""
 
     def filled(mark: re.Match[str]) -> str:
-        return f"{mark[1]}\n{TABLES[mark[2]](runs)}\n\n<!-- end -->"
+        table, needed = TABLES[mark[2]]
+        return f"{mark[1]}\n{table(runs)}\n\n<!-- end -->" if needed <= set(runs.all) else mark[0]
 
-    texts = {page: (ROOT / page).read_text() for page in PAGES}
     files = {
-        page: re.sub(r"(<!-- figures: (\w+) -->\n).*?<!-- end -->", filled, text, flags=re.DOTALL)
-        for page, text in texts.items()
+        page: re.sub(r"(<!-- figures: (\w+) -->\n).*?<!-- end -->", filled, (ROOT / page).read_text(), flags=re.DOTALL)
+        for page in PAGES
     }
-    files["docs/bench.svg"] = pictures.starts(runs.all["start"]["cold"])
-    files["docs/fleet.svg"] = pictures.fleet(runs.all["fleet"]["runs"])
+    if "start" in runs.all:
+        files["docs/bench.svg"] = pictures.starts(runs.all["start"]["cold"])
+    if "fleet" in runs.all:
+        files["docs/fleet.svg"] = pictures.fleet(runs.all["fleet"]["runs"])
     return files
 
 

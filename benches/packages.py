@@ -77,7 +77,7 @@ def lay_out_before(commit: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "target/before-target/lambda/redirect/bootstrap", folder)
     described = subprocess.run(
-        ["git", "log", "-1", "--format=%h of %cs: %s"], cwd=tree, check=True, capture_output=True, text=True
+        ["git", "log", "-1", "--format=%h of %cs"], cwd=tree, check=True, capture_output=True, text=True
     ).stdout
     (folder / "commit").write_text(described.strip())
 

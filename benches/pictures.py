@@ -49,7 +49,7 @@ def starts(cold: Rows) -> str:
             content += [
                 f'<text x="192" y="{y + 14}" class="label">{label}</text>',
                 f'<rect x="200" y="{y}" width="{width:.1f}" height="18" rx="3" class="{kind}"/>',
-                f'<text x="{208 + width:.1f}" y="{y + 14}">{median:.{1 if median < 10 else 0}f} ms</text>',
+                f'<text x="{208 + width:.1f}" y="{y + 14}">{median:,.{1 if median < 10 else 0}f} ms</text>',
             ]
             y += 23
         y += 22
@@ -86,7 +86,7 @@ def fleet(runs: Rows) -> str:
         ]
         line = " ".join(f"{x:.1f},{bottom - height * share:.1f}" for x, share in points)
         stroke = f'stroke="{color}" stroke-dasharray="{dash}"'
-        x, rate = 60 + 200 * index, round(run["in_real_time"]["visits_per_second"])
+        x, rate = 60 + 200 * index, round(run["plan"]["rate"] / run["scale"])
         content += [
             f'<polyline points="{line}" {stroke}/>',
             f'<path d="M{x} 332h28" {stroke} stroke-width="2.5"/>',
