@@ -60,15 +60,15 @@ impl Paths {
 
     /// The path of a page of the current site: without the segments that would make it one of beta, and in root mode
     /// without the second slash that would make it another host.
-    fn outside_beta<'a>(&self, path: &'a str) -> &'a str {
-        if self.is_root() && path.starts_with("//") {
-            return self.outside_beta(path.get(1..).unwrap_or_default());
-        }
+    fn outside_beta<'a>(&self, mut path: &'a str) -> &'a str {
         let segments = below(&self.beta, &self.current).filter(|segments| !segments.is_empty());
-        match segments.and_then(|segments| below(path, segments)) {
-            Some("") => "/",
-            Some(rest) => self.outside_beta(rest),
-            None => path,
+        loop {
+            path = match segments.and_then(|segments| below(path, segments)) {
+                Some("") => return "/",
+                Some(rest) => rest,
+                None if self.is_root() && path.starts_with("//") => path.strip_prefix('/').unwrap_or_default(),
+                None => return path,
+            };
         }
     }
 }
@@ -135,6 +135,8 @@ pub enum Preview {
     Absent,
     /// It has the preview's cookie.
     Shown,
+    /// It has the cookie of another token.
+    Outdated,
     /// It is a valid preview link.
     Begins,
     /// It asks for the end of the preview.
@@ -225,7 +227,7 @@ impl<'a> Visit<'a> {
         match self.signals.preview {
             Preview::Begins => self.kind != Kind::Served,
             Preview::Shown => matches!(self.kind, Kind::BetaHome | Kind::BetaPage | Kind::Entry),
-            Preview::Absent | Preview::Ends => false,
+            Preview::Absent | Preview::Outdated | Preview::Ends => false,
         }
     }
 
@@ -240,9 +242,10 @@ impl<'a> Visit<'a> {
     }
 
     /// Whether its answer is a redirect that can give a new visitor an id: an entry, but not in root mode, where the
-    /// answer depends on the id.
+    /// answer depends on the id, and not by POST: from another site, that comes without the `SameSite=Lax` cookie of a
+    /// known visitor, and the new id would replace theirs.
     pub fn accepts_id(&self) -> bool {
-        self.kind == Kind::Entry && !self.paths.is_root()
+        self.kind == Kind::Entry && self.status == 302 && !self.paths.is_root()
     }
 
     /// The redirect, or `None` when the request passes through unchanged.
@@ -287,10 +290,14 @@ impl<'a> Visit<'a> {
 
     fn to_current(&self) -> Redirect {
         let page = self.paths.outside_beta(self.page());
-        if self.paths.is_root() {
-            return self.redirect("", page, "").with(Cookie::Guard);
+        if !self.paths.is_root() {
+            return self.redirect(&self.paths.current, page, INDEX);
         }
-        self.redirect(&self.paths.current, page, INDEX)
+        // The way out named it; not every origin of a site that was there before has it under that name.
+        let page = if page.strip_prefix('/') == Some(INDEX) { "/" } else { page };
+        let home = self.redirect("", page, "").with(Cookie::Guard);
+        // To an environment that has the other token, the preview would win over the guard.
+        if self.signals.preview == Preview::Outdated { home.with(Cookie::PreviewOff) } else { home }
     }
 
     /// To its own address, without what was removed from the query.

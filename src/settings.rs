@@ -219,15 +219,17 @@ impl Given<'_> {
         })
     }
 
-    /// Segments that mean the same to every server and browser, encoded or not.
+    /// Segments that mean the same to every server and browser, encoded or not. `/site/index.html` as beta of `/site`
+    /// would be the front page of both sites.
     fn path(self) -> Result<String, SettingError> {
-        let fits = |segment: &str| !segment.is_empty() && !segment.starts_with('.') && is_plain(segment, "._~-");
+        let is_name = |segment: &str| !segment.is_empty() && segment != "index.html" && !segment.starts_with('.');
+        let fits = |segment: &str| is_name(segment) && is_plain(segment, "._~-");
         let segments = self.value.strip_prefix('/').filter(|path| path.len() < 100);
         let is_path = segments.is_some_and(|path| path.split('/').all(fits));
         self.accept_if(
             is_path,
             "a path such as /site/beta: segments of letters, digits, '.', '_', '~' and '-' that do not start with '.', \
-             and no slash at the end",
+             none of them index.html, and no slash at the end",
         )
     }
 
@@ -379,7 +381,8 @@ impl Settings {
         settings.fit_timeout(&given("function_timeout_seconds")?)?;
         settings.fit_source(&given)?;
         settings.fit_paths(&given)?;
-        if settings.viewer_budget.is_zero() && settings.between_budget.is_zero() {
+        let fetches = settings.updates == Updates::BetweenInvocations;
+        if fetches && settings.viewer_budget.is_zero() && settings.between_budget.is_zero() {
             let expected = "more than 0, because viewer_budget_ms is 0 too and no fetch would ever have time to end";
             return Err(given("between_budget_ms")?.refuse(expected));
         }

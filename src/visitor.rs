@@ -82,8 +82,7 @@ impl Viewer<'_> {
         }
         let (preview, query) = match query.and_then(|query| self.preview_parameter(query)) {
             Some((preview, rest)) => (preview, Some(Cow::Owned(rest))),
-            None if self.has_preview_cookie() => (Preview::Shown, query.map(Cow::Borrowed)),
-            None => (Preview::Absent, query.map(Cow::Borrowed)),
+            None => (self.preview_cookie(), query.map(Cow::Borrowed)),
         };
         let is_guarded = self.cookie(GUARD_COOKIE, |value| value == "1").is_some();
         let is_subresource = self.headers.values("sec-fetch-dest").iter().any(|value| value != "document");
@@ -128,9 +127,16 @@ impl Viewer<'_> {
         Some((preview, rest.join("&")))
     }
 
-    fn has_preview_cookie(&self) -> bool {
+    fn preview_cookie(&self) -> Preview {
         let secret = self.visitors.secret.as_ref();
-        secret.is_some_and(|secret| self.cookie(PREVIEW_COOKIE, |value| secret.is_cookie(value)).is_some())
+        let is_shown = |value: &str| secret.is_some_and(|secret| secret.is_cookie(value));
+        if self.cookie(PREVIEW_COOKIE, is_shown).is_some() {
+            Preview::Shown
+        } else if self.cookie(PREVIEW_COOKIE, |_| true).is_some() {
+            Preview::Outdated
+        } else {
+            Preview::Absent
+        }
     }
 
     /// Whether a page of this host led to the request: by `Sec-Fetch-Site`, or by the `Referer` of older browsers.

@@ -97,6 +97,8 @@ def test_where_a_path_leads(handler, path, expected):
         # Pages of beta lead home, to the address without the prefix.
         ("/beta", "302 /"),
         ("/beta/?q", "302 /?q"),
+        ("/beta/index.html?q", "302 /?q"),
+        ("/beta/docs/index.html", "302 /docs/index.html"),
         ("/beta/about.html?q", "302 /about.html?q"),
         ("/beta/docs/", "302 /docs/"),
         ("/beta/beta/about", "302 /about"),

@@ -184,7 +184,13 @@ fn any_verdict() -> impl Strategy<Value = Verdict> {
 }
 
 fn any_signals() -> impl Strategy<Value = Signals> {
-    let preview = prop_oneof![Just(Preview::Absent), Just(Preview::Shown), Just(Preview::Begins), Just(Preview::Ends)];
+    let preview = prop_oneof![
+        Just(Preview::Absent),
+        Just(Preview::Shown),
+        Just(Preview::Outdated),
+        Just(Preview::Begins),
+        Just(Preview::Ends),
+    ];
     (preview, any::<(bool, bool, bool)>()).prop_map(|(preview, (is_guarded, is_subresource, is_internal))| Signals {
         preview,
         is_guarded,

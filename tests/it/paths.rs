@@ -192,6 +192,8 @@ fn at_the_root_the_way_home_sets_the_guard_and_stays_on_the_host() {
     check_root("GET", "/beta/a/b.html?q", Current, "302 /a/b.html?q Guard");
     check_root("GET", "/beta/a/", Current, "302 /a/ Guard");
     check_root("GET", "/beta", Current, "302 / Guard");
+    check_root("GET", "/beta/index.html?q", Current, "302 /?q Guard");
+    check_root("GET", "/beta/a/index.html", Current, "302 /a/index.html Guard");
     check_root("GET", "/beta/", Beta, "302 /beta/index.html");
     check_root("GET", "/beta/a/", Beta, "302 /beta/a/index.html");
     for address in ["/beta", "/beta/a", "/beta/a/", "/beta/logo.svg"] {
@@ -202,6 +204,7 @@ fn at_the_root_the_way_home_sets_the_guard_and_stays_on_the_host() {
     check_root("GET", "/beta/%5c%2fevil.example/", Current, "302 /evil.example/ Guard");
     check_root("GET", "/beta/%09/evil.example/", Current, "302 /%09/evil.example/ Guard");
     check_root("GET", "/beta//beta///beta/a", Current, "302 /a Guard");
+    check_root("GET", &"/beta/".repeat(100_000), Current, "302 / Guard");
     check_root("GET", "/beta/..//beta/a", Beta, "302 /beta//beta/a");
     check_root("GET", &format!("/beta/{}", "é".repeat(3_000)), Current, "302 / Guard");
 }

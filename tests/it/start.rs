@@ -63,6 +63,7 @@ fn a_wrong_setting_names_itself_its_value_and_what_would_be_right() {
         "/a*",
         "/é",
         "/a\\b",
+        "/site/index.html",
     ] {
         check("current_path", wrong, "expected a path such as /site/beta");
         check("beta_path", wrong, "expected a path such as /site/beta");
@@ -94,6 +95,12 @@ fn a_function_whose_fetches_have_no_time_to_end_is_refused() {
     let error = Settings::read(|field| no_time(field).or_else(|| crate::setup::field(field)), |_| None).unwrap_err();
     let expected = "between_budget_ms is \"0\"; expected more than 0";
     assert!(error.to_string().contains(expected), "{error}");
+    // The SDK streams and polls in its own time.
+    for updates in ["streaming", "polling"] {
+        let own = |field: &str| (field == "updates").then(|| updates.to_owned());
+        let file = |field: &str| own(field).or_else(|| no_time(field)).or_else(|| crate::setup::field(field));
+        assert!(Settings::read(file, |_| None).is_ok(), "{updates}");
+    }
 }
 
 #[test]

@@ -120,7 +120,7 @@ fn check_preview(query: &str, cookie: &str, expected: Preview, kept: &str) {
 
 #[test]
 fn only_one_whole_token_is_a_preview_link_and_everything_else_stays_in_the_query() {
-    use Preview::{Absent, Begins, Ends, Shown};
+    use Preview::{Absent, Begins, Ends, Outdated, Shown};
     let cookie = format!("a=b; redirect-preview=x; {}", preview_cookie());
     assert!(cookie.len() > 64 && !cookie.contains(TOKEN), "{cookie}");
     for (query, preview, kept) in [
@@ -149,7 +149,7 @@ fn only_one_whole_token_is_a_preview_link_and_everything_else_stays_in_the_query
     ] {
         check_preview(query, "", Absent, query);
         check_preview(query, &cookie, Shown, query);
-        check_preview(query, "redirect-preview=0123456789abcdef; redirect-preview=; redirect-preview", Absent, query);
+        check_preview(query, "redirect-preview=0123456789abcdef; redirect-preview=; redirect-preview", Outdated, query);
     }
 }
 
@@ -235,8 +235,8 @@ proptest! {
             let key = visitor.context(Events::Full).unwrap().key().to_owned();
             (signals, kept.unwrap().into_owned(), key, visitor.cookie())
         });
-        prop_assert!(matches!(signals.preview, Preview::Absent | Preview::Ends));
-        prop_assert_eq!(kept == query, signals.preview == Preview::Absent);
+        prop_assert!(matches!(signals.preview, Preview::Absent | Preview::Outdated | Preview::Ends));
+        prop_assert_eq!(kept != query, signals.preview == Preview::Ends);
         prop_assert!((1..=128).contains(&key.len()), "{}", key);
         prop_assert!(key.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)), "{}", key);
         prop_assert!(cookie.is_none_or(|cookie| cookie == Cookie::Visitor(key)));
@@ -306,6 +306,10 @@ async fn an_id_is_given_only_at_an_entry_and_never_where_the_company_gives_it() 
         let answered = world.send(&event(address, "192.0.2.1")).await;
         assert!(answered.json["headers"].get("set-cookie").is_none(), "{address}: {}", answered.json);
     }
+    // A POST from another site comes without the visitor's SameSite=Lax cookie.
+    let post = world.send(&event("/a", "192.0.2.1").replace("GET", "POST")).await;
+    assert_eq!(post.summary(), "307 /site/beta/a");
+    assert!(post.json["headers"].get("set-cookie").is_none(), "{}", post.json);
     for settings in [
         [("REDIRECT_VISITOR_COOKIE", "id"), ("REDIRECT_VISITOR_COOKIE_DAYS", "0")],
         [("REDIRECT_VISITOR_COOKIE", ""), ("REDIRECT_VISITOR_COOKIE_DAYS", "365")],
@@ -441,6 +445,9 @@ async fn at_the_root_pages_lead_to_beta_and_back_and_nobody_circles() {
     let (guard, cookie) = (("cookie", "redirect-guard=1"), preview_cookie());
     assert_eq!(beta.answer("/a/?q", &[guard]).await, "pass-through");
     assert_eq!(beta.answer("/a", &[("cookie", "redirect-guard=")]).await, "302 /beta/a");
+    // One that has the token before would show the preview again.
+    let outdated = [("cookie", "redirect-preview=x")];
+    assert_eq!(current.answer("/beta/a", &outdated).await, "302 /a redirect-guard=1 redirect-preview=");
     assert_eq!(current.answer("/a", &[guard, ("cookie", &cookie)]).await, "302 /beta/a");
     let link = format!("/a?redirect-preview={TOKEN}");
     assert_eq!(current.answer(&link, &[guard]).await, format!("302 /beta/a {cookie}"));
