@@ -43,7 +43,9 @@ class Runs:
             f"{machine['cpus']} CPUs, {machine['kernel']}{with_}."
         )
 
-    def cold(self, name: str, subject: str, world: str, memory: int | None = None, figure: str = "wall_ms") -> Run | None:
+    def cold(
+        self, name: str, subject: str, world: str, memory: int | None = None, figure: str = "wall_ms"
+    ) -> Run | None:
         rows = (row for row in self.all[name]["cold"] if (row["subject"], row["memory_mb"]) == (subject, memory))
         return next((row[figure] for row in rows if row["world"] == world), None)
 
@@ -68,7 +70,7 @@ def size(memory: int | None) -> str:
     return f"{memory:,} MB" if memory else "a whole CPU"
 
 
-# ---- Tables: docs/performance.md ---------------------------------------------------------------------------------------
+# ---- Tables: docs/performance.md -------------------------------------------------------------------------------------
 
 
 def start(runs: Runs) -> str:
@@ -126,14 +128,23 @@ def phases(runs: Runs) -> str:
         assert spread
         return float(spread["median"])
 
-    floor, native = median("noop-native"), median("redirect-native")
+    floor, native, edge = median("noop-native"), median("redirect-native"), median("redirect-edge")
+    behind_carrier, tls = median("noop-edge"), median("redirect-native", "1 flag, TLS")
     rows = [
-        ("Python starts and imports the handler", median("noop-edge") - floor, "the floor behind the carrier less the native floor; nothing of ours"),
+        (
+            "Python starts and imports the handler",
+            behind_carrier - floor,
+            "the floor behind the carrier less the native floor; nothing of ours",
+        ),
         ("exec, loader, runtime client, first `/next`, first answer", floor, "the no-op Rust function"),
         ("settings, transport, SDK client, the flag, the decision", native - floor, "ours"),
-        ("TLS to LaunchDarkly, where it is not plain HTTP", median("redirect-native", "1 flag, TLS") - native, "handshake, two certificates to check, and the hop through the bench's own TLS end"),
-        ("**edge package**", median("redirect-edge"), f"{median('redirect-edge') / median('noop-edge'):.2f} x the floor behind the same carrier"),
-    ]  # fmt: skip
+        (
+            "TLS to LaunchDarkly, where it is not plain HTTP",
+            tls - native,
+            "handshake, two certificates to check, and the hop through the bench's own TLS end",
+        ),
+        ("**edge package**", edge, f"{edge / behind_carrier:.2f} x the floor behind the same carrier"),
+    ]
     return table(["phase, with 1 flag", "ms", "what it is"], [[what, f"{it:.1f}", why] for what, it, why in rows])
 
 
@@ -168,12 +179,9 @@ def freeze(runs: Runs) -> str:
     head = ["the viewer waits, ms", "CPU of", "20 ms away, sessions", "20 ms away, none", "0 ms away, sessions"]
     resumed = sum(row["resumed"] for row in run["freeze"] if row["subject"] == "redirect-native" and row["resumes"])
     freezes = sum(row["freezes"] for row in run["freeze"] if row["subject"] == "redirect-native" and row["resumes"])
-    return "\n\n".join(
-        [
-            table([*head, "0 ms away, none", "CPU time, ms: sessions / none"], lines),
-            f"Where the server gives out sessions, {resumed:,} of {freezes:,} handshakes were resumed. {runs.named('memory')}",
-        ]
-    )
+    said = f"Where the server gives out sessions, {resumed:,} of {freezes:,} handshakes were resumed."
+    waits_of = table([*head, "0 ms away, none", "CPU time, ms: sessions / none"], lines)
+    return "\n\n".join([waits_of, f"{said} {runs.named('memory')}"])
 
 
 def memory(runs: Runs) -> str:
@@ -183,7 +191,9 @@ def memory(runs: Runs) -> str:
         frozen = next(
             row
             for row in run["freeze"]
-            if (row["memory_mb"], row["subject"]) == (memory, "redirect-native") and row["resumes"] and row["round_trip_ms"]
+            if (row["memory_mb"], row["subject"]) == (memory, "redirect-native")
+            and row["resumes"]
+            and row["round_trip_ms"]
         )
         price = [f"{row['dollars_per_million']:.2f}" if memory else "-" for row in (steady, frozen)]
         rows.append(
@@ -208,7 +218,12 @@ def by_size(runs: Runs) -> str:
     ]
     labels = runs.all["start"]["labels"]
     packages = [
-        [labels[name], f"{package['bytes'] / 1e6:.2f}", f"{package['unpacked_bytes'] / 1e6:.2f}", f"{package['unpack_ms']:.1f}"]
+        [
+            labels[name],
+            f"{package['bytes'] / 1e6:.2f}",
+            f"{package['unpacked_bytes'] / 1e6:.2f}",
+            f"{package['unpack_ms']:.1f}",
+        ]
         for name, package in sorted(run["packages"].items(), key=lambda item: item[1]["bytes"])
     ]
     return "\n\n".join(
@@ -230,7 +245,7 @@ def targets(runs: Runs) -> str:
     return table(["target", "measured", "at most", ""], rows)
 
 
-# ---- Tables: docs/scale.md and freshness.md -----------------------------------------------------------------------------
+# ---- Tables: docs/scale.md and freshness.md --------------------------------------------------------------------------
 
 
 def fleet(runs: Runs) -> str:

@@ -17,8 +17,9 @@ LINES = ["#0b7285", "#e8590c", "#5f3dc4"]
 DASHES = ["", "7 4", "2 3"]
 
 
-def page(height: int, label: str, style: str, content: str) -> str:
-    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 680 {height}" role="img" aria-label="{label}">
+def page(height: int, title: str, style: str, content: list[str]) -> str:
+    lines = "\n".join(content)
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 680 {height}" role="img" aria-label="{title}">
 <style>
 svg {{ background: #fff; font: 13px system-ui, sans-serif; }}
 text {{ fill: #1f2933; }}
@@ -26,17 +27,16 @@ text {{ fill: #1f2933; }}
 {style}
 </style>
 <rect width="680" height="{height}" fill="#fff"/>
-{content}
+<text x="10" y="24" class="title">{title}</text>
+{lines}
 </svg>
 """
 
 
 def starts(cold: Rows) -> str:
     """Start to first answer, as bars."""
-    medians = {
-        (row["subject"], row["world"]): row["wall_ms"]["median"] for row in cold if row["memory_mb"] is None
-    }
-    content = ['<text x="10" y="22" class="title">Process start to first answer (median; each group has its own scale)</text>']
+    medians = {(row["subject"], row["world"]): row["wall_ms"]["median"] for row in cold if row["memory_mb"] is None}
+    content = []
     y = 44
     for world in ("1 flag", "1000 flags", "10000 flags"):
         bars = {label: medians[subject, world] for subject, label in BARS.items() if (subject, world) in medians}
@@ -57,16 +57,15 @@ def starts(cold: Rows) -> str:
 .label { text-anchor: end; }
 .ours { fill: #0b7285; }
 .guide { fill: #adb5bd; }"""
-    return page(y, "Process start to first answer", style, "\n".join(content))
+    title = "Process start to first answer (median; each group has its own scale)"
+    return page(y, title, style, content)
 
 
 def fleet(runs: Rows) -> str:
     """The share of decisions that are still old, over the time since a flip: a line for each rate of requests."""
     left, bottom, width, height, end = 60, 290, 580, 220, 75
-    content = [
-        '<text x="10" y="24" class="title">Decisions that are still old, over the seconds since the flag was flipped</text>',
-        '<text x="10" y="46">max_staleness_seconds = 60, while LaunchDarkly answers; time scaled down in the run</text>',
-    ]
+    scaled = "max_staleness_seconds = 60, while LaunchDarkly answers; time is scaled down in the run"
+    content = [f'<text x="10" y="46">{scaled}</text>']
     for percent in (0, 25, 50, 75, 100):
         y = bottom - height * percent / 100
         content.append(f'<path d="M{left} {y:.0f}H{left + width}" class="grid"/>')
@@ -80,7 +79,10 @@ def fleet(runs: Rows) -> str:
         slices = run["curve_while_launchdarkly_answers"]
         middle = (slices[1]["from_seconds"] - slices[0]["from_seconds"]) / 2
         points = [
-            (left + width * min((row["from_seconds"] + middle) * run["scale"], end) / end, row["old"] / row["decisions"])
+            (
+                left + width * min((row["from_seconds"] + middle) * run["scale"], end) / end,
+                row["old"] / row["decisions"],
+            )
             for row in slices
             if row["decisions"]
         ]
@@ -97,4 +99,4 @@ def fleet(runs: Rows) -> str:
 .grid { stroke: #e4e7eb; }
 polyline { fill: none; stroke-width: 2.5; stroke-linejoin: round; }
 .promise { stroke: #c92a2a; stroke-dasharray: 5 4; }"""
-    return page(350, "Decisions that are still old after a flip, at three rates of requests", style, "\n".join(content))
+    return page(350, "Decisions that are still old, over the seconds since a flip of the flag", style, content)
