@@ -5,7 +5,6 @@ use crate::report::Report;
 use crate::subjects::BEFORE;
 use crate::warm::Warm;
 use serde::Serialize;
-use std::time::Duration;
 
 /// A figure, mostly a ratio of medians, and the most it may be.
 #[derive(Clone, Debug, Serialize)]
@@ -91,26 +90,33 @@ fn warm(report: &Report) -> Vec<Target> {
 }
 
 fn freezes(report: &Report) -> Vec<Target> {
-    let row = |subject, memory_mb, resumes, round_trip: Duration| {
+    let row = |subject, memory_mb, resumes| {
         let is_wanted = |row: &&Freeze| {
             (row.subject, row.memory_mb, row.resumes) == (subject, memory_mb, resumes)
-                && row.round_trip_ms == round_trip.as_millis()
+                && row.round_trip_ms == ROUND_TRIP.as_millis()
         };
         report.freeze.iter().find(is_wanted)
     };
+    let ratio = |what: &str, one: &Freeze, other: &Freeze, most| Target {
+        what: format!("wait after a freeze at 128 MB, {what}"),
+        is: one.wait_ms.median / other.wait_ms.median,
+        cpu: Some(one.cpu_ms.median / other.cpu_ms.median),
+        floor: None,
+        most,
+    };
     let mut targets = Vec::new();
-    if let Some(whole) = row("redirect-native", None, true, ROUND_TRIP) {
+    if let Some(whole) = row("redirect-native", None, true) {
         let most = 3.0 * ROUND_TRIP.as_secs_f64() * 1e3 + 5.0;
         targets.push(Target::new("wait after a freeze, ms: three round trips and 5 ms", whole.wait_ms.median, most));
     }
-    for (round_trip, network) in [(ROUND_TRIP, ""), (Duration::ZERO, ", without a network")] {
-        let Some(resumed) = row("redirect-native", Some(128), true, round_trip) else { continue };
-        for (what, other) in [
-            ("resumed / in full", row("redirect-native", Some(128), false, round_trip)),
-            ("now / the earlier function", row(BEFORE, Some(128), true, round_trip)),
-        ] {
-            let what = format!("wait after a freeze at 128 MB{network}, {what}");
-            targets.extend(other.map(|other| Target::new(what, resumed.wait_ms.median / other.wait_ms.median, 0.6)));
+    let (sessions, none) = (row("redirect-native", Some(128), true), row("redirect-native", Some(128), false));
+    for (what, one, other, most) in [
+        ("now / the earlier function, a server with sessions", sessions, row(BEFORE, Some(128), true), Some(0.6)),
+        ("now / the earlier function, a server without", none, row(BEFORE, Some(128), false), Some(0.6)),
+        ("a server with sessions / without", sessions, none, None),
+    ] {
+        if let (Some(one), Some(other)) = (one, other) {
+            targets.push(ratio(what, one, other, most));
         }
     }
     targets
