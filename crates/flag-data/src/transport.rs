@@ -199,6 +199,7 @@ pub fn retry_after(headers: &HeaderMap) -> Duration {
 mod tests {
     use super::*;
     use http::HeaderValue;
+    use hyper_rustls::MaybeHttpsStream;
     use rcgen::{CertifiedKey, generate_simple_self_signed};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -206,6 +207,7 @@ mod tests {
     use tokio_rustls::TlsAcceptor;
     use tokio_rustls::rustls::pki_types::PrivateKeyDer;
     use tokio_rustls::rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig};
+    use tower_service::Service;
 
     /// A server that sends how each handshake went, and a connector that trusts it.
     async fn server() -> (String, HttpsConnector<HttpConnector>, UnboundedReceiver<HandshakeKind>) {
@@ -247,6 +249,14 @@ mod tests {
             assert_eq!(response.body, b"{}");
             assert_eq!(handshakes.recv().await.unwrap(), expected);
         }
+    }
+
+    #[tokio::test]
+    async fn a_request_does_not_wait_for_an_acknowledgment() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let connected = connector().call(uri).await.unwrap();
+        assert!(matches!(connected, MaybeHttpsStream::Http(stream) if stream.inner().nodelay().unwrap()));
     }
 
     #[track_caller]
