@@ -239,11 +239,22 @@ _noop: (_python "build")
 _count: _noop
     cargo bench --locked --profile dev --bench instructions
 
-# The function beside the floor and the guide's handler in Node, and the stores with 5,000 flags: tables, docs/bench.svg
+# The function beside the floor and the guide's handler in Node: tables, target/bench/*.json (start, warm, memory, size; all of them and the stores without a name)
 [group('develop')]
-bench: (_debian "npm:npm" "node:nodejs" "cmake:cmake" "taskset:util-linux") build _noop (_python "test") (_npm "benches/guide" "") && bench-stores
+bench *SETS: (_debian "npm:npm" "node:nodejs" "cmake:cmake" "taskset:util-linux" "ip:iproute2") build _noop (_python "test") (_npm "benches/guide" "")
     @python benches/packages.py
-    cargo bench --locked --bench process
+    cargo bench --locked --bench process -- {{SETS}}
+    @[ -n "{{SETS}}" ] || "{{just_executable()}}" bench-stores
+
+# Let `bench warm` and `bench memory` compare with the function of an earlier commit too
+[group('develop')]
+bench-before COMMIT: (_python "build")
+    @python benches/packages.py {{COMMIT}}
+
+# Put what the last runs of bench and fleet measured into docs/: tables and pictures
+[group('develop')]
+figures: (_python "build")
+    @python benches/figures.py
 
 # The flag stores with 5,000 flags: time and requests of each step
 [group('develop')]
@@ -279,6 +290,11 @@ fleet SEED="1" RATE="50" SECONDS="100" STALENESS="4" help="":
     bench="cargo bench --locked --profile dev --bench fleet"
     python3 tools/build.py "the fleet" $bench --no-run
     $bench --quiet -- {{SEED}} {{RATE}} {{SECONDS}} {{STALENESS}}
+
+# The same for 1, 10 and 100 requests a second: target/fleet/curve.json, for docs/scale.md
+[group('develop')]
+fleet-curve:
+    @cargo bench --locked --bench fleet -- curve
 
 # Format the code
 [group('develop')]

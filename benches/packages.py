@@ -1,11 +1,19 @@
-"""Lays out in target/bench what each subject of the bench would upload to Lambda, and measures it as a zip."""
+"""Lays out in target/bench what each subject of the bench would upload to Lambda, and measures it as a zip.
+
+With a commit, it lays out the function of that commit instead, as `before`, to compare with.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
+import statistics
 import subprocess
 import sys
+import time
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +50,38 @@ def bundle() -> Path:
     return out
 
 
+def unpack_ms(package: bytes) -> float:
+    """How long unpacking takes: the part of Lambda's own work before a start that can be tried here."""
+    times = []
+    for _ in range(9):
+        started = time.perf_counter()
+        with zipfile.ZipFile(io.BytesIO(package)) as archive:
+            for name in archive.namelist():
+                archive.read(name)
+        times.append((time.perf_counter() - started) * 1000)
+    return round(statistics.median(times), 1)
+
+
+def lay_out_before(commit: str) -> None:
+    """In a worktree and a target folder of its own, built as `just build` builds it."""
+    tree = ROOT / "target/before"
+    command = ["git", "worktree", "add", "--force", "--detach", str(tree), commit]
+    if tree.exists():
+        command = ["git", "-C", str(tree), "checkout", "--quiet", "--detach", commit]
+    subprocess.run(command, cwd=ROOT, check=True)
+    environment = {**os.environ, "CARGO_TARGET_DIR": str(ROOT / "target/before-target")}
+    environment["CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS"] = "-Crelocation-model=static"
+    build = ["cargo", "lambda", "build", "--locked", "--release", "--bin", "redirect"]
+    subprocess.run(build, cwd=tree, check=True, env=environment)
+    folder = TARGET / "before"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "target/before-target/lambda/redirect/bootstrap", folder)
+    described = subprocess.run(
+        ["git", "log", "-1", "--format=%h of %cs"], cwd=tree, check=True, capture_output=True, text=True
+    ).stdout
+    (folder / "commit").write_text(described.strip())
+
+
 def main() -> None:
     subjects: dict[str, dict[str, Path]] = {
         "noop-native": {"bootstrap": built("noop")},
@@ -52,15 +92,23 @@ def main() -> None:
         "guide": {"guide.js": GUIDE / "guide.js", **node_modules()},
         "guide-bundled": {"guide.mjs": bundle()},
     }
-    sizes = {}
+    measured = {}
     for subject, members in subjects.items():
         folder = TARGET / subject
         shutil.rmtree(folder, ignore_errors=True)
         for name, source in members.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, folder / name)
-        sizes[subject] = len(packed({name: (source.read_bytes(), 0o755) for name, source in members.items()}))
-    (TARGET / "packages.json").write_text(json.dumps(sizes, indent=2) + "\n")
+        package = packed({name: (source.read_bytes(), 0o755) for name, source in members.items()})
+        measured[subject] = {
+            "bytes": len(package),
+            "unpacked_bytes": sum(source.stat().st_size for source in members.values()),
+            "unpack_ms": unpack_ms(package),
+        }
+    (TARGET / "packages.json").write_text(json.dumps(measured, indent=2) + "\n")
 
 
-main()
+if len(sys.argv) > 1:
+    lay_out_before(sys.argv[1])
+else:
+    main()

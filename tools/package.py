@@ -36,7 +36,7 @@ PACKAGE = Path("target/edge/redirect.zip")
 # Amazon Linux 2023, on which the managed Python runtime runs, has this glibc.
 # https://docs.aws.amazon.com/linux/al2023/release-notes/all-packages-AL2023.html
 NEWEST_GLIBC = (2, 34)
-# Ours, not Lambda's: a larger package starts more slowly. A store's client needs its share.
+# Ours, not Lambda's, which is 50 MB: docs/performance.md has what size costs. A store's client needs its share.
 MAX_BYTES = 2_250_000
 MAX_BYTES_WITH_STORE = 3_250_000
 
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         if len(package) > limit:
             raise Failure(
                 f"the package has {len(package):,} bytes, more than {limit:,}. Build with a smaller opt-level, or "
-                "leave a dependency out."
+                'leave a dependency out; docs/performance.md, "Start by size", has when to raise the limit.'
             )
         write(package)
         if flags and not options.flags:

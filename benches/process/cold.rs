@@ -14,45 +14,55 @@ use std::time::{Duration, Instant};
 pub(crate) struct Cold {
     pub(crate) subject: &'static str,
     pub(crate) world: String,
+    /// Whose share of a CPU it had; a whole one if there is none.
+    pub(crate) memory_mb: Option<u32>,
     pub(crate) wall_ms: Spread,
     pub(crate) cpu_ms: Spread,
 }
 
-/// Starts every subject in every world once per round.
+type Run<'a> = (&'a Subject, &'a World, Option<&'a Throttle>, Vec<f64>, Vec<f64>);
+
+/// Starts every subject in every world with every share of a CPU once per round.
 pub(crate) async fn in_turns(
     subjects: &[&Subject],
     worlds: &[&World],
+    shares: &[Option<&Throttle>],
     rounds: usize,
-    throttle: Option<&Throttle>,
 ) -> Result<Vec<Cold>> {
-    let mut runs: Vec<(&Subject, &World, Vec<f64>, Vec<f64>)> = Vec::new();
+    let mut runs: Vec<Run> = Vec::new();
     for subject in subjects {
         // To who asks nothing, all worlds are alike.
         let worlds = if subject.asks { worlds } else { worlds.get(..1).unwrap_or_default() };
-        runs.extend(worlds.iter().map(|world| (*subject, *world, Vec::new(), Vec::new())));
+        for share in shares {
+            runs.extend(worlds.iter().map(|world| (*subject, *world, *share, Vec::new(), Vec::new())));
+        }
     }
     for round in 0..rounds {
-        // What ran just before leaves its traces in the caches: no one always follows the same one.
-        let mut order: Vec<_> = runs.iter_mut().collect();
-        let first = round % order.len().max(1);
-        order.rotate_left(first);
-        if round % 2 == 1 {
-            order.reverse();
-        }
-        for (subject, world, walls, cpus) in order {
-            let (wall, cpu) = start(subject, world, round, throttle).await?;
+        for (subject, world, share, walls, cpus) in in_turn(&mut runs, round) {
+            let (wall, cpu) = start(subject, world, round, *share).await?;
             walls.push(wall.as_secs_f64() * 1e3);
             cpus.push(cpu.as_secs_f64() * 1e3);
         }
     }
-    let throttled = if throttle.is_some() { ", 7 % of a CPU" } else { "" };
-    let row = |(subject, world, walls, cpus): (&Subject, &World, Vec<f64>, Vec<f64>)| Cold {
+    let row = |(subject, world, share, walls, cpus): Run| Cold {
         subject: subject.name,
-        world: format!("{}{throttled}", world.name),
+        world: world.name.clone(),
+        memory_mb: share.map(|share| share.memory_mb),
         wall_ms: Spread::of(&walls),
         cpu_ms: Spread::of(&cpus),
     };
     Ok(runs.into_iter().map(row).collect())
+}
+
+/// What ran just before leaves its traces in the caches: no one always follows the same one.
+pub(crate) fn in_turn<T>(runs: &mut [T], round: usize) -> Vec<&mut T> {
+    let mut order: Vec<_> = runs.iter_mut().collect();
+    let first = round % order.len().max(1);
+    order.rotate_left(first);
+    if round % 2 == 1 {
+        order.reverse();
+    }
+    order
 }
 
 async fn start(
@@ -62,10 +72,7 @@ async fn start(
     throttle: Option<&Throttle>,
 ) -> Result<(Duration, Duration)> {
     let lambda = RuntimeApi::start().await?;
-    let mut command = subject.command(&lambda, world);
-    if let Some(throttle) = throttle {
-        throttle.apply_to(&mut command)?;
-    }
+    let command = subject.command(&lambda, world, throttle)?;
     let event = event(number)?;
     let before = cpu_of_ended_children();
     let started = Instant::now();

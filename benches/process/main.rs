@@ -4,67 +4,170 @@
 //! compared is taken in turns within one run, so that the noise of the machine is everyone's.
 
 mod cold;
-mod picture;
+mod freeze;
+#[path = "../machine.rs"]
+mod machine;
+mod memory;
+mod network;
 mod report;
+mod size;
 mod spread;
 mod subjects;
+mod targets;
 mod throttle;
 mod tls;
 mod warm;
 
+use network::Network;
 use report::Report;
 use std::error::Error;
 use std::path::Path;
 use std::{env, fs};
-use subjects::{Subject, World};
+use subjects::{BEFORE, Subject, World};
 use throttle::Throttle;
+use tls::Tls;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// How often everything is taken.
-struct Rounds {
-    cold: usize,
-    cold_large: usize,
-    cold_throttled: usize,
-    warm_blocks: usize,
-}
-
-const USUAL: Rounds = Rounds { cold: 40, cold_large: 20, cold_throttled: 7, warm_blocks: 20 };
+const SETS: [&str; 4] = ["start", "warm", "memory", "size"];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let subjects = Subject::all(root)?;
-    let all: Vec<&Subject> = subjects.iter().collect();
-    let all_but_node: Vec<&Subject> = all.iter().copied().filter(|subject| subject.name != "noop-node").collect();
-    let mut report = Report::new(&subjects)?;
-
-    let one = World::start(1).await?;
-    let thousand = World::start(1_000).await?;
-    let many = World::start(10_000).await?;
-
-    eprintln!("Cold starts with 1 and 1,000 flags, {} of each ...", USUAL.cold);
-    report.cold.extend(cold::in_turns(&all, &[&one, &thousand], USUAL.cold, None).await?);
-    eprintln!("Cold starts with 10,000 flags, {} of each ...", USUAL.cold_large);
-    report.cold.extend(cold::in_turns(&all_but_node, &[&many], USUAL.cold_large, None).await?);
-    eprintln!("Cold starts over TLS, {} of each ...", USUAL.cold_large);
-    let tls = tls::in_front_of(&one, root, &subjects).await?;
-    let trusting: Vec<&Subject> = tls.subjects.iter().collect();
-    report.cold.extend(cold::in_turns(&trusting, &[&tls.world], USUAL.cold_large, None).await?);
-    match Throttle::new() {
-        Ok(throttle) => {
-            eprintln!("Cold starts at 7 % of a CPU, {} of each ...", USUAL.cold_throttled);
-            report.cold.extend(cold::in_turns(&all, &[&one], USUAL.cold_throttled, Some(&throttle)).await?);
-        }
-        Err(why) => report.skipped.push(format!("cold starts at 7 % of a CPU: {why}")),
+    // Cargo adds an option of its own.
+    let given: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let sets: Vec<&str> = given.iter().map(String::as_str).filter(|argument| *argument != "--smoke").collect();
+    if let Some(unknown) = sets.iter().find(|set| !SETS.contains(set)) {
+        return Err(format!("unknown set {unknown:?}; there are: {}", SETS.join(", ")).into());
     }
-    eprintln!("Warm invocations, {} of each ...", USUAL.warm_blocks * warm::BLOCK);
-    report.warm = warm::in_turns(&subjects, &one, USUAL.warm_blocks).await?;
-
-    report.end();
-    println!("{report}");
-    let folder = root.join("target/bench");
-    fs::write(folder.join("results.json"), serde_json::to_string_pretty(&report)? + "\n")?;
-    fs::write(root.join("docs/bench.svg"), picture::of(&report))?;
+    // First, as it moves the process to where nothing of it may be yet.
+    let network = Network::start(freeze::ROUND_TRIP);
+    let bench = Bench::new(given.len() > sets.len(), network).await?;
+    for set in if sets.is_empty() { &SETS[..] } else { &sets } {
+        let mut report = Report::new(bench.root)?;
+        let subjects = match *set {
+            "start" => bench.start(&mut report).await?,
+            "warm" => bench.warm(&mut report).await?,
+            "memory" => bench.memory(&mut report).await?,
+            _ => bench.size(&mut report).await?,
+        };
+        report.end(&subjects);
+        println!("{report}");
+        let file = bench.root.join("target/bench").join(set).with_extension("json");
+        fs::write(file, serde_json::to_string_pretty(&report)? + "\n")?;
+    }
     Ok(())
+}
+
+struct Bench {
+    root: &'static Path,
+    /// Everything a few times only: whether it runs, not what comes out.
+    is_smoke: bool,
+    network: Result<Network>,
+    subjects: Vec<Subject>,
+    one: World,
+}
+
+impl Bench {
+    async fn new(is_smoke: bool, network: Result<Network>) -> Result<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        Ok(Self { root, is_smoke, network, subjects: Subject::all(root)?, one: World::start(1).await? })
+    }
+
+    fn rounds(&self, rounds: usize) -> usize {
+        if self.is_smoke { 2 } else { rounds }
+    }
+
+    /// From the start of a process to its first answer.
+    async fn start(&self, report: &mut Report) -> Result<Vec<Subject>> {
+        let all: Vec<&Subject> = self.subjects.iter().collect();
+        let thousand = World::start(1_000).await?;
+        eprintln!("Cold starts with 1 and 1,000 flags ...");
+        report.cold.extend(cold::in_turns(&all, &[&self.one, &thousand], &[None], self.rounds(40)).await?);
+        drop(thousand);
+        eprintln!("Cold starts with 10,000 flags ...");
+        let many = World::start(10_000).await?;
+        let all_but_node: Vec<&Subject> = all.iter().copied().filter(|subject| subject.name != "noop-node").collect();
+        report.cold.extend(cold::in_turns(&all_but_node, &[&many], &[None], self.rounds(20)).await?);
+        drop(many);
+        eprintln!("Cold starts over TLS ...");
+        let tls = Tls::new(self.root, &self.subjects)?;
+        let end = tls.in_front_of(&self.one, true).await?;
+        let behind_tls = World::at(format!("https://localhost:{}", end.port), format!("{}, TLS", self.one.name));
+        let trusting: Vec<&Subject> = tls.subjects.iter().collect();
+        report.cold.extend(cold::in_turns(&trusting, &[&behind_tls], &[None], self.rounds(20)).await?);
+        if let Some(throttle) = throttles(&[128], report).first() {
+            eprintln!("Cold starts at the share of 128 MB ...");
+            report.cold.extend(cold::in_turns(&all, &[&self.one], &[Some(throttle)], self.rounds(7)).await?);
+        }
+        Ok(self.subjects.clone())
+    }
+
+    /// Invocation after invocation.
+    async fn warm(&self, report: &mut Report) -> Result<Vec<Subject>> {
+        let mut subjects = self.subjects.clone();
+        if let Some(native) = self.subjects.iter().find(|subject| subject.name == "redirect-native") {
+            let off = [("REDIRECT_EVENTS", "off")];
+            subjects.push(native.with("redirect-native-no-events", "redirect, native, events off", &off));
+            let visitors = [
+                ("REDIRECT_VISITOR_COOKIE", "id"),
+                ("REDIRECT_CONTEXT_HEADERS", "user-agent,accept"),
+                ("REDIRECT_PREVIEW_TOKEN", "0123456789abcdef0123456789abcdef"),
+            ];
+            subjects.push(native.with("redirect-native-visitors", "the same, cookie, headers, preview", &visitors));
+        }
+        eprintln!("Warm invocations ...");
+        report.warm = warm::in_turns(&subjects, &self.one, self.rounds(60).max(6)).await?;
+        Ok(subjects)
+    }
+
+    /// What more memory buys: starts, waits after a freeze and warm invocations with more of a CPU.
+    async fn memory(&self, report: &mut Report) -> Result<Vec<Subject>> {
+        let network = match &self.network {
+            Ok(network) => network,
+            Err(why) => {
+                report.skipped.push(format!("memory, which needs a network of its own: {why}"));
+                return Ok(Vec::new());
+            }
+        };
+        let throttles = throttles(&memory::SIZES_MB, report);
+        let shares: Vec<Option<&Throttle>> = throttles.iter().map(Some).chain([None]).collect();
+        let patient: Vec<_> =
+            self.subjects.iter().map(|subject| subject.with(subject.name, subject.label, &memory::PATIENT)).collect();
+        let tls = Tls::new(self.root, &patient)?;
+        let far = memory::far(&tls, &self.one).await?;
+        let (edge, native) = (tls.subject("redirect-edge")?, tls.subject("redirect-native")?);
+        eprintln!("Cold starts with more memory ...");
+        report.cold.extend(cold::in_turns(&[edge], &[&far], &shares, self.rounds(15)).await?);
+        eprintln!("After a freeze ...");
+        let frozen: Vec<&Subject> = [native].into_iter().chain(tls.subject(BEFORE).ok()).collect();
+        report.freeze = freeze::in_turns(&tls, network, &frozen, &self.one, &shares, self.rounds(40)).await?;
+        eprintln!("Ten invocations a second ...");
+        report.steady = memory::steady(native, &far, &shares, self.rounds(600)).await?;
+        Ok(self.subjects.clone())
+    }
+
+    /// What a larger package costs at a start.
+    async fn size(&self, report: &mut Report) -> Result<Vec<Subject>> {
+        let edge = self.subjects.iter().find(|subject| subject.name == "redirect-edge").ok_or("no edge package")?;
+        let subjects = size::padded(edge, self.root)?;
+        let padded: Vec<&Subject> = subjects.iter().collect();
+        eprintln!("Cold starts by size ...");
+        let throttles = throttles(&[128], report);
+        report.cold.extend(cold::in_turns(&padded, &[&self.one], &[None], self.rounds(30)).await?);
+        let shares: Vec<Option<&Throttle>> = throttles.iter().map(Some).collect();
+        report.cold.extend(cold::in_turns(&padded, &[&self.one], &shares, self.rounds(10)).await?);
+        Ok(subjects)
+    }
+}
+
+/// The shares of a CPU that this machine can give; the others are skipped.
+fn throttles(sizes_mb: &[u32], report: &mut Report) -> Vec<Throttle> {
+    let mut throttles = Vec::new();
+    for size in sizes_mb {
+        match Throttle::new(*size) {
+            Ok(throttle) => throttles.push(throttle),
+            Err(why) => report.skipped.push(format!("the share of a CPU that {size} MB have: {why}")),
+        }
+    }
+    throttles
 }

@@ -1,130 +1,81 @@
-//! The results, as a table and as JSON.
+//! The results, as tables and as JSON.
 
 use crate::Result;
 use crate::cold::Cold;
-use crate::spread::Spread;
-use crate::subjects::{Subject, node, python};
+use crate::freeze::Freeze;
+use crate::machine::{Machine, output};
+use crate::memory::Steady;
+use crate::subjects::{BEFORE, Subject, node, python};
+use crate::targets::{self, Target};
 use crate::warm::Warm;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
-use std::time::SystemTime;
 
-/// A run's results, and the circumstances.
+/// The results of one set of figures, and the circumstances.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    commit: String,
-    unix_time: u64,
-    cpu: String,
-    cpus: usize,
+    machine: Machine,
     node: String,
     python: String,
+    /// The commit of the earlier function, where there is one to compare with.
+    before: Option<String>,
     /// The load average of a minute at the start and at the end: 1 is one busy CPU, the bench's own part included.
     load: (String, String),
-    pub(crate) labels: BTreeMap<&'static str, &'static str>,
-    /// The size of the package in bytes, zipped as `just package` does.
-    pub(crate) package_bytes: BTreeMap<String, u64>,
+    labels: BTreeMap<&'static str, &'static str>,
+    packages: BTreeMap<String, Package>,
     pub(crate) cold: Vec<Cold>,
     pub(crate) warm: Vec<Warm>,
-    ratios: Vec<Ratio>,
+    pub(crate) freeze: Vec<Freeze>,
+    pub(crate) steady: Vec<Steady>,
+    targets: Vec<Target>,
     pub(crate) skipped: Vec<String>,
 }
 
+/// A package, zipped as `just package` does.
+#[derive(Debug, Deserialize, Serialize)]
+struct Package {
+    bytes: u64,
+    unpacked_bytes: u64,
+    /// How long unpacking it takes, with a whole CPU.
+    unpack_ms: f64,
+}
+
 impl Report {
-    pub(crate) fn new(subjects: &[Subject]) -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let output = |program: &Path, arguments: &[&str]| {
-            let output = Command::new(program).args(arguments).output();
-            output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
-        };
-        let cpus = fs::read_to_string("/proc/cpuinfo")?;
-        let cpu = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    pub(crate) fn new(root: &Path) -> Result<Self> {
         Ok(Self {
-            commit: output(Path::new("git"), &["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]),
-            unix_time: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs(),
-            cpu: cpu.map(|(_, name)| name.to_owned()).unwrap_or_default(),
-            cpus: std::thread::available_parallelism()?.get(),
+            machine: Machine::of_this_run(),
             node: output(&node(root), &["--version"]),
             python: output(&python(root), &["--version"]),
+            before: fs::read_to_string(root.join("target/bench").join(BEFORE).join("commit")).ok(),
             load: (load(), String::new()),
-            labels: subjects.iter().map(|subject| (subject.name, subject.label)).collect(),
-            package_bytes: serde_json::from_str(&fs::read_to_string(root.join("target/bench/packages.json"))?)?,
+            labels: BTreeMap::new(),
+            packages: serde_json::from_str(&fs::read_to_string(root.join("target/bench/packages.json"))?)?,
             cold: Vec::new(),
             warm: Vec::new(),
-            ratios: Vec::new(),
+            freeze: Vec::new(),
+            steady: Vec::new(),
+            targets: Vec::new(),
             skipped: Vec::new(),
         })
     }
 
-    /// When everything was measured.
-    pub(crate) fn end(&mut self) {
+    /// Everything of the set was measured, on these.
+    pub(crate) fn end(&mut self, subjects: &[Subject]) {
         self.load.1 = load();
-        self.ratios = self.compare();
-        if let Some(warm) = self.warm.iter().find(|row| row.subject == "redirect-native-no-events") {
-            self.labels.insert(warm.subject, "redirect, native, events off");
-        }
+        self.labels = subjects.iter().map(|subject| (subject.name, subject.label)).collect();
+        self.targets = targets::of(self);
     }
 
-    pub(crate) fn cold(&self, subject: &str, world: &str) -> Option<&Cold> {
-        self.cold.iter().find(|row| row.subject == subject && row.world == world)
+    pub(crate) fn cold(&self, subject: &str, world: &str, memory_mb: Option<u32>) -> Option<&Cold> {
+        self.cold.iter().find(|row| row.subject == subject && row.world == world && row.memory_mb == memory_mb)
     }
 
-    fn label<'a>(&self, subject: &'a str) -> &'a str {
+    pub(crate) fn label<'a>(&self, subject: &'a str) -> &'a str {
         self.labels.get(subject).copied().unwrap_or(subject)
     }
-
-    /// What the project promises itself, and what became of it.
-    fn compare(&self) -> Vec<Ratio> {
-        let mut ratios = Vec::new();
-        let mut start = |subject, world: &str, to, to_world: &str, floor: Option<&str>, most| {
-            if let (Some(one), Some(other)) = (self.cold(subject, world), self.cold(to, to_world)) {
-                let what = format!("start of {} / {}, {world}", self.label(subject), self.label(to));
-                let of = one.wall_ms.median / other.wall_ms.median;
-                let cpu = Some(one.cpu_ms.median / other.cpu_ms.median);
-                let floor = floor.and_then(|world| self.cold("noop-edge", world));
-                let floor = floor.map(|floor| floor.wall_ms.median / other.wall_ms.median);
-                ratios.push(Ratio { what, of, cpu, floor, most });
-            }
-        };
-        for (world, guide, bundled) in [("1 flag", 0.30, 0.43), ("1000 flags", 0.19, 0.27), ("10000 flags", 0.08, 0.09)]
-        {
-            // Who asks nothing took its turns once for both of the first two.
-            let once = if world == "1000 flags" { "1 flag" } else { world };
-            start("redirect-edge", world, "noop-edge", once, None, 1.03);
-            start("redirect-native", world, "noop-native", once, None, 1.5);
-            start("redirect-edge", world, "guide-bundled", world, Some(once), bundled);
-            start("redirect-edge", world, "guide", world, Some(once), guide);
-        }
-        let warm = |subject| self.warm.iter().find(|row| row.subject == subject);
-        if let (Some(floor), Some(on), Some(off)) =
-            (warm("noop-native"), warm("redirect-native"), warm("redirect-native-no-events"))
-        {
-            let mut ratio = |what: &str, one: Spread, other: Spread, most| {
-                let of = one.median / other.median;
-                ratios.push(Ratio { what: what.to_owned(), of, cpu: None, floor: None, most });
-            };
-            ratio("warm p50 of redirect / no-op Rust, events off", off.p50_us, floor.p50_us, 1.15);
-            ratio("warm p50 of redirect / no-op Rust, events on", on.p50_us, floor.p50_us, 1.4);
-            ratio("warm p99 of redirect / no-op Rust, events off", off.p99_us, floor.p99_us, 1.5);
-            ratio("warm p99 of redirect / no-op Rust, events on", on.p99_us, floor.p99_us, 1.5);
-        }
-        ratios
-    }
-}
-
-/// A ratio of medians, and the most it is to be.
-#[derive(Debug, Serialize)]
-struct Ratio {
-    what: String,
-    of: f64,
-    /// The same of the CPU time, which a busy machine changes less.
-    cpu: Option<f64>,
-    /// What a function that does nothing behind the same carrier has: ours cannot have less.
-    floor: Option<f64>,
-    most: f64,
 }
 
 fn load() -> String {
@@ -132,30 +83,68 @@ fn load() -> String {
     load.split_whitespace().next().unwrap_or_default().to_owned()
 }
 
+fn share(memory_mb: Option<u32>) -> String {
+    memory_mb.map_or("whole".to_owned(), |memory| format!("{memory} MB"))
+}
+
+fn dollars(price: Option<f64>) -> String {
+    price.map(|price| format!("{price:.3}")).unwrap_or_default()
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}, {} CPUs, Node {}, {}, commit {}", self.cpu, self.cpus, self.node, self.python, self.commit)?;
-        writeln!(f, "Load average at the start {}, at the end {}", self.load.0, self.load.1)?;
-        writeln!(f, "Medians, with the quartiles in parentheses\n")?;
-        writeln!(f, "{:<58}{:<24}CPU ms", "Start to first answer", "ms")?;
-        for row in &self.cold {
-            let Cold { subject, world, wall_ms, cpu_ms } = row;
-            writeln!(f, "{:<32}{world:<26}{wall_ms:<24}{cpu_ms}", self.label(subject))?;
+        writeln!(f, "{}, Node {}, {}", self.machine, self.node, self.python)?;
+        writeln!(f, "load average {} before, {} after", self.load.0, self.load.1)?;
+        if let Some(commit) = &self.before {
+            writeln!(f, "the earlier function: {commit}")?;
         }
-        writeln!(f, "\n{:<32}{:<24}{:<24}MB after 1,000 and 5,000, peak", "Warm", "p50 us", "p99 us")?;
-        for row in &self.warm {
-            let Warm { subject, p50_us, p99_us, early_mb, late_mb, peak_mb } = row;
-            let memory = format!("{early_mb:.1}, {late_mb:.1}, {peak_mb:.1}");
-            writeln!(f, "{:<32}{p50_us:<24}{p99_us:<24}{memory}", self.label(subject))?;
+        if !self.cold.is_empty() {
+            writeln!(f, "\n{:<32}{:<24}{:<9}{:<26}CPU time, ms", "Start to first answer", "", "CPU", "time, ms")?;
+            for row in &self.cold {
+                write!(f, "{:<32}{:<24}{:<9}", self.label(row.subject), row.world, share(row.memory_mb))?;
+                writeln!(f, "{:<26}{}", row.wall_ms, row.cpu_ms)?;
+            }
         }
-        writeln!(f, "\n{:<32}bytes, zipped", "Package")?;
-        for (subject, bytes) in &self.package_bytes {
-            writeln!(f, "{:<32}{bytes:>10}", self.label(subject))?;
+        if !self.warm.is_empty() {
+            writeln!(f, "\n{:<40}{:<22}{:<22}resident, MB (peak)", "Warm", "p50, us", "p99, us")?;
+            for row in &self.warm {
+                write!(f, "{:<40}{:<22}{:<22}", self.label(row.subject), row.p50_us, row.p99_us)?;
+                writeln!(f, "{:.1} -> {:.1} ({:.1})", row.early_mb, row.late_mb, row.peak_mb)?;
+            }
         }
-        writeln!(f, "\n{:<76}{:>6}{:>7}{:>7}  at most", "Ratio of medians", "time", "CPU", "floor")?;
-        for Ratio { what, of, cpu, floor, most } in &self.ratios {
-            let [cpu, floor] = [cpu, floor].map(|ratio| ratio.map(|ratio| format!("{ratio:.3}")).unwrap_or_default());
-            writeln!(f, "{what:<76}{of:>6.3}{cpu:>7}{floor:>7}  {most:.2}{}", if of > most { "  MISSED" } else { "" })?;
+        if !self.freeze.is_empty() {
+            write!(f, "\n{:<27}{:<9}{:<12}{:<15}", "After a freeze", "CPU", "round trip", "resumed")?;
+            writeln!(f, "{:<20}{:<20}{:<20}$ per million", "wait, ms", "CPU time, ms", "billed, ms")?;
+            for row in &self.freeze {
+                let (resumed, trip) =
+                    (format!("{} of {}", row.resumed, row.freezes), format!("{} ms", row.round_trip_ms));
+                write!(f, "{:<27}{:<9}{trip:<12}{resumed:<15}", self.label(row.subject), share(row.memory_mb))?;
+                writeln!(
+                    f,
+                    "{:<20}{:<20}{:<20}{}",
+                    row.wait_ms,
+                    row.cpu_ms,
+                    row.billed_ms,
+                    dollars(row.dollars_per_million)
+                )?;
+            }
+        }
+        if !self.steady.is_empty() {
+            writeln!(f, "\n{:<27}{:<12}{:<12}{:<14}$ per million", "Ten a second", "p50, us", "p99, us", "billed, ms")?;
+            for row in &self.steady {
+                let (p50, p99, billed) = (row.p50_us, row.p99_us, row.billed_ms);
+                let price = dollars(row.dollars_per_million);
+                writeln!(f, "{:<27}{p50:<12.0}{p99:<12.0}{billed:<14.2}{price}", share(row.memory_mb))?;
+            }
+        }
+        if !self.targets.is_empty() {
+            writeln!(f, "\n{:<86}{:>8}{:>8}{:>8}{:>9}", "Target", "", "CPU", "floor", "at most")?;
+            for target in &self.targets {
+                let Target { what, is, cpu, floor, most } = target;
+                let [cpu, floor] = [cpu, floor].map(|it| it.map(|it| format!("{it:.3}")).unwrap_or_default());
+                let most = most.map(|most| format!("{most:.2}")).unwrap_or_default();
+                writeln!(f, "{what:<86}{is:>8.3}{cpu:>8}{floor:>8}{most:>9} {}", target.verdict())?;
+            }
         }
         for skipped in &self.skipped {
             writeln!(f, "SKIPPED {skipped}")?;

@@ -1,13 +1,16 @@
 //! What is compared, and the world it runs in.
 
 use crate::Result;
+use crate::throttle::Throttle;
 use serde_json::{Value, json};
 use standins::{Data, Function, LaunchDarkly, RuntimeApi, lambda_environment};
-use std::io;
 use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
 const KEY: &str = "sdk-00000000-1111-4222-8333-444444444444";
+
+/// The function of an earlier commit, if there is one to compare with.
+pub(crate) const BEFORE: &str = "before";
 
 /// A function, as Lambda unpacks its package.
 #[derive(Clone, Debug)]
@@ -56,7 +59,7 @@ impl Subject {
             }
             Ok(Self { name, label, asks, folder, runtime, variables: Vec::new() })
         };
-        Ok(vec![
+        let mut all = vec![
             subject("noop-native", "no-op Rust, native", false, Runtime::Provided)?,
             subject("redirect-native", "redirect, native", true, Runtime::Provided)?,
             subject("noop-edge", "no-op Rust behind the carrier", false, python())?,
@@ -64,7 +67,10 @@ impl Subject {
             subject("noop-node", "no-op Node", false, node("noop.handler"))?,
             subject("guide-bundled", "the guide in Node, bundled", true, node("guide.handler"))?,
             subject("guide", "the guide in Node", true, node("guide.handler"))?,
-        ])
+        ];
+        // Laid out by `just bench-before`.
+        all.extend(subject(BEFORE, "redirect before, native", true, Runtime::Provided));
+        Ok(all)
     }
 
     /// The same with more variables in its environment.
@@ -78,8 +84,8 @@ impl Subject {
         !matches!(self.runtime, Runtime::Node { .. })
     }
 
-    /// How Lambda starts it.
-    pub(crate) fn command(&self, lambda: &RuntimeApi, world: &World) -> Command {
+    /// How Lambda starts it, with a share of a CPU or a whole one.
+    pub(crate) fn command(&self, lambda: &RuntimeApi, world: &World, share: Option<&Throttle>) -> Result<Command> {
         let mut command = match &self.runtime {
             Runtime::Provided => Command::new(self.folder.join("bootstrap")),
             Runtime::Python { python } => {
@@ -111,12 +117,15 @@ impl Subject {
             command.env(variable, &world.uri);
         }
         command.envs(self.variables.iter().map(|(variable, value)| (variable, value)));
-        command
+        if let Some(share) = share {
+            share.apply_to(&mut command)?;
+        }
+        Ok(command)
     }
 
     /// Starts it.
-    pub(crate) fn start(&self, lambda: &RuntimeApi, world: &World) -> io::Result<Function> {
-        Function::run(self.command(lambda, world))
+    pub(crate) fn start(&self, lambda: &RuntimeApi, world: &World, share: Option<&Throttle>) -> Result<Function> {
+        Ok(Function::run(self.command(lambda, world, share)?)?)
     }
 
     /// Refuses an answer that does not come from the flag: the bench would measure something else.
@@ -168,10 +177,13 @@ fn flag(key: &str) -> Value {
     })
 }
 
-/// A viewer's request, each from another address, without white space, as CloudFront sends it.
+/// A viewer's request, each from another address and with cookies, without white space, as CloudFront sends it.
 pub(crate) fn event(number: usize) -> Result<String> {
-    let mut event: Value = serde_json::from_str(include_str!("../../events/ipv4.json"))?;
+    let mut event: Value = serde_json::from_str(include_str!("../../events/visitor-cookie.json"))?;
     let ip = event.pointer_mut("/Records/0/cf/request/clientIp").ok_or("the sample event has no clientIp")?;
     *ip = Value::String(format!("203.0.{}.{}", number / 256 % 256, number % 256));
+    let cookie = event.pointer_mut("/Records/0/cf/request/headers/cookie/0/value").ok_or("the event has no cookie")?;
+    *cookie =
+        Value::String(format!("theme=dark; id=6f1f0a52-7f3b-4c6e-9d54-{number:012}; _ga=GA1.1.1234567890.1700000000"));
     Ok(event.to_string())
 }

@@ -1,71 +1,118 @@
-//! LaunchDarkly over TLS, with a certificate of the bench's own.
+//! LaunchDarkly over TLS, with certificates of the bench's own.
 //!
 //! The binary trusts Mozilla's roots, compiled in, and nothing else; a setting for more would be one that only this bench
 //! needs. So the bench takes copies of the packages in which name and key of one root are exchanged for its own, of the
 //! same lengths: the program is the same to every other byte. Node takes the certificate from `NODE_EXTRA_CA_CERTS`.
 
 use crate::Result;
+use crate::network::FAR;
 use crate::subjects::{Subject, World};
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
+use tokio_rustls::rustls::{HandshakeKind, ServerConfig};
 use webpki::anchor_from_trusted_cert;
 
-/// A world behind TLS, and the subjects that trust it.
+/// The subjects that ask LaunchDarkly, trusting an authority of ours, and a certificate of that authority.
 pub(crate) struct Tls {
-    pub(crate) world: World,
     pub(crate) subjects: Vec<Subject>,
+    /// The server's and the intermediate one, as public authorities have it.
+    chain: Vec<CertificateDer<'static>>,
+    key: KeyPair,
 }
 
-/// Puts TLS in front of a world's LaunchDarkly.
-pub(crate) async fn in_front_of(world: &World, root: &Path, subjects: &[Subject]) -> Result<Tls> {
-    let (params, authority_key, mozillas) = authority()?;
-    let authority_certificate = params.self_signed(&authority_key)?;
-    let authority = Issuer::new(params, authority_key);
-    let key = KeyPair::generate()?;
-    let certificate = CertificateParams::new(["localhost".to_owned()])?.signed_by(&key, &authority)?;
+/// A server that speaks TLS for a world's LaunchDarkly.
+pub(crate) struct End {
+    pub(crate) port: u16,
+    handshakes: Arc<Handshakes>,
+}
 
-    let folder = root.join("target/bench/tls");
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder)?;
-    let pem = folder.join("authority.pem");
-    fs::write(&pem, authority_certificate.pem())?;
-    let mut all = Vec::new();
-    for subject in subjects.iter().filter(|subject| subject.asks) {
-        let mut subject = subject.with(subject.name, subject.label, &[("NODE_EXTRA_CA_CERTS", &pem.to_string_lossy())]);
-        if subject.is_rust() {
-            subject.folder = trusting(&subject, &folder, mozillas, authority_certificate.der())?;
+#[derive(Default)]
+struct Handshakes {
+    full: AtomicUsize,
+    resumed: AtomicUsize,
+}
+
+impl End {
+    /// How many handshakes were made in full, and how many were resumed.
+    pub(crate) fn handshakes(&self) -> (usize, usize) {
+        (self.handshakes.full.load(Ordering::Relaxed), self.handshakes.resumed.load(Ordering::Relaxed))
+    }
+}
+
+impl Tls {
+    pub(crate) fn new(root: &Path, subjects: &[Subject]) -> Result<Self> {
+        let (params, authority_key, mozillas) = authority()?;
+        let authority_certificate = params.self_signed(&authority_key)?;
+        let authority = Issuer::new(params, authority_key);
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let intermediate_key = KeyPair::generate()?;
+        let intermediate_certificate = params.signed_by(&intermediate_key, &authority)?;
+        let intermediate = Issuer::new(params, intermediate_key);
+        let key = KeyPair::generate()?;
+        let certificate =
+            CertificateParams::new(["localhost".to_owned(), FAR.to_owned()])?.signed_by(&key, &intermediate)?;
+
+        let folder = root.join("target/bench/tls");
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder)?;
+        let pem = folder.join("authority.pem");
+        fs::write(&pem, authority_certificate.pem())?;
+        let mut trusting = Vec::new();
+        for subject in subjects.iter().filter(|subject| subject.asks) {
+            let mut subject =
+                subject.with(subject.name, subject.label, &[("NODE_EXTRA_CA_CERTS", &pem.to_string_lossy())]);
+            if subject.is_rust() {
+                subject.folder = copy(&subject, &folder, mozillas, authority_certificate.der())?;
+            }
+            trusting.push(subject);
         }
-        all.push(subject);
+        let chain = vec![certificate.der().clone(), intermediate_certificate.der().clone()];
+        Ok(Self { subjects: trusting, chain, key })
     }
 
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der())?)?;
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let uri = format!("https://localhost:{}", listener.local_addr()?.port());
-    let behind: SocketAddr = world.uri.trim_start_matches("http://").parse()?;
-    tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(config)), behind));
-    let name = format!("{}, TLS", world.name);
-    Ok(Tls { world: World::at(uri, name), subjects: all })
+    pub(crate) fn subject(&self, name: &str) -> Result<&Subject> {
+        let subject = self.subjects.iter().find(|subject| subject.name == name);
+        subject.ok_or_else(|| format!("no subject {name} asks LaunchDarkly").into())
+    }
+
+    /// Without `resumes` the server gives out no session, so that every handshake is made in full.
+    pub(crate) async fn in_front_of(&self, world: &World, resumes: bool) -> Result<End> {
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(self.chain.clone(), PrivateKeyDer::try_from(self.key.serialize_der())?)?;
+        if !resumes {
+            config.send_tls13_tickets = 0;
+        }
+        let listener = TcpListener::bind("0.0.0.0:0").await?;
+        let port = listener.local_addr()?.port();
+        let behind: SocketAddr = world.uri.trim_start_matches("http://").parse()?;
+        let handshakes = Arc::new(Handshakes::default());
+        tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(config)), behind, handshakes.clone()));
+        Ok(End { port, handshakes })
+    }
 }
 
-async fn serve(listener: TcpListener, acceptor: TlsAcceptor, behind: SocketAddr) {
+async fn serve(listener: TcpListener, acceptor: TlsAcceptor, behind: SocketAddr, handshakes: Arc<Handshakes>) {
     while let Ok((stream, _)) = listener.accept().await {
-        let acceptor = acceptor.clone();
+        let (acceptor, handshakes) = (acceptor.clone(), handshakes.clone());
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
             // A subject that is ended breaks its connections; one that refuses the certificate fails its check.
             if let (Ok(mut outer), Ok(mut inner)) = (acceptor.accept(stream).await, TcpStream::connect(behind).await) {
+                let is_resumed = outer.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+                let count = if is_resumed { &handshakes.resumed } else { &handshakes.full };
+                count.fetch_add(1, Ordering::Relaxed);
                 let _ = inner.set_nodelay(true);
                 let _ = copy_bidirectional(&mut outer, &mut inner).await;
             }
@@ -96,12 +143,7 @@ fn authority() -> Result<(CertificateParams, KeyPair, &'static TrustAnchor<'stat
 }
 
 /// A copy of a package whose binary has our authority in the place of a root.
-fn trusting(
-    subject: &Subject,
-    folder: &Path,
-    root: &TrustAnchor<'_>,
-    authority: &CertificateDer<'_>,
-) -> Result<PathBuf> {
+fn copy(subject: &Subject, folder: &Path, root: &TrustAnchor<'_>, authority: &CertificateDer<'_>) -> Result<PathBuf> {
     let copy = folder.join(subject.name);
     fs::create_dir_all(&copy)?;
     let ours = anchor_from_trusted_cert(authority)?;

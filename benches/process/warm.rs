@@ -1,11 +1,13 @@
 //! Invocation after invocation: how long each takes, and what stays in memory.
 
 use crate::Result;
+use crate::cold::in_turn;
 use crate::spread::{Spread, quantile};
 use crate::subjects::{Subject, World, event};
 use serde::Serialize;
 use standins::{Function, RuntimeApi};
 use std::fs;
+use std::thread::available_parallelism;
 use tokio::process::Command;
 
 /// Invocations of one subject before it is the next one's turn.
@@ -35,31 +37,27 @@ struct Run {
 /// All subjects are up at once, and one after the other gets a block of invocations. Each is held to the second CPU
 /// and the bench to the first, so that the scheduler's placement does not decide.
 pub(crate) async fn in_turns(subjects: &[Subject], world: &World, blocks: usize) -> Result<Vec<Warm>> {
-    let mut subjects = subjects.to_vec();
-    // What of the difference to the floor is the events'.
-    let eventless = subjects.iter().find(|subject| subject.name == "redirect-native").map(|subject| {
-        subject.with("redirect-native-no-events", "redirect, native, events off", &[("REDIRECT_EVENTS", "off")])
-    });
-    subjects.extend(eventless);
     let mut runs = Vec::new();
-    for subject in &subjects {
+    for subject in subjects {
         let lambda = RuntimeApi::start().await?;
-        let function = subject.start(&lambda, world)?;
+        let function = subject.start(&lambda, world, None)?;
         let mut run = Run { name: subject.name, lambda, function, p50: vec![], p99: vec![], early_mb: 0.0 };
         // The cold start is not measured here.
         subject.check(&run.block(0, 1).await?)?;
-        pin(run.function.id(), 1).await?;
+        pin(run.function.id(), "1").await?;
         runs.push(run);
     }
-    pin(Some(std::process::id()), 0).await?;
+    let bench = Some(std::process::id());
+    pin(bench, "0").await?;
     for block in 0..blocks {
-        for run in &mut runs {
+        for run in in_turn(&mut runs, block) {
             run.block(block * BLOCK, BLOCK).await?;
             if (block + 1) * BLOCK == 1_000 {
                 run.early_mb = run.memory_mb("VmRSS:")?;
             }
         }
     }
+    pin(bench, &format!("0-{}", available_parallelism()?.get().max(2) - 1)).await?;
     let row = |run: Run| {
         Ok(Warm {
             subject: run.name,
@@ -101,9 +99,9 @@ impl Run {
     }
 }
 
-/// Keeps all threads of a process on one CPU.
-async fn pin(process: Option<u32>, cpu: usize) -> Result<()> {
+/// Keeps all threads of a process on these CPUs.
+async fn pin(process: Option<u32>, cpus: &str) -> Result<()> {
     let process = process.unwrap_or_default().to_string();
-    let output = Command::new("taskset").args(["-a", "-c", "-p", &cpu.to_string(), &process]).output().await?;
+    let output = Command::new("taskset").args(["-a", "-c", "-p", cpus, &process]).output().await?;
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into()) }
 }

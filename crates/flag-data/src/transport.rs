@@ -5,11 +5,13 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, Request};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
 use launchdarkly_sdk_transport::{HttpTransport, HyperTransport, ResponseFuture, TransportError};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// A connection that was idle for longer may be dead without anyone noticing: the environment was frozen.
@@ -21,8 +23,8 @@ const MAX_WAIT: Duration = Duration::from_secs(3_600);
 /// How long to wait when a 429 does not say.
 const DEFAULT_WAIT: Duration = Duration::from_secs(10);
 
-/// An HTTP client with connect and total timeouts. One that was idle for more than 10 seconds is not
-/// used again.
+/// An HTTP client with connect and total timeouts. A connection that was idle for more than 10 seconds is not used
+/// again; the next one resumes its TLS session.
 ///
 /// Used by the source of the flag data and, through [`HttpTransport`], by the SDK's event sender.
 #[derive(Clone)]
@@ -31,6 +33,8 @@ pub struct Transport(Arc<Inner>);
 struct Inner {
     clock: Clock,
     timeout: Duration,
+    /// Outlives the pools: it holds the TLS sessions that a new connection resumes, without the certificates to check.
+    connector: OnceLock<HttpsConnector<HttpConnector>>,
     pool: Mutex<Option<Pool>>,
     pools: AtomicU64,
 }
@@ -68,7 +72,11 @@ pub enum RequestError {
 impl Transport {
     /// A transport whose requests take at most `timeout` from first to last byte.
     pub fn new(clock: Clock, timeout: Duration) -> Self {
-        Self(Arc::new(Inner { clock, timeout, pool: Mutex::new(None), pools: AtomicU64::new(0) }))
+        Self::with(OnceLock::new(), clock, timeout)
+    }
+
+    fn with(connector: OnceLock<HttpsConnector<HttpConnector>>, clock: Clock, timeout: Duration) -> Self {
+        Self(Arc::new(Inner { clock, timeout, connector, pool: Mutex::new(None), pools: AtomicU64::new(0) }))
     }
 
     /// Sends a request and reads the whole response, of which at most `limit` bytes.
@@ -109,18 +117,32 @@ impl Transport {
         }
         let pool = match &mut *pool {
             Some(pool) => pool,
-            empty => match HyperTransport::builder().connect_timeout(inner.timeout).build_https() {
-                Ok(transport) => empty.insert(Pool {
-                    number: inner.pools.fetch_add(1, Ordering::Relaxed),
-                    client: Box::new(move |request| transport.request(request)),
-                    last_used: HashMap::new(),
-                }),
-                Err(error) => return (Suspect(None), Box::pin(async { Err(TransportError::new(error)) })),
-            },
+            empty => {
+                let connector = inner.connector.get_or_init(connector).clone();
+                match HyperTransport::builder().connect_timeout(inner.timeout).build_with_connector(connector) {
+                    Ok(transport) => empty.insert(Pool {
+                        number: inner.pools.fetch_add(1, Ordering::Relaxed),
+                        client: Box::new(move |request| transport.request(request)),
+                        last_used: HashMap::new(),
+                    }),
+                    Err(error) => return (Suspect(None), Box::pin(async { Err(TransportError::new(error)) })),
+                }
+            }
         };
         pool.last_used.insert(host, inner.clock.now());
         (Suspect(Some((self.0.clone(), pool.number))), (pool.client)(request))
     }
+}
+
+/// As the SDK's own, which would make another one, without any session, for each pool. With Nagle's algorithm, as the
+/// SDK's has it, the first request would wait until the server has acknowledged the handshake: a round trip.
+fn connector() -> HttpsConnector<HttpConnector> {
+    let mut tcp = HttpConnector::new();
+    tcp.set_nodelay(true);
+    // It connects for https too.
+    tcp.enforce_http(false);
+    let builder = HttpsConnectorBuilder::new().with_webpki_roots().https_or_http();
+    builder.enable_http1().enable_http2().wrap_connector(tcp)
 }
 
 /// A request without an answer, and its pool. When it is given up, by its timeout or because whoever waits for it does
@@ -177,6 +199,65 @@ pub fn retry_after(headers: &HeaderMap) -> Duration {
 mod tests {
     use super::*;
     use http::HeaderValue;
+    use hyper_rustls::MaybeHttpsStream;
+    use rcgen::{CertifiedKey, generate_simple_self_signed};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+    use tokio_rustls::rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig};
+    use tower_service::Service;
+
+    /// A server that sends how each handshake went, and a connector that trusts it.
+    async fn server() -> (String, HttpsConnector<HttpConnector>, UnboundedReceiver<HandshakeKind>) {
+        let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(cert.der().clone()).unwrap();
+        let trusting = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let trusting =
+            HttpsConnectorBuilder::new().with_tls_config(trusting).https_only().enable_http1().enable_http2().build();
+
+        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![cert.der().clone()], key);
+        let acceptor = TlsAcceptor::from(Arc::new(config.unwrap()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+        let (sender, handshakes) = unbounded_channel();
+        tokio::spawn(async move {
+            // Open to the end, as a frozen environment finds its own.
+            let mut connections = Vec::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let mut stream = acceptor.accept(stream).await.unwrap();
+                sender.send(stream.get_ref().1.handshake_kind().unwrap()).unwrap();
+                stream.read(&mut [0; 999]).await.unwrap();
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
+                connections.push(stream);
+            }
+        });
+        (uri, trusting, handshakes)
+    }
+
+    #[tokio::test]
+    async fn after_a_freeze_the_handshake_is_resumed() {
+        let (uri, connector, mut handshakes) = server().await;
+        let clock = Clock::default();
+        let transport = Transport::with(OnceLock::from(connector), clock.clone(), Duration::from_secs(20));
+        for (deadline, expected) in [(1_000_000, HandshakeKind::Full), (1_600_000, HandshakeKind::Resumed)] {
+            clock.invocation(deadline);
+            let response = transport.exchange(Request::get(&uri).body(None).unwrap(), 99).await.unwrap();
+            assert_eq!(response.body, b"{}");
+            assert_eq!(handshakes.recv().await.unwrap(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_does_not_wait_for_an_acknowledgment() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let connected = connector().call(uri).await.unwrap();
+        assert!(matches!(connected, MaybeHttpsStream::Http(stream) if stream.inner().nodelay().unwrap()));
+    }
 
     #[track_caller]
     fn check_retry_after(header: &'static str, expected: u64) {
