@@ -11,8 +11,12 @@ export RUST_TEST_THREADS := "12"
 # How a function for Lambda is built: at a fixed address, which saves 12,000 relocations at each cold start.
 static := "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS=-Crelocation-model=static"
 
+without_secrets := "env -u LAUNCHDARKLY_SDK_KEY -u REDIRECT_PREVIEW_TOKEN"
+
 # Every optional part at once, so that nothing is compiled twice.
 all := "--workspace --all-features --all-targets"
+
+usage := quote(just_executable()) + " --usage"
 
 python_code := "tools tests benches src crates"
 
@@ -26,12 +30,142 @@ _default:
 invoke *EVENTS: (_python "build")
     @python tools/invoke.py "$@"
 
-# CloudFront on this machine: both sites and a page to play with the flag (--freeze, --live, --port N, --no-open)
+# CloudFront on this machine: both sites and a page to play with the flag
+[no-exit-message]
+[arg("port", long="port", pattern='\d+', help="port on 127.0.0.1; 0 for any that is free")]
+[arg("no_open", long="no-open", value="--no-open", help="do not open the control page in a browser")]
+[arg("freeze", long="freeze", value="--freeze", help="freeze the function between requests, as Lambda does")]
+[arg("live", long="live", value="--live", help="use the LaunchDarkly environment of LAUNCHDARKLY_SDK_KEY, read only")]
+[arg("help", long="help", short="h", value="yes", help="print this")]
 [group('use')]
-preview *OPTIONS:
-    cargo build --locked --package redirect --package preview
+preview port="8080" no_open="" freeze="" live="" help="":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    [ -z "{{help}}" ] || { {{usage}} preview; echo; exit; }
+    python3 tools/build.py "the function and the preview" cargo build --locked --package redirect --package preview
     # A job of its own in the terminal: Ctrl-C reaches the preview and not just, which would end with an error.
-    @set -m; target/debug/preview {{OPTIONS}} || exit
+    set -m
+    target/debug/preview --port {{port}} {{no_open}} {{freeze}} {{live}} || exit
+
+# Build the function for Lambda: target/lambda/redirect/bootstrap
+[group('deploy')]
+build: (_python "build")
+    # A store as the source of the flag data is a feature of its own.
+    @{{static}} python tools/build.py "the function for Lambda" cargo lambda build --locked --release \
+        $(sed -nE 's/^source = "(dynamodb|redis)".*/--features \1/p' redirect.toml)
+
+# Build and pack the function for Lambda@Edge: target/edge/redirect.zip (--flags FILE, --no-flags)
+[no-exit-message]
+[positional-arguments]
+[group('deploy')]
+package *OPTIONS: (_python "build")
+    @python tools/package.py "$@"
+
+# Key, flag, credentials, Region and quotas: what is wrong, and what to do about it
+[no-exit-message]
+[positional-arguments]
+[group('operate')]
+doctor *OPTIONS: (_python "deploy")
+    @python tools/command_line.py doctor "$@"
+
+# What runs, what the flag says, and what viewers got in the last minutes (an environment's name, --json)
+[no-exit-message]
+[positional-arguments]
+[group('operate')]
+status *OPTIONS: (_python "deploy")
+    @python tools/command_line.py status "$@"
+
+# Put site and function on AWS (an environment's name, --dry-run, --without-function, --attach, --set PARAMETER=VALUE)
+[no-exit-message]
+[positional-arguments]
+[group('deploy')]
+deploy *OPTIONS: (_python "deploy")
+    @python tools/command_line.py deploy "$@"
+
+# Publish site/ alone; the function stays as it is
+[no-exit-message]
+[positional-arguments]
+[group('deploy')]
+publish *OPTIONS: (_python "deploy")
+    @python tools/command_line.py publish "$@"
+
+# Make the package that was live before live again, or the one with that hash (--list shows them)
+[no-exit-message]
+[positional-arguments]
+[group('operate')]
+rollback *OPTIONS: (_python "deploy")
+    @python tools/command_line.py rollback "$@"
+
+# Take the function off the distribution at once: everyone gets the current site
+[no-exit-message]
+[positional-arguments]
+[group('operate')]
+detach *OPTIONS: (_python "deploy")
+    @python tools/command_line.py detach "$@"
+
+# Delete everything that deploy made; may be interrupted and run again
+[no-exit-message]
+[positional-arguments]
+[group('deploy')]
+destroy *OPTIONS: (_python "deploy")
+    @python tools/command_line.py destroy "$@"
+
+# Print the site's address (url ENV store: that of the flag store's webhook)
+[no-exit-message]
+[positional-arguments]
+[group('operate')]
+url *OPTIONS: (_python "deploy")
+    @python tools/command_line.py url "$@"
+
+# Print a link that shows beta to whoever opens it, and make its token if there is none (a page's address)
+[no-exit-message]
+[positional-arguments]
+[group('use')]
+preview-link *OPTIONS: (_python "build")
+    @python tools/preview_link.py "$@"
+
+# Follow the function's log in every Region where viewers were (logs ENV store: flag-sync's log)
+[no-exit-message]
+[positional-arguments]
+[group('operate')]
+logs *OPTIONS: (_python "deploy")
+    @python tools/command_line.py logs "$@"
+
+# Keep the function's logs for so many days, in every Region that has some (retention ENV DAYS)
+[no-exit-message]
+[positional-arguments]
+[group('operate')]
+retention *OPTIONS: (_python "deploy")
+    @python tools/command_line.py retention "$@"
+
+# Put the flag store on AWS: table, flag-sync and its webhook (an environment's name, --dry-run, --set PARAMETER=VALUE)
+[no-exit-message]
+[positional-arguments]
+[group('deploy')]
+store-deploy *OPTIONS: (_python "deploy")
+    @python tools/command_line.py store-deploy "$@"
+
+_flag-sync: (_python "build")
+    # It reads the SDK key where the stack says; none is compiled in.
+    @{{without_secrets}} python tools/build.py "flag-sync for Lambda" \
+        cargo lambda build --locked --release --package flag-sync --bin flag-sync --output-format zip
+
+_flag-sync-here:
+    @{{without_secrets}} python3 tools/build.py "flag-sync" cargo build --locked --release --package flag-sync
+
+# Make the deployed table equal to LaunchDarkly now (an environment's name, check to compare only, --json)
+[no-exit-message]
+[positional-arguments]
+[group('deploy')]
+sync *OPTIONS: (_python "deploy")
+    @python tools/command_line.py sync "$@"
+
+# Delete everything that store-deploy made; may be interrupted and run again
+[no-exit-message]
+[positional-arguments]
+[group('deploy')]
+store-destroy *OPTIONS: (_python "deploy")
+    @python tools/command_line.py store-destroy "$@"
 
 # Run all tests, as CI does: a phase each, with a table of their times at the end
 [no-exit-message]
@@ -133,134 +267,34 @@ bench-steps:
     cargo bench --locked --bench steps
 
 # 100,000 invocations with faults at random: no answer lost, memory flat (SEED repeats a run)
+[arg("SEED", pattern='\d+', help="repeats the random faults of a run")]
+[arg("help", long="help", short="h", value="yes", help="print this")]
 [group('develop')]
-soak SEED="1": (_python "build")
+soak SEED="1" help="": (_python "build")
+    #!/usr/bin/env bash
+    set -euo pipefail
+    [ -z "{{help}}" ] || { {{usage}} soak; echo; exit; }
     SOAK=100000 SOAK_SEED={{SEED}} cargo test --locked --features regional --test it soak -- --nocapture
 
-# A fleet of environments while the flag flips and LaunchDarkly fails: no decision too old (SEED repeats a run)
+# A fleet of environments while the flag flips and LaunchDarkly fails: no decision too old (SEED repeats a run). Draws target/fleet/curve.svg
+[arg("SEED", pattern='\d+', help="repeats the random faults of a run")]
+[arg("RATE", pattern='[1-9]\d*', help="requests a second")]
+[arg("SECONDS", pattern='[1-9]\d*', help="for how long viewers come")]
+[arg("STALENESS", pattern='[1-9]\d*', help="max_staleness_seconds of the fleet")]
+[arg("help", long="help", short="h", value="yes", help="print this")]
 [group('develop')]
-fleet SEED="1" RATE="50" SECONDS="100" STALENESS="4":
-    @cargo bench --locked --profile dev --bench fleet -- {{SEED}} {{RATE}} {{SECONDS}} {{STALENESS}}
+fleet SEED="1" RATE="50" SECONDS="100" STALENESS="4" help="":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    [ -z "{{help}}" ] || { {{usage}} fleet; echo; exit; }
+    bench="cargo bench --locked --profile dev --bench fleet"
+    python3 tools/build.py "the fleet" $bench --no-run
+    $bench --quiet -- {{SEED}} {{RATE}} {{SECONDS}} {{STALENESS}}
 
 # The same for 1, 10 and 100 requests a second: target/fleet/curve.json, for docs/scale.md
 [group('develop')]
 fleet-curve:
     @cargo bench --locked --bench fleet -- curve
-
-# Build the function for Lambda: target/lambda/redirect/bootstrap
-[group('deploy')]
-build: (_python "build")
-    # A store as the source of the flag data is a feature of its own.
-    {{static}} cargo lambda build --locked --release \
-        $(sed -nE 's/^source = "(dynamodb|redis)".*/--features \1/p' redirect.toml)
-
-# Build and pack the function for Lambda@Edge: target/edge/redirect.zip (--flags FILE, --no-flags)
-[no-exit-message]
-[positional-arguments]
-[group('deploy')]
-package *OPTIONS: (_python "build")
-    @python tools/package.py "$@"
-
-# Key, flag, credentials, Region and quotas: what is wrong, and what to do about it
-[no-exit-message]
-[positional-arguments]
-[group('deploy')]
-doctor *OPTIONS: (_python "deploy")
-    @python tools/command_line.py doctor "$@"
-
-# What runs, what the flag says, and what viewers got in the last minutes (an environment's name, --json)
-[group('operate')]
-[no-exit-message]
-[positional-arguments]
-status *OPTIONS: (_python "deploy")
-    @python tools/command_line.py status "$@"
-
-# Put site and function on AWS (an environment's name, --dry-run, --without-function, --attach, --set PARAMETER=VALUE)
-[no-exit-message]
-[positional-arguments]
-[group('deploy')]
-deploy *OPTIONS: (_python "deploy")
-    @python tools/command_line.py deploy "$@"
-
-# Publish site/ alone; the function stays as it is
-[no-exit-message]
-[positional-arguments]
-publish *OPTIONS: (_python "deploy")
-    @python tools/command_line.py publish "$@"
-
-# Make the package that was live before live again, or the one with that hash (--list shows them)
-[no-exit-message]
-[positional-arguments]
-rollback *OPTIONS: (_python "deploy")
-    @python tools/command_line.py rollback "$@"
-
-# Take the function off the distribution at once: everyone gets the current site
-[no-exit-message]
-[positional-arguments]
-[group('deploy')]
-detach *OPTIONS: (_python "deploy")
-    @python tools/command_line.py detach "$@"
-
-# Delete everything that deploy made; may be interrupted and run again
-[no-exit-message]
-[positional-arguments]
-[group('deploy')]
-destroy *OPTIONS: (_python "deploy")
-    @python tools/command_line.py destroy "$@"
-
-# Print the site's address (url ENV store: that of the flag store's webhook)
-[no-exit-message]
-[positional-arguments]
-[group('deploy')]
-url *OPTIONS: (_python "deploy")
-    @python tools/command_line.py url "$@"
-
-# Print a link that shows beta to whoever opens it, and make its token if there is none (a page's address)
-[no-exit-message]
-[positional-arguments]
-preview-link *OPTIONS: (_python "build")
-    @python tools/preview_link.py "$@"
-
-# Follow the function's log in every Region where viewers were (logs ENV store: flag-sync's log)
-[no-exit-message]
-[positional-arguments]
-[group('operate')]
-logs *OPTIONS: (_python "deploy")
-    @python tools/command_line.py logs "$@"
-
-# Keep the function's logs for so many days, in every Region that has some (retention ENV DAYS)
-[no-exit-message]
-[positional-arguments]
-retention *OPTIONS: (_python "deploy")
-    @python tools/command_line.py retention "$@"
-
-# Put the flag store on AWS: table, flag-sync and its webhook (an environment's name, --dry-run, --set PARAMETER=VALUE)
-[no-exit-message]
-[positional-arguments]
-[group('deploy')]
-store-deploy *OPTIONS: (_python "deploy")
-    @python tools/command_line.py store-deploy "$@"
-
-_flag-sync: (_python "build")
-    # It reads the SDK key where the stack says; none is compiled in.
-    env -u LAUNCHDARKLY_SDK_KEY -u REDIRECT_PREVIEW_TOKEN cargo lambda build --locked --release --package flag-sync --bin flag-sync --output-format zip
-
-_flag-sync-here:
-    env -u LAUNCHDARKLY_SDK_KEY -u REDIRECT_PREVIEW_TOKEN cargo build --locked --release --package flag-sync
-
-# Make the deployed table equal to LaunchDarkly now (an environment's name, check to compare only, --json)
-[no-exit-message]
-[positional-arguments]
-[group('deploy')]
-sync *OPTIONS: (_python "deploy")
-    @python tools/command_line.py sync "$@"
-
-# Delete everything that store-deploy made; may be interrupted and run again
-[no-exit-message]
-[positional-arguments]
-[group('deploy')]
-store-destroy *OPTIONS: (_python "deploy")
-    @python tools/command_line.py store-destroy "$@"
 
 # Format the code
 [group('develop')]
@@ -291,6 +325,11 @@ lock: (_python "lint")
         .tools/lint/bin/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
             --python-version "$(sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)" "$list" -o "${list%.in}.txt"; \
     done
+
+# Draw docs/invoke.svg from what `just invoke` prints
+[group('develop')]
+picture: (_python "build") (_python "deploy")
+    @python tools/picture.py
 
 # The documentation of the crate, in target/doc
 [group('develop')]

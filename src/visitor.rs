@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The parameter of a preview link.
-const PREVIEW_PARAMETER: &str = "redirect-preview";
+pub const PREVIEW_PARAMETER: &str = "redirect-preview";
 
 /// For less, environments that disagree could lead a visitor in a circle.
 const MIN_GUARD: Duration = Duration::from_secs(10);
@@ -199,7 +199,8 @@ impl<'a> Visitor<'a> {
     }
 }
 
-fn is_id(text: &str) -> bool {
+/// Whether a cookie's value can be a visitor's id.
+pub fn is_id(text: &str) -> bool {
     (1..=128).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 

@@ -32,6 +32,7 @@ NETWORK = (exceptions.ConnectionError, exceptions.HTTPClientError)
 SIGN_IN = "Sign in with aws login, aws sso login or aws configure; AWS_PROFILE names the profile to use."
 EXPIRED = "The session has expired. Sign in again, then run the same command again."
 UNKNOWN_KEY = "AWS does not know this access key. Check AWS_PROFILE and AWS_ACCESS_KEY_ID."
+THROTTLED = "AWS limits how often this account calls it. Run the same command again in a minute."
 DENIED = "These credentials do not have that permission. docs/deploy.md lists the permissions that are needed."
 ADVICE = {
     "ExpiredToken": EXPIRED,
@@ -40,9 +41,15 @@ ADVICE = {
     "InvalidClientTokenId": UNKNOWN_KEY,
     "UnrecognizedClientException": UNKNOWN_KEY,
     "SignatureDoesNotMatch": "The secret access key does not fit the access key. Configure both again.",
+    "403": DENIED,  # of a HEAD, whose answer has no body
     "AccessDenied": DENIED,
     "AccessDeniedException": DENIED,
     "UnauthorizedOperation": DENIED,
+    "RequestLimitExceeded": THROTTLED,
+    "SlowDown": THROTTLED,
+    "Throttling": THROTTLED,
+    "ThrottlingException": THROTTLED,
+    "TooManyRequestsException": THROTTLED,
 }
 
 
@@ -62,7 +69,7 @@ def report_retry(request: Any, event_name: str, **_: object) -> None:
     header = request.headers.get("amz-sdk-request", "")
     attempt = header.decode() if isinstance(header, bytes) else header
     if attempt and "attempt=1" not in attempt.split("; "):
-        say(f"  AWS did not answer {event_name.rpartition('.')[2]}; retrying")
+        say(f"  {event_name.rpartition('.')[2]} failed; retrying")
 
 
 def account_id() -> str:
@@ -74,22 +81,24 @@ def code_of(error: ClientError) -> str:
 
 
 class Tolerating:
-    """Goes on after the block when AWS answers a call in it with that code."""
+    """Goes on after the block when AWS answers a call in it with one of the codes."""
 
-    def __init__(self, code: str) -> None:
-        self._code = code
+    def __init__(self, *codes: str) -> None:
+        self._codes = codes
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, _type: object, error: object, _trace: object) -> bool:
-        return isinstance(error, ClientError) and code_of(error) == self._code
+        return isinstance(error, ClientError) and code_of(error) in self._codes
 
 
 def explained(error: Exception) -> str:
     if isinstance(error, ClientError):
         code, detail = code_of(error), error.response["Error"].get("Message", "")
         text, advice = f"{error.operation_name} failed: {detail} ({code or 'no code'})", ADVICE.get(code, "")
+    elif isinstance(error, exceptions.WaiterError):
+        text, advice = str(error), ADVICE.get(error.last_response.get("Error", {}).get("Code"), "")
     elif isinstance(error, CREDENTIALS):
         text, advice = f"No AWS credentials: {error}", SIGN_IN
     elif isinstance(error, NETWORK):

@@ -166,10 +166,7 @@ class PackageBucket:
 
     def history(self) -> list[Live]:
         """The packages that were live, the oldest first; the last one is live now, whoever wrote the history."""
-        found = []
-        with Tolerating("NoSuchKey"), Tolerating("NoSuchBucket"):
-            answer = client("s3").get_object(**self._owned, Key=HISTORY)
-            found = [Live(*entry) for entry in json.load(answer["Body"])]
+        found = [Live(*entry) for entry in json.loads(self._read(HISTORY) or "[]")]
         described = self._stack.parameters()
         key = described.get("PackageKey")
         if key and (not found or found[-1].key != key):
@@ -202,10 +199,14 @@ class PackageBucket:
 
     def flags(self, key: str) -> bytes | None:
         """The flag data of a package, if it is there and has some."""
-        with Tolerating("NoSuchKey"), Tolerating("NoSuchBucket"):
-            answer = client("s3").get_object(**self._owned, Key=key)
-            with zipfile.ZipFile(io.BytesIO(answer["Body"].read())) as package:
+        if data := self._read(key):
+            with zipfile.ZipFile(io.BytesIO(data)) as package:
                 return package.read("flags.json") if "flags.json" in package.namelist() else None
+        return None
+
+    def _read(self, key: str) -> bytes | None:
+        with Tolerating("NoSuchKey", "NoSuchBucket"):
+            return client("s3").get_object(**self._owned, Key=key)["Body"].read()
         return None
 
     def delete(self) -> None:
@@ -215,9 +216,7 @@ class PackageBucket:
             client("s3").delete_bucket(**self._owned)
 
     def pending(self) -> list[str]:
-        with Tolerating("NoSuchKey"):
-            return json.load(client("s3").get_object(**self._owned, Key=PENDING)["Body"])
-        return []
+        return json.loads(self._read(PENDING) or "[]")
 
     def set_pending(self, keys: list[str]) -> None:
         if keys:
@@ -228,11 +227,8 @@ class PackageBucket:
 
 def principals(arn: str) -> list[str]:
     """The ARNs by which a bucket policy names a caller: of a session's role, whose path STS leaves out."""
-    found = re.fullmatch(r"arn:(?P<partition>[\w-]+):sts::(?P<account>\d+):assumed-role/(?P<role>[^/]+)/.*", arn)
-    if not found:
-        return [arn]
-    role = "arn:{partition}:iam::{account}:role".format(**found.groupdict())
-    return [f"{role}/{found['role']}", f"{role}/*/{found['role']}"]
+    role = re.sub(r":sts::(\d+):assumed-role/([^/]+)/.*", r":iam::\1:role/{}\2", arn)
+    return [arn] if role == arn else [role.format(""), role.format("*/")]
 
 
 def plan(stack: Stack, shown: Path | None, package: Package | None) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from zipfile import ZipFile
 
 from botocore.exceptions import ClientError
 
@@ -41,7 +42,7 @@ def examine(environment: Environment, root: Path, package: Path) -> None:
         ("Credentials", "", check_credentials),
         ("Region", "Credentials", check_region),
         ("Concurrency", "Credentials", check_concurrency),
-        ("Zip quota", "", lambda: check_zip_quota(package)),
+        ("Package", "Credentials", lambda: check_package(package)),
         ("Stack", "Credentials", lambda: check_stack(environment)),
         ("Behaviors", "Stack", lambda: check_behaviors(environment, root)),
     ]
@@ -140,11 +141,24 @@ def check_concurrency() -> str:
     )
 
 
-def check_zip_quota(package: Path) -> str:
-    """AWS has no call that returns it."""
-    size = f"the package has {package.stat().st_size:,} bytes" if package.exists() else "no package yet (just package)"
+def check_package(package: Path) -> str:
+    """Against the quotas that Lambda returns; no call returns CloudFront's for viewer-request functions."""
+    settings = client("lambda").get_account_settings()
+    limit = settings["AccountLimit"]
+    size, unzipped, found = 0, 0, "no package yet (just package)"
+    if package.exists():
+        size, unzipped = package.stat().st_size, sum(entry.file_size for entry in ZipFile(package).infolist())
+        found = f"the package has {size:,} bytes, {unzipped:,} unzipped"
+    free = limit["TotalCodeSize"] - settings["AccountUsage"]["TotalCodeSize"]
+    if free < size or unzipped > limit["CodeSizeUnzipped"]:
+        raise Failure(
+            f"{found}, but Lambda in {REGION} accepts {limit['CodeSizeUnzipped']:,} unzipped and has {free:,} left for "
+            "code. Delete old versions of functions, or request more: Service Quotas, AWS Lambda, Function and layer "
+            "storage."
+        )
     return (
-        f"{size}; published quota 50 MB. An account that still has 1 MB refuses the association\n"
+        f"{found}; {free / 1e9:,.1f} GB are left for code in {REGION}.\n"
+        "CloudFront's published quota is 50 MB. An account that still has 1 MB refuses the association\n"
         "when it is deployed, with the quota in its message; the site then stays as it was."
     )
 

@@ -8,6 +8,7 @@ alternatives. They are for the paths that redirect.toml comes with; with others,
 
 import argparse
 import contextlib
+import http.client
 import json
 import os
 import queue
@@ -17,9 +18,11 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
+from typing import NamedTuple
 
+import build
 from failure import Failure
 from launchdarkly import setting
 
@@ -31,8 +34,7 @@ CURRENT, BETA = "/site", "/site/beta"
 COLUMNS = ("event", "viewer", "variation", "reason", "status", "Location")
 
 
-@dataclass
-class Outcome:
+class Outcome(NamedTuple):
     """What the function made of an event."""
 
     summary: str
@@ -48,7 +50,7 @@ class LocalLambda:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.lines: queue.Queue[str] = queue.Queue()
+        self.lines: queue.Queue[dict | None] = queue.Queue()
         self.output: list[str] = []
         self.log: list[str] = []
         self.notes: list[str] = []
@@ -68,10 +70,14 @@ class LocalLambda:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        for line in self.process.stdout or ():
-            self.output.append(line)
-            self.lines.put(line)
-        self.lines.put("")
+        for text in self.process.stdout or ():
+            self.output.append(text)
+            with contextlib.suppress(ValueError):  # a line of cargo's own
+                start = text.index("{")
+                line = json.loads(text[start:])
+                self.log.append(text[start:].rstrip())
+                self.lines.put(line)
+        self.lines.put(None)
 
     def wait_until_it_listens(self) -> None:
         until = time.monotonic() + ANSWER_SECONDS
@@ -87,32 +93,35 @@ class LocalLambda:
                 time.sleep(0.1)
         raise Failure(f"cargo lambda watch did not listen on port {self.port} within {ANSWER_SECONDS} s")
 
+    def post(self, path: Path) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
+        try:
+            connection.request("POST", f"/2015-03-31/functions/{FUNCTION}/invocations", path.read_bytes())
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        except (OSError, http.client.HTTPException) as error:
+            raise Failure(f"{path.name}: no answer from the local Lambda: {error}\n{''.join(self.output)}") from None
+        finally:
+            connection.close()
+
     def decision(self) -> dict:
         """The next line of the log with a decision."""
         while True:
             try:
-                text = self.lines.get(timeout=ANSWER_SECONDS)
+                line = self.lines.get(timeout=ANSWER_SECONDS)
             except queue.Empty:
                 raise Failure(f"the function wrote no line for its decision:\n{''.join(self.output)}") from None
-            if not text:
+            if line is None:
                 raise Failure(f"the function ended:\n{''.join(self.output)}")
-            start = text.find("{")
-            if start < 0:
-                continue
-            try:
-                line = json.loads(text[start:])
-            except ValueError:
-                continue
-            self.log.append(text[start:].rstrip())
             if "outcome" in line:
                 return line
-            if "did not start" in line.get("message", ""):
+            if "did not start" in line["message"]:
                 raise Failure(line["message"])
-            # The runtime repeats what the decision's line says of an error.
-            if line["message"].startswith("Diagnostic"):
-                continue
-            # Below the table: a line in the middle of it would be in the way.
-            self.notes.append(line["message"] if line.get("level") == "info" else f"{line['level']}: {line['message']}")
+            # The runtime repeats what the decision's line says of an error. The others stand below the table, where
+            # they are not in the way.
+            if not line["message"].startswith("Diagnostic"):
+                level = "" if line["level"] == "info" else f"{line['level']}: "
+                self.notes.append(level + line["message"])
 
     def stop(self) -> None:
         for number in (signal.SIGINT, signal.SIGKILL):
@@ -126,50 +135,20 @@ class LocalLambda:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
-def build() -> None:
-    """One line in place of cargo's three hundred, and all of them if it fails."""
-    print("Building the function (the first time takes a minute or two) ...", file=sys.stderr, flush=True)
-    command = ["cargo", "build", "--locked", "--bin", FUNCTION]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    output, crates = [], 0
-    for line in process.stdout or ():
-        output.append(line)
-        crates += "Compiling" in line
-        if crates and sys.stderr.isatty():
-            print(f"\r{crates} crates compiled", end="", file=sys.stderr, flush=True)
-    if crates and sys.stderr.isatty():
-        print("\r" + " " * 30, end="\r", file=sys.stderr)
-    if process.wait():
-        raise Failure(f"the function was not built:\n{''.join(output)}")
-
-
 def invoke(local: LocalLambda, path: Path) -> Outcome:
-    command = ["cargo", "lambda", "invoke", FUNCTION, "--data-file", str(path), "--output-format", "json"]
-    command += ["--invoke-address", "127.0.0.1", "--invoke-port", str(local.port)]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=ANSWER_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        raise Failure(f"{path.name}: no answer within {ANSWER_SECONDS} s:\n{''.join(local.output)}") from None
+    status, text = local.post(path)
     line = local.decision()
     if line["outcome"] == "error":
-        if done.returncode == 0:
-            raise Failure(f"{path.name}: the function refused the event, but cargo lambda invoke did not say so")
+        if status == HTTPStatus.OK:
+            raise Failure(f"{path.name}: the function refused the event, but Lambda got an answer:\n{text}")
         return Outcome(f"error: {line['message']}", "error", line["message"], line)
-    if done.returncode != 0:
-        raise Failure(f"{path.name}: cargo lambda invoke failed:\n{done.stderr.strip()}")
-    answer = json.loads(done.stdout)
+    if status != HTTPStatus.OK:
+        raise Failure(f"{path.name}: the local Lambda answered {status}:\n{text}")
+    answer = json.loads(text)
     if line["outcome"] == "pass-through":
         cf = json.loads(path.read_text())["Records"][0]["cf"]
         if answer not in (cf.get("request"), cf.get("response")):
-            raise Failure(f"{path.name}: the function changed what it was to pass through:\n{done.stdout}")
+            raise Failure(f"{path.name}: the function changed what it was to pass through:\n{text}")
         return Outcome("pass-through", "pass", "", line)
     location = answer["headers"]["location"][0]["value"]
     return Outcome(f"{answer['status']} {location}", answer["status"], location, line)
@@ -273,7 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
     local = None
     try:
         paths = [found(name) for name in options.events] or sorted((ROOT / "events").glob("*.json"))
-        build()
+        build.run("the function", ["cargo", "build", "--locked", "--bin", FUNCTION])
         local = LocalLambda()
         local.wait_until_it_listens()
         status = report(local, paths)

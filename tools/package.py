@@ -13,13 +13,14 @@ import json
 import os
 import re
 import stat
-import struct
 import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import zopfli
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
 
 import last_flags
 import recipe
@@ -109,48 +110,27 @@ def checked_binary(key: str, token: str) -> bytes:
 
 
 def elf_problems(binary: bytes) -> Iterator[str]:
-    """What keeps the binary from running on Lambda@Edge; see the ELF-64 object file format."""
-    if binary[:4] != b"\x7fELF":
-        yield "is not an ELF program. Build it with: cargo lambda build --release."
-        return
-    # 64 bit, little-endian, and x86-64 (62); Lambda@Edge has no arm64.
-    if binary[4:6] != b"\x02\x01" or binary[18:20] != b"\x3e\x00":
-        yield "is not for x86-64. Build it with: cargo lambda build --release --x86-64."
-        return
+    """What keeps the binary from running on Lambda@Edge."""
     try:
-        sections = elf_sections(binary)
-    except (struct.error, ValueError, IndexError):
-        yield "is damaged: its section headers cannot be read. Build it again."
+        program = ELFFile(io.BytesIO(binary))
+        # Lambda@Edge has no arm64.
+        if (program.elfclass, program.get_machine_arch()) != (64, "x64"):
+            yield "is not for x86-64. Build it with: cargo lambda build --release --x86-64."
+            return
+        sections = {section.name: section for section in program.iter_sections()}
+        strings = sections[".dynstr"].data() if ".dynstr" in sections else b""
+    except ELFError as error:
+        yield f"is not a whole ELF program: {error}. Build it with: just build."
         return
-    if ".symtab" in sections or any(name.startswith(".debug_") for name in sections):
+    if any(name == ".symtab" or name.startswith(".debug_") for name in sections):
         yield "is not stripped. Build the release profile, which has strip = true."
-    versions = {
-        (int(major), int(minor))
-        for major, minor in re.findall(rb"\0GLIBC_(\d+)\.(\d+)", b"\0" + sections.get(".dynstr", b""))
-    }
-    if versions and max(versions) > NEWEST_GLIBC:
+    versions = [tuple(map(int, found)) for found in re.findall(rb"\0GLIBC_(\d+)\.(\d+)", b"\0" + strings)]
+    if max(versions, default=NEWEST_GLIBC) > NEWEST_GLIBC:
         yield (
             "needs glibc {}.{}, but Lambda has {}.{}. Build it with cargo lambda, which links for that one.".format(
                 *max(versions), *NEWEST_GLIBC
             )
         )
-
-
-def elf_sections(binary: bytes) -> dict[str, bytes]:
-    offset, size, count, names = struct.unpack_from("<Q10xHHH", binary, 40)
-    if not count:
-        raise ValueError("no section headers")
-    headers = [struct.unpack_from("<IIQQQQ", binary, offset + index * size) for index in range(count)]
-
-    def contents(header: tuple[int, ...]) -> bytes:
-        _, _, _, _, start, length = header
-        return binary[start : start + length]
-
-    texts = contents(headers[names])
-    return {
-        texts[header[0] : texts.index(b"\0", header[0])].decode("ascii", "replace"): contents(header)
-        for header in headers
-    }
 
 
 # ---- The flag data ---------------------------------------------------------------------------------------------------
@@ -163,9 +143,11 @@ def current_flags(key: str) -> bytes | None:
     try:
         fetched = fetched_flags(key)
     except Unavailable as error:
-        kept = f"that of {json.loads(last)['fetched_at']}, from the last package" if last else "none"
+        kept = f"that of {json.loads(last)['fetched_at']}, from the last package" if last else "none, as by --no-flags"
         print(f"Flag data not fetched: {error}\nBundled instead: {kept}.", file=sys.stderr, flush=True)
         return last
+    except Failure as error:
+        raise Failure(f"{error}\njust package --no-flags packs without flag data.") from None
     if last and last_flags.undated(last) == last_flags.undated(fetched):
         return last
     return fetched
@@ -186,7 +168,7 @@ def fetched_flags(key: str) -> bytes:
             if text is None and name == flag_key and kind == "flags":
                 raise Failure(
                     f"the environment of {KEY_VARIABLE} has no flag {flag_key}. Create it in LaunchDarkly, or correct "
-                    "flag_key in redirect.toml; --no-flags packs without flag data."
+                    "flag_key in redirect.toml."
                 )
             if text is None:
                 print(f"  {kind[:-1]} {name}: not there; LaunchDarkly evaluates without it", flush=True)
@@ -220,8 +202,7 @@ def names_in(data: dict, kind: str) -> Iterator[tuple[str, str]]:
                         yield "segments", str(segment)
     except (AttributeError, KeyError, TypeError):
         raise Failure(
-            f"LaunchDarkly's {kind[:-1]} {data.get('key')} is malformed: {', '.join(sorted(map(str, data)))}. "
-            "--no-flags packs without flag data."
+            f"LaunchDarkly's {kind[:-1]} {data.get('key')} is malformed: {', '.join(sorted(map(str, data)))}."
         ) from None
 
 

@@ -1,7 +1,6 @@
 """Makes an earlier package live again, from the package bucket: without a build, the SDK key or LaunchDarkly."""
 
 import argparse
-import sys
 
 import edge
 from aws import account_id
@@ -81,10 +80,7 @@ def choose(choices: list[Live], live: Live, wanted: str) -> Live:
 
 
 def confirm(environment: Environment, chosen: Live, sdk_key: str, live: str) -> None:
-    text = (
+    environment.confirm(
         f"The package {chosen.hash[:12]} has another SDK key ({sdk_key or 'unknown'}) than the live one "
-        f"({live or 'unknown'}); LaunchDarkly may have expired it."
+        f"({live or 'unknown'}); LaunchDarkly may have expired it (a script accepts it by --new-key)."
     )
-    if not sys.stdin.isatty():
-        raise Failure(f"{text} Accept it with --new-key.")
-    environment.confirm(text)

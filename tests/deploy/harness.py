@@ -1,17 +1,20 @@
 """What the tests of package, deploy, detach and destroy stand on."""
 
+import io
 import json
 import os
 import re
 import threading
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
 import boto3
 import botocore.loaders
 import botocore.session
+from botocore.awsrequest import AWSResponse, HeadersDict
 
 import aws
 import command_line
@@ -38,6 +41,7 @@ class Cloud:
     def __init__(self, project, moto, standin, capsys):
         self.project, self.aws, self.capsys = project, standin, capsys
         self.calls = []  # operation and parameters of each call to AWS
+        self.surroundings: dict[str, str] = {}
         self.policy = ""  # that of the command that runs
         self.permissions = set()  # what the calls needed, each with the policy that should grant it
         self.last_stack = ""
@@ -48,6 +52,8 @@ class Cloud:
         self.record, self.pauses = [], 0
         self.on_pause = lambda number: None
         self.before_call = self.after_call = lambda operation: None
+        # Status and code of AWS's answer to an operation, or None to let it through.
+        self.refusal: Callable[[str], tuple[int, str] | None] = lambda operation: None
         arguments = {
             "endpoint_url": moto,
             "region_name": "us-east-1",
@@ -67,8 +73,11 @@ class Cloud:
         self.begun = len(self.calls)
         is_store = arguments[0] in ("store-deploy", "store-destroy", "sync") or "store" in arguments
         self.policy = "store-deployer-policy.json" if is_store else "deployer-policy.json"
-        aws.session.cache_clear()
-        aws.client.cache_clear()
+        surroundings = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        if surroundings != self.surroundings:  # clients take long to make
+            self.surroundings = surroundings
+            aws.session.cache_clear()
+            aws.client.cache_clear()
         with (
             patch.dict(os.environ),
             patch.dict(shell_secrets._hidden, clear=True),
@@ -99,7 +108,21 @@ class Cloud:
         made = new_session(**options)
         made.events.register("provide-client-params", self.note)
         made.events.register("after-call", lambda model, **_: self.after_call(model.name))
+        made.events.register("before-send", self.refuse)
         return made
+
+    def refuse(self, request, event_name, **_):
+        """In AWS's place, so that botocore itself deals with the answer. It knows the code in each protocol's form."""
+        refused = self.refusal(event_name.rpartition(".")[2])
+        if not refused:
+            return None
+        status, code = refused
+        json_body = {"__type": code, "message": "refused"}
+        xml_body = f"<Error><Code>{code}</Code><Message>refused</Message></Error>"
+        is_s3, is_json = ".s3." in event_name, "X-Amz-Target" in request.headers or ".lambda." in event_name
+        body = json.dumps(json_body) if is_json else xml_body if is_s3 else f"<ErrorResponse>{xml_body}</ErrorResponse>"
+        headers = HeadersDict({"x-amzn-errortype": code})
+        return AWSResponse(request.url, status, headers, Body(b"" if request.method == "HEAD" else body.encode()))
 
     def note_permissions(self, params, model, context, **_):
         """Of the commands' own calls, and of those that CloudFormation makes for them."""
@@ -124,7 +147,7 @@ class Cloud:
     def sleep(self, seconds):
         """In place of time.sleep: the tools' own waits take no time, and a test may do something meanwhile."""
         if threading.current_thread() is not threading.main_thread():
-            REAL_SLEEP(seconds)
+            REAL_SLEEP(min(seconds, 0.01))
             return
         self.pauses += 1
         assert self.pauses < 200, "it waits for something that never comes"
@@ -189,6 +212,11 @@ class Cloud:
 
     def stack(self, name="redirect-production"):
         return self.aws.stacks[name]
+
+
+class Body(io.BytesIO):
+    def stream(self, **_):
+        yield self.read()
 
 
 def new_session(**options):

@@ -99,6 +99,9 @@ class Standin:
         self._server.server_close()
 
     def reset(self):
+        # A new account's concurrency, and AWS's default for code.
+        limit = {"ConcurrentExecutions": 10, "CodeSizeUnzipped": 262_144_000, "TotalCodeSize": 80_530_636_800}
+        self.account_settings = {"AccountLimit": limit, "AccountUsage": {"TotalCodeSize": 9_426}}
         self.query_results = {}  # Region -> rows of Logs Insights, which has no engine here
         self.query_state = "Complete"  # how a query ends, after a question that finds it running
         self.queries = {}  # ID -> Region, text, whether it was asked for before
@@ -193,8 +196,7 @@ class Standin:
         if function and method == "DELETE":
             return "DeleteFunction", lambda: self.delete_function(function.group(1))
         if path.rstrip("/") == "/2016-08-19/account-settings":
-            limit = json.dumps({"AccountLimit": {"ConcurrentExecutions": 10}, "AccountUsage": {}})
-            return "GetAccountSettings", lambda: (200, {}, limit)
+            return "GetAccountSettings", lambda: (200, {}, json.dumps(self.account_settings))
         raise AssertionError(f"the stand-in does not know {method} {path} {body[:200]}")
 
     def pass_on(self, body, headers):

@@ -1,7 +1,9 @@
 """What is checked before anything is built, what a build sees, and what --help prints."""
 
+import contextlib
 import json
 import os
+import pty
 import re
 import shutil
 import subprocess
@@ -163,6 +165,115 @@ def test_package_refuses_an_unknown_argument_at_once():
     assert done.stderr.startswith("usage: just package [-h]")
 
 
+# ---- The recipes, and what a person sees of them ---------------------------------------------------------------------
+
+
+def listed():
+    """Those that `just` lists."""
+    dump = ["just", "--justfile", str(ROOT / "justfile"), "--dump", "--dump-format", "json"]
+    recipes = json.loads(subprocess.run(dump, env=with_just(), check=True, capture_output=True).stdout)["recipes"]
+    return {name: found for name, found in recipes.items() if not found["private"]}
+
+
+def with_just():
+    return {**os.environ, "PATH": f"{ROOT / '.tools/bin'}{os.pathsep}{os.environ['PATH']}"}
+
+
+def test_every_recipe_has_a_group_and_a_sentence():
+    for name, found in listed().items():
+        (group,) = [entry["group"] for entry in found["attributes"] if "group" in entry]
+        assert group in ("use", "deploy", "operate", "develop"), name
+        assert found["doc"], name
+
+
+def test_every_recipe_answers_help():
+    """Before it builds anything. Those of the commands are tested above, one by one; test-tools is pytest's."""
+    asked = {}
+    for name, found in listed().items():
+        if any("tools/command_line.py" in str(line) for line in found["body"]):
+            assert name in COMMANDS
+        elif name != "test-tools":
+            asked[name] = subprocess.Popen([ROOT / "tools/just", name, "--help"], stdout=subprocess.PIPE, text=True)
+    assert len(asked) > 20
+    for name, process in asked.items():
+        out, _ = process.communicate()
+        assert process.returncode == 0, name
+        assert out.lower().startswith(f"usage: just {name}"), out
+
+
+@pytest.mark.parametrize(
+    ("command", "reported"),
+    [
+        ("preview --bogus", "`preview` does not have option `--bogus`"),
+        ("preview --port x", "does not match pattern"),
+        ("fleet 1 0", "does not match pattern"),
+        ("soak seven", "does not match pattern"),
+    ],
+)
+def test_a_wrong_argument_ends_a_recipe_at_once(command, reported):
+    done = subprocess.run(["just", *command.split()], cwd=ROOT, env=with_just(), capture_output=True, text=True)
+    assert done.returncode == 1 and reported in done.stderr
+
+
+def on_a_terminal(*command, **environment):
+    """All that a program writes to a terminal."""
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        command, stdin=slave, stdout=slave, stderr=slave, env={**os.environ, "TERM": "xterm", **environment}
+    ):
+        os.close(slave)
+        read = b""
+        # Linux ends a terminal that nobody writes to any more by an error.
+        with contextlib.suppress(OSError):
+            while part := os.read(master, 65536):
+                read += part
+    os.close(master)
+    return read.decode()
+
+
+@pytest.fixture
+def without_wishes(monkeypatch):
+    """Of whoever runs the tests."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "CARGO_TERM_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+COLOR = re.compile(r"\x1b\[[\d;]*3\d")
+
+
+def test_colors_are_for_terminals(without_wishes):
+    """And there not for those who do not want them: https://no-color.org"""
+    program = (sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1]); import terminal; "
+               "terminal.say('wrong', 'red')", str(ROOT / "tools"))  # fmt: skip
+    assert COLOR.search(on_a_terminal(*program))
+    assert on_a_terminal(*program, NO_COLOR="1").strip() == "wrong"
+    assert run(*program[1:]).stdout == "wrong\n"
+
+
+COMPILER = """
+for crate in one two three; do echo "   Compiling $crate v1.0.0"; done
+echo "colors: ${CARGO_TERM_COLOR:-auto}"
+"""
+
+
+@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}])
+def test_compiling_is_one_line_of_progress(without_wishes, environment):
+    build = (sys.executable, str(ROOT / "tools/build.py"), "the function", "sh", "-c")
+    assert on_a_terminal(*build, COMPILER).split("\r\n")[0].startswith("Building the function (the first time")
+    assert "\r3 crates compiled\r\x1b[K" in on_a_terminal(*build, COMPILER)
+    colors = "auto" if environment else "always"
+    failed = on_a_terminal(*build, COMPILER + "exit 7", **environment)
+    assert f"colors: {colors}" in failed and "Compiling two" in failed
+
+    done = run(*build[1:], COMPILER)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (0, "", 1)
+    failed = run(*build[1:], COMPILER + "echo 'error: E0001'; exit 7")
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[1:3] == ["Building the function failed:", "   Compiling one v1.0.0"]
+    assert failed.stderr.endswith("colors: auto\nerror: E0001\n")
+    assert "warning: odd" in run(*build[1:], "echo warning: odd").stderr
+
+
 # ---- The set-up ------------------------------------------------------------------------------------------------------
 
 
@@ -170,6 +281,15 @@ def test_one_place_names_the_oldest_python():
     oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
     assert f"Python {oldest} or newer" in (ROOT / "README.md").read_text()
     assert sys.version_info >= tuple(map(int, oldest.split(".")))
+
+
+def test_the_readme_names_what_is_installed_with_sudo():
+    readme = (ROOT / "README.md").read_text()
+    packages = re.findall(r'"\w[\w-]*:([\w-]+)"', (ROOT / "justfile").read_text())
+    assert set(packages) >= {"chromium", "valgrind"}
+    # Every Debian has util-linux.
+    missing = [name for name in {*packages, "python3-venv"} - {"util-linux"} if f"`{name}`" not in readme]
+    assert missing == []
 
 
 @pytest.mark.parametrize("lock", sorted(ROOT.glob("tools/requirements/*.txt")), ids=lambda path: path.stem)
@@ -221,3 +341,5 @@ def test_what_the_page_of_symptoms_names_exists():
     for shown in ("NOT what the stack has", "NOT READ", "last made it equal", "flag data not fetched: "):
         assert shown in sources
     assert all(f"*{name}*" in text for name, _, _ in status.SECTIONS if name != "stack")
+    templates = "".join(path.read_text() for path in ROOT.glob("cloudformation/*.yaml"))
+    assert set(re.findall(r"`(\w+Alarm)`", text)) == set(re.findall(r"^  (\w+Alarm):$", templates, re.MULTILINE))

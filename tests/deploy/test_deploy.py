@@ -558,7 +558,7 @@ def test_a_deploy_without_launchdarkly_bundles_the_last_flags(packing, status):
 def test_a_first_deploy_without_launchdarkly_bundles_none(packing, monkeypatch):
     monkeypatch.setenv("LAUNCHDARKLY_BASE_URI", "http://127.0.0.1:9")
     status, _, err = packing("deploy")
-    assert status == 0 and "Bundled instead: none." in err
+    assert status == 0 and "Bundled instead: none, as by --no-flags." in err
     assert bundled(packing) is None
 
 

@@ -35,7 +35,7 @@ def test_doctor_looks_at_everything(ready):
     ready.does("deploy")
     found = findings(ready)
     assert list(found) == [
-        "SDK key", "Flag", "Credentials", "Region", "Concurrency", "Zip quota", "Stack", "Behaviors",
+        "SDK key", "Flag", "Credentials", "Region", "Concurrency", "Package", "Stack", "Behaviors",
     ]  # fmt: skip
     assert [name for name, (right, _) in found.items() if not right] == ["Concurrency"]
     assert "boolean and on (version 3)" in found["Flag"][1]
@@ -43,8 +43,18 @@ def test_doctor_looks_at_everything(ready):
     assert "at most 100 requests a second" in found["Concurrency"][1] and "Service Quotas" in found["Concurrency"][1]
     assert "has 9 cache behaviors" in found["Behaviors"][1]
     assert "Free refuses it (5), Pro allows it (10)" in found["Behaviors"][1]
-    assert "1 MB" in found["Zip quota"][1]
+    assert "unzipped; 80.5 GB are left for code" in found["Package"][1] and "1 MB" in found["Package"][1]
     assert found["Stack"][1].endswith("the function is attached")
+
+
+@pytest.mark.parametrize("limit", [{"TotalCodeSize": 9_500}, {"CodeSizeUnzipped": 10}])
+def test_doctor_sees_a_package_for_which_lambda_has_no_room(ready, limit):
+    ready.aws.account_settings["AccountLimit"] |= limit
+    right, text = findings(ready)["Package"]
+    assert not right and "Function and layer storage" in text
+    (ready.project / "target/edge/redirect.zip").unlink()
+    right, text = findings(ready)["Package"]
+    assert right and "no package yet" in text
 
 
 def test_doctor_fails_when_something_is_wrong(ready):

@@ -1,8 +1,12 @@
 """What `just invoke` says about the flag, and which events it knows. The function itself is tested in tests/it."""
 
+import re
+from xml.etree import ElementTree
+
 import pytest
 
 import invoke
+import picture
 from failure import Failure
 
 
@@ -37,3 +41,14 @@ def test_what_is_not_an_event_says_so_at_once(name, why, monkeypatch, capsys):
         invoke.found(name)
     assert invoke.main([name]) == 1
     assert why in capsys.readouterr().err
+
+
+def test_the_picture_of_the_readme_shows_every_event_and_nothing_of_the_machine():
+    svg = picture.PICTURE.read_text()
+    text = "\n".join(ElementTree.fromstring(svg).itertext()).replace("\xa0", " ")
+    for event in (invoke.ROOT / "events").glob("*.json"):
+        assert re.search(rf"^{event.stem} ", text, re.MULTILINE), f"{event.stem}: run just picture"
+    count = len(list((invoke.ROOT / "events").glob("*.json")))
+    assert f"{count} of {count} events had their expected outcome." in text
+    assert "@font-face" not in svg, "a picture fetches nothing"
+    assert not re.search(r"/(home|root|tmp|Users)/", svg)

@@ -238,6 +238,7 @@ def test_flag_data_that_cannot_be_had_stops_the_package(tree, launchdarkly, answ
     status, said = pack(tree, LAUNCHDARKLY_BASE_URI=launchdarkly.address)
     assert status == 1
     assert reported in said
+    assert "just package --no-flags" in said
     assert not package(tree).exists()
     assert "/elsewhere" not in [path for path, _ in launchdarkly.asked], "the key does not follow a redirect"
 
@@ -245,7 +246,7 @@ def test_flag_data_that_cannot_be_had_stops_the_package(tree, launchdarkly, answ
 def test_without_launchdarkly_the_package_has_the_last_flag_data_or_none(tree, launchdarkly, pack):
     status, said = pack(tree, LAUNCHDARKLY_BASE_URI="http://127.0.0.1:9")
     assert status == 0
-    assert "cannot be reached at http://127.0.0.1:9" in said and "Bundled instead: none." in said
+    assert "cannot be reached at http://127.0.0.1:9" in said and "Bundled instead: none, as by --no-flags." in said
     with zipfile.ZipFile(package(tree)) as archive:
         assert "flags.json" not in archive.namelist()
 
@@ -300,13 +301,13 @@ def test_the_preview_token_must_be_in_the_binary(tree, pack):
     ("binary", "reported"),
     [
         (elf(key="no key"), "was built without the SDK key"),
-        (b"#!/bin/sh\n" + CANARY.encode(), "is not an ELF program"),
-        (b"", "is not an ELF program"),
+        (b"#!/bin/sh\n" + CANARY.encode(), "is not a whole ELF program"),
+        (b"", "is not a whole ELF program"),
         (elf(machine=183), "is not for x86-64"),
         (elf(bits=1), "is not for x86-64"),
         (elf(symbols=True), "is not stripped"),
         (elf(glibc=("2.2.5", "2.35")), "needs glibc 2.35, but Lambda has 2.34"),
-        (elf()[:100], "is damaged"),
+        (elf()[:100], "is not a whole ELF program"),
     ],
     ids=["offline", "script", "empty", "arm64", "32 bit", "not stripped", "newer glibc", "damaged"],
 )
@@ -317,12 +318,10 @@ def test_a_binary_that_would_not_run_is_refused(tree, binary, reported, pack):
     assert not package(tree).exists()
 
 
-def test_a_real_program_is_read_as_it_is(tree):
-    """The checks on a program that a real linker made: this Python, which has symbols of glibc."""
-    python = Path(sys.executable).resolve().read_bytes()
-    sections = module.elf_sections(python)
-    assert ".text" in sections and ".dynstr" in sections
-    assert b"libc.so.6" in sections[".dynstr"]
+def test_a_real_program_is_read_as_it_is():
+    """One that a real linker made, with what a real one has beside: this Python, which may be newer than Lambda's."""
+    problems = list(module.elf_problems(Path(sys.executable).resolve().read_bytes()))
+    assert [problem for problem in problems if "glibc" not in problem and "stripped" not in problem] == []
 
 
 @pytest.mark.parametrize(

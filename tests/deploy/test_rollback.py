@@ -176,13 +176,6 @@ def test_a_denied_bucket_changes_nothing(deployed, operation):
     assert live(deployed) == deployed.hashes[2]
 
 
-def test_a_throttled_rollback_goes_on(deployed):
-    deployed.aws.faults["CreateChangeSet"] = [400, 400]
-    out = deployed.does("rollback")
-    assert sum("retrying" in line for line in out) == 2
-    assert live(deployed) == deployed.hashes[1]
-
-
 def test_a_rollback_that_fails_leaves_everything_as_it_was(deployed):
     deployed.aws.resource_faults["Distribution"] = "Rate exceeded"
     assert "Everything runs as before" in deployed.fails("rollback")

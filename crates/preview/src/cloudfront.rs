@@ -5,22 +5,22 @@ use super::environment::Environment;
 use super::journal::{Handler, Journal, Served};
 use super::rules::{self, Effect, MAX_URL_LENGTH};
 use super::script::Script;
-use super::viewer::Viewer;
+use super::viewer::{Viewer, cookie};
 use axum::body::Body;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use redirect::preview_token::PreviewToken;
+use redirect::settings::Settings;
 use serde_json::Value;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tower::ServiceExt;
 use tower_http::services::ServeDir;
 
 const ERROR_PAGE: &str = include_str!("page/error.html");
-
-/// Where the bucket policy lets CloudFront read: `just deploy` uploads the folder of the site there.
-const BUCKET_PREFIX: &str = "/site/";
 
 const S3_ACCESS_DENIED: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
 
@@ -28,7 +28,10 @@ const S3_ACCESS_DENIED: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Err
 pub(super) struct CloudFront {
     pub distribution: Distribution,
     pub environment: Environment,
+    /// The private bucket: a folder with both sites, laid out as `just deploy` uploads it.
     pub origin: PathBuf,
+    pub settings: Arc<Settings>,
+    pub token: Arc<Option<PreviewToken>>,
     pub journal: Journal,
 }
 
@@ -43,7 +46,11 @@ impl CloudFront {
     /// Answers a viewer's request. No function here reads the body of a request, nor does S3.
     pub(super) async fn answer(&self, request: Parts, peer: IpAddr) -> Response<Body> {
         let begun = Instant::now();
-        let viewer = Viewer::new(&request, peer);
+        let mut viewer = Viewer::new(&request, peer);
+        let url = viewer.url();
+        if let ("/", Some(object)) = (viewer.uri.as_str(), &self.distribution.default_root_object) {
+            viewer.uri = format!("/{object}");
+        }
         let behavior = self.distribution.behavior(&viewer.uri);
         let (handler, answer) = if viewer.uri.len() + viewer.query.len() >= MAX_URL_LENGTH {
             let problem = format!("the URL is longer than {MAX_URL_LENGTH} characters");
@@ -66,17 +73,24 @@ impl CloudFront {
         if let Ok(id) = HeaderValue::try_from(&viewer.id) {
             response.headers_mut().insert("x-amz-cf-id", id);
         }
-        let location = response.headers().get(LOCATION).and_then(|location| location.to_str().ok());
+        let headers = |name| response.headers().get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+        // A token that is repeated, or under another name, is left in the address.
+        let shown = |text: &str| match self.token.as_ref() {
+            Some(token) => text.replace(token.reveal(), "TOKEN"),
+            None => text.to_owned(),
+        };
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let served = Served {
             behavior: behavior.pattern.clone(),
             handler,
             status: response.status().as_u16(),
-            location: location.map(str::to_owned),
-            problem,
+            location: headers(LOCATION).next().map(shown),
+            sets_cookies: headers(SET_COOKIE).filter_map(|cookie| Some(cookie.split_once('=')?.0.to_owned())).collect(),
+            problem: problem.as_deref().map(shown),
             took_us: micros(begun.elapsed()),
             start_us: start.map(micros),
-            url: viewer.url(),
+            url: shown(&url),
+            visitor: cookie(&viewer.headers, &self.settings.visitor_cookie),
             viewer: viewer.address,
             method: viewer.method,
         };
@@ -133,11 +147,23 @@ impl CloudFront {
         from(response, if is_found { "Miss" } else { "Error" })
     }
 
-    /// An object of the private bucket: no directory index, and 403 for a missing key, as CloudFront may not list it.
+    /// Where an object is in the folder: `beta/` is below `beta_path`, the rest below `current_path`. At the root, `just
+    /// publish` also puts a directory's index page under the directory's own name.
+    fn file(&self, uri: &str) -> Option<String> {
+        let below = |prefix: &str| uri.strip_prefix(prefix).filter(|rest| rest.starts_with('/'));
+        if let Some(rest) = below(&self.settings.beta_path) {
+            return Some(format!("/beta{rest}"));
+        }
+        let current = self.settings.current_path.trim_end_matches('/');
+        let index = if current.is_empty() && uri.ends_with('/') { "index.html" } else { "" };
+        below(current).filter(|rest| !rest.starts_with("/beta/")).map(|rest| format!("{rest}{index}"))
+    }
+
+    /// An object: no directory index, and 403 for a missing key, as CloudFront may not list it.
     async fn object(&self, method: &str, uri: &str, headers: &HeaderMap) -> Response<Body> {
         let missing = || response(StatusCode::FORBIDDEN, "application/xml", S3_ACCESS_DENIED.to_owned());
-        let Some(key) = uri.strip_prefix(BUCKET_PREFIX) else { return missing() };
-        let Ok(mut request) = Request::builder().method(method).uri(format!("/{key}")).body(Body::empty()) else {
+        let Some(file) = self.file(uri) else { return missing() };
+        let Ok(mut request) = Request::builder().method(method).uri(file).body(Body::empty()) else {
             return missing();
         };
         request.headers_mut().clone_from(headers);

@@ -1,13 +1,13 @@
 //! The control page, and what its buttons do.
 
 use super::environment::Environment;
-use super::flag::{FlagSetting, check_address};
+use super::flag::{FlagSetting, check_key};
 use super::journal::{Entry, Journal, News};
 use super::population::Population;
-use super::viewer::{VIEWER_COOKIE, visiting_as};
+use super::viewer::{VIEWER_COOKIE, cookie};
 use axum::extract::{ConnectInfo, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::response::{AppendHeaders, IntoResponse, Redirect, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use flag_data::items::{Item, ItemKind, Items};
@@ -16,7 +16,9 @@ use futures_util::stream::{self, Stream, StreamExt};
 use http::header::{CONTENT_TYPE, SET_COOKIE};
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
-use redirect::settings::Settings;
+use redirect::preview_token::PreviewToken;
+use redirect::settings::{GUARD_COOKIE, PREVIEW_COOKIE, Settings};
+use redirect::visitor::PREVIEW_PARAMETER;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use standins::{Fault, LaunchDarkly};
@@ -38,9 +40,11 @@ pub(super) struct Control {
     pub environment: Environment,
     pub journal: Journal,
     /// Those of the function here.
-    pub settings: Settings,
+    pub settings: Arc<Settings>,
     /// Those of `redirect.toml`.
     pub deployed: Settings,
+    /// The token of preview links.
+    pub token: Arc<Option<PreviewToken>>,
     pub freeze: bool,
     pub flag: Mutex<FlagState>,
     pub fault: Mutex<FaultName>,
@@ -55,10 +59,9 @@ pub(super) enum Service {
 }
 
 /// The flag, and what it means for the viewers.
-#[derive(Default)]
 pub(super) struct FlagState {
-    population: Population,
-    problem: Option<String>,
+    pub population: Population,
+    pub problem: Option<String>,
 }
 
 /// A fault of LaunchDarkly.
@@ -125,12 +128,23 @@ impl Control {
         }
     }
 
+    /// The cookie that says who visits: the visitor's own, or the preview's with an address.
+    fn key_cookie(&self) -> &str {
+        let name = &self.settings.visitor_cookie;
+        if name.is_empty() { VIEWER_COOKIE } else { name }
+    }
+
     fn state(&self) -> Value {
         let flag = self.flag.lock();
         json!({
             "flag_key": self.settings.flag_key,
             "flag": flag.population.flag(),
             "flag_problem": flag.problem,
+            "current_path": self.settings.current_path,
+            "beta_path": self.settings.beta_path,
+            "visitor_cookie": self.settings.visitor_cookie,
+            "context_headers": self.settings.context_headers,
+            "has_preview_link": self.token.is_some(),
             "is_live": matches!(self.launchdarkly, Service::Live(_)),
             "population": flag.population.picture(),
             "fault": *self.fault.lock(),
@@ -158,7 +172,8 @@ pub(super) fn routes(control: Arc<Control>) -> Router {
         .route("/__preview/icon.svg", page("image/svg+xml", include_str!("page/icon.svg")))
         .route("/__preview/news", get(news))
         .route("/__preview/viewers", get(viewers))
-        .route("/__preview/viewer", get(viewer).put(visit_as).delete(visit_as_self))
+        .route("/__preview/viewer", get(viewer).put(visit_as).delete(forget))
+        .route("/__preview/preview-link", get(preview_link))
         .route("/__preview/flag", put(set_flag))
         .route("/__preview/fault", put(set_fault))
         .route("/__preview/environment/freeze", post(freeze))
@@ -186,35 +201,57 @@ async fn news(State(control): State<Arc<Control>>) -> Sse<impl Stream<Item = Res
 }
 
 async fn viewers(State(control): State<Arc<Control>>) -> Json<Vec<String>> {
-    Json(control.flag.lock().population.addresses().to_vec())
+    Json(control.flag.lock().population.keys().to_vec())
 }
 
-async fn viewer(ConnectInfo(peer): ConnectInfo<SocketAddr>, headers: HeaderMap) -> Json<Value> {
-    let own = peer.ip().to_string();
-    Json(json!({ "address": visiting_as(&headers).unwrap_or_else(|| own.clone()), "own": own }))
+/// Who visits, and who does without being asked: with a visitor cookie, somebody new.
+async fn viewer(
+    State(control): State<Arc<Control>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Json<Value> {
+    let by_cookie = !control.settings.visitor_cookie.is_empty();
+    let own = if by_cookie { String::new() } else { peer.ip().to_string() };
+    Json(json!({ "key": cookie(&headers, control.key_cookie()).unwrap_or_else(|| own.clone()), "own": own }))
 }
 
 #[derive(Deserialize)]
 struct VisitAs {
-    address: String,
+    key: String,
 }
 
-async fn visit_as(Json(VisitAs { address }): Json<VisitAs>) -> Response {
-    if let Err(error) = check_address(&address) {
+/// As somebody else, whose browser has neither a guard nor a preview.
+async fn visit_as(State(control): State<Arc<Control>>, Json(VisitAs { key }): Json<VisitAs>) -> Response {
+    if let Err(error) = check_key(&key, &control.settings.visitor_cookie) {
         return refusal(&error.to_string());
     }
-    let cookie = format!("{VIEWER_COOKIE}={address}; Path=/; SameSite=Strict");
-    (StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response()
+    set_cookies(&[(control.key_cookie(), &key), (GUARD_COOKIE, ""), (PREVIEW_COOKIE, "")])
 }
 
-async fn visit_as_self() -> Response {
-    let cookie = format!("{VIEWER_COOKIE}=; Path=/; SameSite=Strict; Max-Age=0");
-    (StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response()
+async fn forget(State(control): State<Arc<Control>>) -> Response {
+    set_cookies(&[control.key_cookie(), VIEWER_COOKIE, GUARD_COOKIE, PREVIEW_COOKIE].map(|name| (name, "")))
+}
+
+/// Sets cookies, and clears those without a value.
+fn set_cookies(cookies: &[(&str, &str)]) -> Response {
+    let cookies = cookies.iter().map(|(name, value)| {
+        let age = if value.is_empty() { "; Max-Age=0" } else { "" };
+        (SET_COOKIE, format!("{name}={value}; Path=/; SameSite=Lax{age}"))
+    });
+    (StatusCode::NO_CONTENT, AppendHeaders(cookies)).into_response()
+}
+
+/// Follows the preview link, so that the page need not hold the token.
+async fn preview_link(State(control): State<Arc<Control>>) -> Response {
+    match control.token.as_ref() {
+        Some(token) => Redirect::to(&format!("/?{PREVIEW_PARAMETER}={}", token.reveal())).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 async fn set_flag(State(control): State<Arc<Control>>, Json(setting): Json<FlagSetting>) -> Response {
     let Service::StandIn(launchdarkly) = &control.launchdarkly else { return read_only() };
-    if let Err(error) = setting.check() {
+    if let Err(error) = setting.check(&control.settings.visitor_cookie) {
         return refusal(&error.to_string());
     }
     control.set_flag(launchdarkly, &setting);

@@ -3,8 +3,7 @@
 //! A field that the preview does not know is an error, so that it cannot quietly differ from what is deployed.
 
 use super::script::Script;
-use super::template::{Template, TemplateError, resolved};
-use saphyr::Yaml;
+use super::template::{Template, TemplateError};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -29,6 +28,8 @@ pub(super) struct Distribution {
     behaviors: Vec<Behavior>,
     default: Behavior,
     errors: Vec<ErrorPage>,
+    /// What `/` stands for, if it does not stand for itself.
+    pub default_root_object: Option<String>,
     /// How long an invocation of the function may take.
     pub function_timeout: Duration,
 }
@@ -70,6 +71,7 @@ struct DistributionConfig {
     default_cache_behavior: CacheBehavior,
     cache_behaviors: Vec<CacheBehavior>,
     custom_error_responses: Vec<ErrorPage>,
+    default_root_object: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -100,11 +102,11 @@ struct Association {
 }
 
 impl Distribution {
-    /// Reads the template.
-    pub(super) fn read(text: &str) -> Result<Self, TemplateError> {
-        let template = Template::parse(text)?;
+    /// Reads the template, with the paths of the two sites.
+    pub(super) fn read(text: &str, current_path: &str, beta_path: &str) -> Result<Self, TemplateError> {
+        let template = Template::parse(text, current_path, beta_path)?;
         let name = template.only("AWS::CloudFront::Distribution")?;
-        let config = resolved(template.at(&["Resources", name, "Properties", "DistributionConfig"])?)?;
+        let config = template.resolved(template.at(&["Resources", name, "Properties", "DistributionConfig"])?)?;
         let config: DistributionConfig = serde_json::from_value(config.unwrap_or_default())
             .map_err(|error| TemplateError(format!("{name}: {error}")))?;
         let behavior = |behavior: CacheBehavior| {
@@ -119,6 +121,7 @@ impl Distribution {
             behaviors: config.cache_behaviors.into_iter().map(behavior).collect::<Result<_, _>>()?,
             default: behavior(config.default_cache_behavior)?,
             errors: config.custom_error_responses,
+            default_root_object: config.default_root_object,
             function_timeout: timeout
                 .map(Duration::from_secs)
                 .ok_or_else(|| TemplateError(format!("{function}: the Timeout is not a number of seconds")))?,
@@ -180,8 +183,8 @@ fn script(template: &Template<'_>) -> Result<Script, TemplateError> {
     if runtime.as_str() != Some("cloudfront-js-2.0") {
         return Err(TemplateError(format!("{name}: the preview knows the runtime cloudfront-js-2.0 only")));
     }
-    let code = template.at(&["Resources", name, "Properties", "FunctionCode"]).map(Yaml::as_str)?;
-    Script::new(name, code.unwrap_or_default()).map_err(|error| TemplateError(error.to_string()))
+    let code = template.resolved(template.at(&["Resources", name, "Properties", "FunctionCode"])?)?.unwrap_or_default();
+    Script::new(name, code.as_str().unwrap_or_default()).map_err(|error| TemplateError(error.to_string()))
 }
 
 /// The path as CloudFront matches it: without empty and dot segments. What goes on to functions and the origin is the
@@ -225,7 +228,12 @@ mod tests {
 
     #[track_caller]
     fn check_edge(path: &str, expected: &str) {
-        let distribution = Distribution::read(EDGE).unwrap();
+        check_paths("/site", "/site/beta", path, expected);
+    }
+
+    #[track_caller]
+    fn check_paths(current: &str, beta: &str, path: &str, expected: &str) {
+        let distribution = Distribution::read(EDGE, current, beta).unwrap();
         let found = match &distribution.behavior(path).on_viewer_request {
             OnViewerRequest::Nothing => "nothing",
             OnViewerRequest::Function => "function",
@@ -252,8 +260,24 @@ mod tests {
     }
 
     #[test]
+    fn the_template_follows_the_paths() {
+        check_paths("/shop", "/next", "/next/a.html", "function");
+        check_paths("/shop", "/next", "/shop/a/", "script");
+        check_paths("/shop", "/next", "/site/a.html", "function");
+        for path in ["/", "/about", "/a/b.html", "/v1.2/docs", "/beta", "/beta/", "/beta/a.html"] {
+            check_paths("/", "/beta", path, "function");
+        }
+        for path in ["/logo.svg", "/a/b.css", "/.well-known/x", "/beta/logo.svg"] {
+            check_paths("/", "/beta", path, "nothing");
+        }
+        let root = Distribution::read(EDGE, "/", "/beta").unwrap();
+        assert_eq!(root.default_root_object.as_deref(), Some("index.html"));
+        assert_eq!(root.error_page(403).unwrap().response_page_path, "/404.html");
+    }
+
+    #[test]
     fn the_template_is_read_to_the_end() {
-        let distribution = Distribution::read(EDGE).unwrap();
+        let distribution = Distribution::read(EDGE, "/site", "/site/beta").unwrap();
         assert_eq!(distribution.function_timeout, Duration::from_secs(5));
         let page = distribution.error_page(403).unwrap();
         assert_eq!((page.response_code, page.response_page_path.as_str()), (404, "/site/404.html"));
@@ -266,16 +290,16 @@ mod tests {
     #[track_caller]
     fn check_refused(from: &str, to: &str, expected: &str) {
         let text = EDGE.replacen(from, to, 1);
-        assert_ne!(text, EDGE, "{from:?} is not in the template");
-        let error = Distribution::read(&text).unwrap_err().to_string();
+        assert!(text != EDGE, "{from:?} is not in the template");
+        let error = Distribution::read(&text, "/site", "/site/beta").unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
 
     #[test]
     fn what_the_preview_does_not_know_is_an_error() {
         check_refused(
-            "- PathPattern: /site/\n",
-            "- RealtimeLogConfigArn: x\n            PathPattern: /site/\n",
+            "- PathPattern: !Ref BetaPath\n",
+            "- RealtimeLogConfigArn: x\n            PathPattern: !Ref BetaPath\n",
             "RealtimeLogConfigArn",
         );
         check_refused("EventType: viewer-request", "EventType: origin-request", "functions on origin-request");

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::Value;
 use standins::{Following, Function, Outcome, RuntimeApi, lambda_environment};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ const LONG_FREEZE: Duration = Duration::from_secs(600);
 pub(super) struct Program {
     pub path: PathBuf,
     /// Beside the variables that Lambda sets.
-    pub variables: Vec<(String, String)>,
+    pub variables: BTreeMap<String, String>,
     /// How long an invocation may take.
     pub timeout: Duration,
     /// Whether it is frozen between invocations.
@@ -191,7 +192,7 @@ impl Worker {
     async fn start(&self) -> Result<Running, Failure> {
         let api = RuntimeApi::start().await.map_err(Failure::Start)?;
         let mut command = Command::new(&self.program.path);
-        command.env_clear().envs(lambda_environment(&api)).envs(self.program.variables.clone());
+        command.env_clear().envs(lambda_environment(&api)).envs(&self.program.variables);
         end_with_this_process(&mut command);
         let mut function = Function::run(command).map_err(Failure::Start)?;
         tokio::spawn(follow(function.follow(), self.journal.clone()));

@@ -1,5 +1,6 @@
 //! The flag as the control page sets it and shows it.
 
+use redirect::visitor::is_id;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -18,11 +19,11 @@ pub(super) struct FlagSetting {
     pub targets: Vec<Target>,
 }
 
-/// An address that always sees one of the sites.
+/// A visitor who always sees one of the sites.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Target {
-    address: String,
+    key: String,
     sees_new_site: bool,
 }
 
@@ -33,19 +34,23 @@ pub(super) enum FlagSettingError {
     #[error("{0} % is not a share of the visitors: choose 0 to 100")]
     Percent(f64),
     #[error(transparent)]
-    Address(#[from] AddressError),
+    Key(#[from] KeyError),
     #[error("{0} is targeted twice: remove it first")]
     Twice(String),
 }
 
-/// What is not an IP address.
+/// What cannot be the key of a visitor.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not an IP address: write it as 192.0.2.1 or 2001:db8::1")]
-pub(super) struct AddressError(String);
+#[error("{0:?} is not {1}")]
+pub(super) struct KeyError(String, &'static str);
 
-/// Checks that a viewer can have this address.
-pub(super) fn check_address(address: &str) -> Result<(), AddressError> {
-    address.parse::<IpAddr>().map(drop).map_err(|_| AddressError(address.to_owned()))
+/// Checks that a visitor can have this key: the value of the visitor cookie, or without one an IP address.
+pub(super) fn check_key(key: &str, visitor_cookie: &str) -> Result<(), KeyError> {
+    let (is_valid, expected) = match visitor_cookie {
+        "" => (key.parse::<IpAddr>().is_ok(), "an IP address: write it as 192.0.2.1 or 2001:db8::1"),
+        _ => (is_id(key), "an id: write 1 to 128 letters, digits, '.', '_' and '-'"),
+    };
+    if is_valid { Ok(()) } else { Err(KeyError(key.to_owned(), expected)) }
 }
 
 impl FlagSetting {
@@ -54,15 +59,15 @@ impl FlagSetting {
         Self { on: true, new_site_percent: 50.0, targets: Vec::new() }
     }
 
-    pub(super) fn check(&self) -> Result<(), FlagSettingError> {
+    pub(super) fn check(&self, visitor_cookie: &str) -> Result<(), FlagSettingError> {
         if !(0.0..=100.0).contains(&self.new_site_percent) {
             return Err(FlagSettingError::Percent(self.new_site_percent));
         }
         let mut seen = BTreeSet::new();
-        for Target { address, .. } in &self.targets {
-            check_address(address)?;
-            if !seen.insert(address) {
-                return Err(FlagSettingError::Twice(address.clone()));
+        for Target { key, .. } in &self.targets {
+            check_key(key, visitor_cookie)?;
+            if !seen.insert(key) {
+                return Err(FlagSettingError::Twice(key.clone()));
             }
         }
         Ok(())
@@ -75,9 +80,9 @@ impl FlagSetting {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Checked to be from 0 to 100.
         let weight = (self.new_site_percent * 1_000.0) as u32;
         let target = |sees_new_site, variation| {
-            let addresses = self.targets.iter().filter(|target| target.sees_new_site == sees_new_site);
-            let addresses: Vec<_> = addresses.map(|target| &target.address).collect();
-            json!({ "contextKind": "user", "values": addresses, "variation": variation })
+            let targets = self.targets.iter().filter(|target| target.sees_new_site == sees_new_site);
+            let keys: Vec<_> = targets.map(|target| &target.key).collect();
+            json!({ "contextKind": "user", "values": keys, "variation": variation })
         };
         let changes = json!({
             "key": key,
@@ -125,8 +130,8 @@ impl FlagView {
         };
         let targets = list(flag, "/targets").into_iter().flat_map(|target| {
             let sees_new_site = is_new(&target);
-            let addresses = list(&target, "/values").into_iter();
-            addresses.filter_map(move |address| Some(Target { address: address.as_str()?.to_owned(), sees_new_site }))
+            let keys = list(&target, "/values").into_iter();
+            keys.filter_map(move |key| Some(Target { key: key.as_str()?.to_owned(), sees_new_site }))
         });
         let on = flag.get("on") == Some(&Value::Bool(true));
         Self {
@@ -141,15 +146,15 @@ impl FlagView {
 mod tests {
     use super::*;
 
-    fn target(address: &str, sees_new_site: bool) -> Target {
-        Target { address: address.to_owned(), sees_new_site }
+    fn target(key: &str, sees_new_site: bool) -> Target {
+        Target { key: key.to_owned(), sees_new_site }
     }
 
     #[test]
     fn what_is_set_is_shown() {
         let targets = vec![target("192.0.2.1", true), target("2001:db8::1", false)];
         let setting = FlagSetting { on: true, new_site_percent: 37.0, targets };
-        setting.check().unwrap();
+        setting.check("").unwrap();
         assert_eq!(FlagView::read(&setting.flag("rebrand", 7)), FlagView { version: 7, setting, rules: 0 });
     }
 
@@ -166,10 +171,14 @@ mod tests {
     #[test]
     fn what_cannot_be_set_is_named() {
         let check =
-            |new_site_percent, targets| FlagSetting { on: true, new_site_percent, targets }.check().unwrap_err();
+            |new_site_percent, targets| FlagSetting { on: true, new_site_percent, targets }.check("").unwrap_err();
         assert_eq!(check(101.0, vec![]), FlagSettingError::Percent(101.0));
-        assert_eq!(check(5.0, vec![target("me", true)]), FlagSettingError::Address(AddressError("me".to_owned())));
+        let expected = "\"me\" is not an IP address: write it as 192.0.2.1 or 2001:db8::1";
+        assert_eq!(check(5.0, vec![target("me", true)]).to_string(), expected);
         let twice = vec![target("192.0.2.1", true), target("192.0.2.1", false)];
         assert_eq!(check(5.0, twice), FlagSettingError::Twice("192.0.2.1".to_owned()));
+        check_key("me", "visitor").unwrap();
+        let error = check_key("2001:db8::1", "visitor").unwrap_err();
+        assert!(error.to_string().contains("is not an id"), "{error}");
     }
 }

@@ -46,6 +46,8 @@ enum What {
 pub(super) struct Served {
     /// The viewer's address.
     pub viewer: String,
+    /// The value of the visitor cookie that they sent.
+    pub visitor: Option<String>,
     pub method: String,
     /// Path and query string.
     pub url: String,
@@ -54,6 +56,8 @@ pub(super) struct Served {
     pub handler: Handler,
     pub status: u16,
     pub location: Option<String>,
+    /// The names of the cookies that the answer sets.
+    pub sets_cookies: Vec<String>,
     /// The rule that was broken, or what failed.
     pub problem: Option<String>,
     /// From the request to the answer, a cold start included.

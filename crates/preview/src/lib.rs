@@ -24,7 +24,7 @@ pub use template::TemplateError;
 use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
 use cloudfront::CloudFront;
-use control::{Control, Service};
+use control::{Control, FlagState, Service};
 use distribution::Distribution;
 use environment::{Environment, Program};
 use flag::FlagSetting;
@@ -34,9 +34,12 @@ use flag_data::sources;
 use flag_data::transport::Transport;
 use journal::Journal;
 use parking_lot::Mutex;
-use redirect::settings::{Fetch, SettingError, Settings, variable};
+use population::Population;
+use redirect::preview_token::{PREVIEW_TOKEN_VARIABLE, PreviewToken, PreviewTokenError};
+use redirect::settings::{FIELDS, Fetch, SettingError, Settings, variable};
 use redirect::start;
 use standins::{Data, LaunchDarkly};
+use std::collections::BTreeMap;
 use std::env;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -100,6 +103,8 @@ pub enum PreviewError {
     #[error(transparent)]
     Key(#[from] SdkKeyError),
     #[error(transparent)]
+    Token(#[from] PreviewTokenError),
+    #[error(transparent)]
     Setting(#[from] SettingError),
     #[error(transparent)]
     Template(#[from] TemplateError),
@@ -116,12 +121,13 @@ pub async fn run(options: Options) -> Result<(), PreviewError> {
     let mut terminated = signal(SignalKind::terminate())?;
     let template = std::fs::read_to_string(TEMPLATE).map_err(|error| PreviewError::Repository(TEMPLATE, error))?;
     std::fs::metadata(SITE).map_err(|error| PreviewError::Repository("site/", error))?;
-    let distribution = Distribution::read(&template)?;
     let listener = listen(options.port).await?;
     let address = listener.local_addr()?;
 
     let (launchdarkly, variables) = if options.live { live()? } else { stand_in().await? };
-    let settings = settings(&variables)?;
+    let settings = Arc::new(settings(&variables)?);
+    let distribution = Distribution::read(&template, &settings.current_path, &settings.beta_path)?;
+    let token = Arc::new(PreviewToken::parse(&env::var(PREVIEW_TOKEN_VARIABLE).unwrap_or_default())?);
     let journal = Journal::new();
     let program =
         Program { path: function_binary()?, variables, timeout: distribution.function_timeout, freeze: options.freeze };
@@ -130,10 +136,11 @@ pub async fn run(options: Options) -> Result<(), PreviewError> {
         launchdarkly,
         environment: environment.clone(),
         journal: journal.clone(),
-        settings,
+        flag: Mutex::new(FlagState { population: Population::new(&settings.visitor_cookie), problem: None }),
+        settings: settings.clone(),
         deployed: start::settings(|_| None)?,
+        token: token.clone(),
         freeze: options.freeze,
-        flag: Mutex::default(),
         fault: Mutex::default(),
     });
     match &control.launchdarkly {
@@ -144,9 +151,9 @@ pub async fn run(options: Options) -> Result<(), PreviewError> {
         }
     }
 
-    let cloudfront =
-        Arc::new(CloudFront { distribution, environment: environment.clone(), origin: PathBuf::from(SITE), journal });
-    let site = Router::new().fallback(viewer_request).with_state(cloudfront);
+    let origin = PathBuf::from(SITE);
+    let cloudfront = CloudFront { distribution, environment: environment.clone(), origin, settings, token, journal };
+    let site = Router::new().fallback(viewer_request).with_state(Arc::new(cloudfront));
     let app = control::routes(control).fallback_service(site);
     print(&format!(
         "The site:     http://{address}/\nControl page: http://{address}/__preview\nCtrl-C ends the preview."
@@ -194,16 +201,23 @@ fn function_binary() -> Result<PathBuf, PreviewError> {
 }
 
 /// Environment variables of the function.
-type Variables = Vec<(String, String)>;
+type Variables = BTreeMap<String, String>;
 
 /// The settings of a function with these variables.
 fn settings(variables: &Variables) -> Result<Settings, SettingError> {
-    start::settings(|name| variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()))
+    start::settings(|name| variables.get(name).cloned())
 }
 
+/// What the environment of the preview sets, and what is livelier here. A token that was compiled in does not count: the
+/// control page could not link to it.
 fn lively(key: &str) -> Variables {
-    let settings = LIVELY.map(|(field, value)| (variable(field), value.to_owned()));
-    [(SDK_KEY_VARIABLE.to_owned(), key.to_owned())].into_iter().chain(settings).collect()
+    let given =
+        FIELDS.iter().map(|field| variable(field)).filter_map(|name| Some((name.clone(), env::var(name).ok()?)));
+    let mut variables: Variables = given.collect();
+    variables.extend(LIVELY.map(|(field, value)| (variable(field), value.to_owned())));
+    variables.insert(SDK_KEY_VARIABLE.to_owned(), key.to_owned());
+    variables.insert(PREVIEW_TOKEN_VARIABLE.to_owned(), env::var(PREVIEW_TOKEN_VARIABLE).unwrap_or_default());
+    variables
 }
 
 /// A stand-in for LaunchDarkly, and a function that uses it.
@@ -218,9 +232,7 @@ async fn stand_in() -> Result<(Service, Variables), PreviewError> {
 fn live() -> Result<(Service, Variables), PreviewError> {
     let key = SdkKey::parse(&env::var(SDK_KEY_VARIABLE).unwrap_or_default())?.ok_or(PreviewError::NoKey)?;
     let mut variables = lively(key.reveal());
-    variables.push((variable("events"), "off".to_owned()));
-    variables
-        .extend(URI_FIELDS.into_iter().filter_map(|field| Some((variable(field), env::var(variable(field)).ok()?))));
+    variables.insert(variable("events"), "off".to_owned());
     let settings = settings(&variables)?;
     let transport = Transport::new(Clock::default(), LIVE_TIMEOUT);
     let source = sources::LaunchDarkly::new(transport, &settings.launchdarkly_base_uri, &key);

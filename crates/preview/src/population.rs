@@ -7,7 +7,7 @@ use serde::Serialize;
 
 /// The viewers, and which site each of them sees.
 pub(super) struct Population {
-    addresses: Vec<String>,
+    keys: Vec<String>,
     sees_new_site: Vec<bool>,
     flag: FlagView,
     last_change: Change,
@@ -43,22 +43,23 @@ pub(super) struct Picture {
     drag: Drag,
 }
 
-impl Default for Population {
-    /// A thousand addresses reserved for documentation ([RFC 5737](https://www.rfc-editor.org/rfc/rfc5737),
-    /// [RFC 3849](https://www.rfc-editor.org/rfc/rfc3849)), before the flag is first known.
-    fn default() -> Self {
+impl Population {
+    /// A thousand values of the visitor cookie, or without one a thousand addresses reserved for documentation
+    /// ([RFC 5737](https://www.rfc-editor.org/rfc/rfc5737), [RFC 3849](https://www.rfc-editor.org/rfc/rfc3849)), before
+    /// the flag is first known.
+    pub(super) fn new(visitor_cookie: &str) -> Self {
         let networks = ["192.0.2", "198.51.100", "203.0.113"];
         let v4 = networks.iter().flat_map(|network| (1..=250).map(move |host| format!("{network}.{host}")));
-        let addresses: Vec<_> = v4.chain((1..=250).map(|host| format!("2001:db8::{host:x}"))).collect();
-        let changes = vec![0; addresses.len()];
+        let addresses = v4.chain((1..=250).map(|host| format!("2001:db8::{host:x}")));
+        let ids = (1..=1_000).map(|number| format!("visitor-{number}"));
+        let keys: Vec<_> = if visitor_cookie.is_empty() { addresses.collect() } else { ids.collect() };
+        let changes = vec![0; keys.len()];
         let (flag, last_change, drag) = (FlagView::default(), Change::default(), Drag::default());
-        Self { addresses, sees_new_site: Vec::new(), flag, last_change, drag, changes }
+        Self { keys, sees_new_site: Vec::new(), flag, last_change, drag, changes }
     }
-}
 
-impl Population {
-    pub(super) fn addresses(&self) -> &[String] {
-        &self.addresses
+    pub(super) fn keys(&self) -> &[String] {
+        &self.keys
     }
 
     pub(super) fn flag(&self) -> &FlagView {
@@ -73,9 +74,9 @@ impl Population {
         let flag: Flag = serde_json::from_str(json).map_err(invalid)?;
         let view = FlagView::read(&serde_json::from_str(json).map_err(invalid)?);
         let store = ItemStore(items);
-        let results = self.addresses.iter().map(|address| {
+        let results = self.keys.iter().map(|key| {
             // As in the function: without a valid result it is the current site.
-            ContextBuilder::new(address).build().is_ok_and(|context| {
+            ContextBuilder::new(key).build().is_ok_and(|context| {
                 matches!(evaluate(&store, &flag, &context, None).value, Some(FlagValue::Bool(true)))
             })
         });
@@ -156,8 +157,8 @@ mod tests {
 
     #[test]
     fn a_rising_share_moves_each_viewer_once_and_none_back() {
-        let mut population = Population::default();
-        assert_eq!(population.addresses().len(), 1_000);
+        let mut population = Population::new("");
+        assert_eq!(population.keys().len(), 1_000);
         assert!(population.picture().is_none(), "before the flag is known");
         set(&mut population, 0, true);
         for percent in 1..=100 {
@@ -171,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_new_direction_begins_a_new_drag() {
-        let mut population = Population::default();
+        let mut population = Population::new("");
         set(&mut population, 50, true);
         let half = population.picture().unwrap();
         assert!((430..570).contains(&half.new), "{}", half.new);
@@ -187,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_switch_is_not_part_of_a_drag() {
-        let mut population = Population::default();
+        let mut population = Population::new("");
         for (percent, on) in [(100, true), (100, false), (100, true), (70, true)] {
             set(&mut population, percent, on);
         }
@@ -202,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_missing_flag_is_named() {
-        let error = Population::default().evaluate(&Items::default(), "rebrand").unwrap_err();
+        let error = Population::new("").evaluate(&Items::default(), "rebrand").unwrap_err();
         assert_eq!(error, "flag \"rebrand\" does not exist in this environment");
     }
 }

@@ -3,14 +3,16 @@
 use super::rules::is_forbidden;
 use axum::http::request::Parts;
 use http::header::COOKIE;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 
-/// The cookie with the address to visit as. It belongs to the preview: no function sees it.
+/// The cookie with the address to visit from. It belongs to the preview: no function sees it.
 pub(super) const VIEWER_COOKIE: &str = "preview_viewer";
+
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// AWS's own example of a distribution.
 const DOMAIN: &str = "d111111abcdef8.cloudfront.net";
@@ -44,9 +46,13 @@ impl Viewer {
         if let (false, Ok(value)) = (cookies.is_empty(), HeaderValue::try_from(cookies.join("; "))) {
             headers.insert(COOKIE, value);
         }
+        // The frame of the control page stands for a browser's tab.
+        if headers.get(SEC_FETCH_DEST).is_some_and(|destination| destination == "iframe") {
+            headers.insert(SEC_FETCH_DEST, HeaderValue::from_static("document"));
+        }
         Self {
             id: request_id(),
-            address: visiting_as(&parts.headers).unwrap_or_else(|| peer.to_string()),
+            address: visiting_from(&parts.headers).unwrap_or_else(|| peer.to_string()),
             method: parts.method.to_string(),
             uri: parts.uri.path().to_owned(),
             query: parts.uri.query().unwrap_or_default().to_owned(),
@@ -115,11 +121,14 @@ impl Viewer {
     }
 }
 
+/// The value of a cookie. A colon is not allowed in every cookie parser; browsers send it as it was set.
+pub(super) fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
+    cookies(headers).find(|(known, _)| *known == name).map(|(_, value)| value.to_owned())
+}
+
 /// The address in the preview's cookie.
-pub(super) fn visiting_as(headers: &HeaderMap) -> Option<String> {
-    let mut addresses = cookies(headers).filter(|(name, _)| *name == VIEWER_COOKIE).map(|(_, value)| value);
-    // A colon is not allowed in every cookie parser; browsers send it as it was set.
-    addresses.find(|address| address.parse::<IpAddr>().is_ok()).map(str::to_owned)
+fn visiting_from(headers: &HeaderMap) -> Option<String> {
+    cookie(headers, VIEWER_COOKIE).filter(|address| address.parse::<IpAddr>().is_ok())
 }
 
 fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
@@ -206,5 +215,12 @@ mod tests {
         assert_eq!(as_other.headers[COOKIE], "a=b; c=d");
         assert!(!viewer(&[("Cookie", "preview_viewer=192.0.2.9")]).headers.contains_key(COOKIE));
         assert_eq!(viewer(&[("Cookie", "preview_viewer=nobody")]).address, "192.0.2.1");
+    }
+
+    #[test]
+    fn a_frame_stands_for_a_tab() {
+        for (sent, seen) in [("iframe", "document"), ("document", "document"), ("image", "image")] {
+            assert_eq!(viewer(&[("Sec-Fetch-Dest", sent)]).headers[SEC_FETCH_DEST], seen);
+        }
     }
 }

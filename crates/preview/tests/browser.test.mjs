@@ -2,128 +2,51 @@
 // `cargo build --package redirect --package preview`.
 
 import assert from "node:assert/strict";
-import { execFileSync, spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
-import { createRequire } from "node:module";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { spawnSync } from "node:child_process";
+import { mkdirSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { after, afterEach, before, beforeEach, test } from "node:test";
-import { chromium } from "playwright-core";
+import { Person, hasNoViolation, launched } from "./chromium.mjs";
 import { Preview, repository } from "./preview.mjs";
 
-const axe = createRequire(import.meta.url).resolve("axe-core/axe.min.js");
 const screenshots = fileURLToPath(new URL("../../../target/preview-screenshots/", import.meta.url));
-
-// More visits than any change needs to reach a visitor.
-const MANY = 300;
 
 let preview;
 let browser;
-let profile;
-let problems;
+let person;
 let control;
 let page;
 
 before(async () => {
   mkdirSync(screenshots, { recursive: true });
-  preview = await Preview.start();
-  profile = mkdtempSync(join(tmpdir(), "preview-chromium-"));
-  browser = await chromium.launchPersistentContext(profile, {
-    executablePath: execFileSync("sh", ["-c", "command -v chromium"], { encoding: "utf8" }).trim(),
-    viewport: { width: 1360, height: 900 },
-    reducedMotion: "reduce",
-    // Nothing but this machine is asked, and a container's root may have no sandbox.
-    args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-      "--disable-component-update", "--disable-sync"],
-  });
+  [preview, browser] = await Promise.all([Preview.start(), launched()]);
 });
 
 after(async () => {
   await browser?.close();
   assert.equal(await preview?.stop(), 0);
-  rmSync(profile, { recursive: true, force: true });
 });
 
 beforeEach(async () => {
-  problems = [];
-  control = await opened("/__preview");
-  await control.locator("#percent").filter({ hasText: /\d/ }).waitFor();
-  page = await opened();
+  person = await Person.arrives(browser, preview);
+  page = person.page;
+  control = await person.opened("/__preview");
+  // What the page shows once it has the state.
+  await control.locator("#origin").filter({ hasText: /./ }).waitFor();
 });
 
 afterEach(async () => {
   await setFlag({ on: true, new_site_percent: 50, targets: [] });
-  await visitAs(null);
-  await Promise.all([control.close(), page.close()]);
-  assert.deepEqual(problems, [], "the browser's console has errors");
+  await person.leaves();
 });
 
-async function opened(path) {
-  const tab = await browser.newPage();
-  tab.on("console", (message) => { if (message.type() === "error") problems.push(message.text()); });
-  tab.on("pageerror", (error) => problems.push(error.message));
-  if (path) await tab.goto(preview.url + path);
-  return tab;
-}
-
-async function setFlag(flag) {
-  const response = await control.request.put(`${preview.url}/__preview/flag`, { data: flag });
-  assert.equal(response.status(), 204);
-}
-
-async function visitAs(address) {
-  const viewer = `${preview.url}/__preview/viewer`;
-  const response = address ? await page.request.put(viewer, { data: { address } }) : await page.request.delete(viewer);
-  assert.equal(response.status(), 204);
-}
-
-// Goes to a path and gives the first of the responses, which the function decided, and the number of redirects.
-async function visit(path) {
-  const response = await page.goto(preview.url + path);
-  let request = response.request();
-  let redirects = 0;
-  for (; request.redirectedFrom(); redirects += 1) request = request.redirectedFrom();
-  assert.ok(redirects <= 2, `${path}: ${redirects} redirects`);
-  assert.equal(response.status(), 200, page.url());
-  return { first: await request.response(), redirects };
-}
-
-function where() {
-  const { pathname, search } = new URL(page.url());
-  return pathname + search;
-}
-
-function isNew() {
-  return where().startsWith("/site/beta/");
-}
-
-// Visits until the function decides from the flag as it is now; until then it may decide from data that is fresh enough.
-async function visitUntilFresh(path) {
-  const { version } = preview.state.flag;
-  const window = preview.state.max_staleness_seconds * 1000;
-  for (let visits = 0; visits < MANY; visits += 1) {
-    const decision = await preview.decision((await visit(path)).first);
-    assert.equal(decision.data, "fresh");
-    assert.ok(decision.data_age_ms <= window, `the data is ${decision.data_age_ms} ms old`);
-    if (decision.flag_version === version) return;
-  }
-  assert.fail(`version ${version} did not arrive in ${MANY} visits`);
-}
-
-async function picturesAreLoaded() {
-  const broken = await page.$$eval("img", (images) => images.filter((image) => !image.naturalWidth).map((image) => image.src));
-  assert.deepEqual(broken, []);
-  assert.ok(await page.locator("img").count() >= 1);
-}
-
-async function hasNoViolation(tab, name) {
-  await tab.addScriptTag({ path: axe });
-  // The site in the control page's frame is checked by itself.
-  const { violations } = await tab.evaluate(() => globalThis.axe.run(document, { iframes: false }));
-  const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" | ")}`);
-  assert.deepEqual(found, [], name);
-}
+const setFlag = (flag) => person.setFlag(flag);
+const visitAs = (key) => (key ? person.control("PUT", "viewer", { key }) : person.control("DELETE", "viewer"));
+const visit = (path) => person.visit(path);
+const visitUntilFresh = (path) => person.visitUntilFresh(path);
+const where = () => person.where();
+const isNew = () => person.isNew();
+const picturesAreLoaded = () => person.picturesAreLoaded();
 
 // What makes a page scroll sideways; a part with a scroll bar of its own does not.
 function tooWide(tab) {
@@ -199,7 +122,7 @@ test("the picture says when the function decides from another version of the fla
   assert.deepEqual(await control.locator(".verb").allTextContents(), ["would see", "would see"]);
   await control.getByLabel("Answers", { exact: true }).check();
   await preview.until(() => preview.state.fault === "none");
-  await visitUntilFresh("/");
+  await person.visitUntilRecovered();
   await control.locator("#behind").filter({ hasNotText: /./ }).waitFor({ state: "attached" });
   assert.deepEqual(await control.locator(".verb").allTextContents(), ["see", "see"]);
 });
@@ -255,11 +178,7 @@ test("a visitor on a page of the new site is led home when the flag is switched 
   await control.keyboard.press("Space");
   await preview.until(() => !preview.state.flag.on);
   await control.getByRole("switch", { checked: false }).waitFor();
-  for (let clicks = 0; isNew() && clicks < MANY; clicks += 1) {
-    const name = where().includes("about") ? /^Home/ : /^About/;
-    await page.getByRole("navigation").getByRole("link", { name }).click();
-    await page.waitForLoadState();
-  }
+  await person.followHome();
   assert.match(where(), /^\/site\/(about|index)\.html$/);
   await picturesAreLoaded();
 });
@@ -325,11 +244,7 @@ test("LaunchDarkly is down at a cold start: still a site", async () => {
   await row.locator("td", { hasText: /cold.*starting, with flag data.*deciding$/ }).waitFor();
   await control.getByLabel("Answers", { exact: true }).check();
   await preview.until(() => preview.state.fault === "none");
-  let data;
-  for (let visits = 0; data !== "fresh" && visits < MANY; visits += 1) {
-    ({ data } = await preview.decision((await visit("/")).first));
-  }
-  assert.equal(data, "fresh", "the function recovers");
+  await person.visitUntilRecovered();
   await everyoneOn("new");
   assert.equal(await control.locator("#behind").textContent(), "");
 });
@@ -421,7 +336,7 @@ test("Ctrl-C ends `just preview` without an error", () => {
 });
 
 test("axe finds no violation, on a desktop and on a phone", async () => {
-  await setFlag({ on: true, new_site_percent: 30, targets: [{ address: "203.0.113.7", sees_new_site: true }] });
+  await setFlag({ on: true, new_site_percent: 30, targets: [{ key: "203.0.113.7", sees_new_site: true }] });
   await control.getByRole("button", { name: "Remove 203.0.113.7" }).waitFor();
   for (const [device, viewport] of [["desktop", { width: 1360, height: 900 }], ["phone", { width: 390, height: 844 }]]) {
     await control.setViewportSize(viewport);

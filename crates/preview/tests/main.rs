@@ -88,13 +88,35 @@ async fn a_frozen_function_answers_and_is_frozen_again() {
     eventually("it is frozen again", || is_frozen(function)).await;
 }
 
+/// A real environment, as far as the preview can tell, with these changes of the flag.
+async fn real_one(changes: &Value) -> LaunchDarkly {
+    let offline: Value = serde_json::from_str(include_str!("../../../src/flags/offline-flags.json")).unwrap();
+    let mut flag = offline["flags"]["rebrand"].as_object().unwrap().clone();
+    flag.extend(changes.as_object().unwrap().clone());
+    let data = Data { flags: [("rebrand".to_owned(), flag.into())].into_iter().collect(), ..Data::default() };
+    LaunchDarkly::start("sdk-of-a-real-one", data).await.unwrap()
+}
+
+#[tokio::test]
+async fn rules_look_at_the_headers_of_the_settings() {
+    let clause = json!({"contextKind": "user", "attribute": "host", "op": "startsWith", "values": ["127.0.0.1"]});
+    let rules = json!([{"id": "here", "clauses": [clause], "variation": 0, "trackEvents": false}]);
+    let launchdarkly = real_one(&json!({"fallthrough": {"variation": 1}, "rules": rules})).await;
+    let uri = launchdarkly.uri();
+    for (headers, expected) in [("", "/site/index.html"), ("host", "/site/beta/index.html")] {
+        let variables = [
+            ("LAUNCHDARKLY_SDK_KEY", "sdk-of-a-real-one"),
+            ("LAUNCHDARKLY_BASE_URI", &uri),
+            ("REDIRECT_CONTEXT_HEADERS", headers),
+        ];
+        let preview = Preview::start(&["--live"], &variables).await;
+        assert_eq!(preview.get("/").await.head.headers["location"], expected, "{headers:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_real_environment_is_read_and_never_written() {
-    let offline: Value = serde_json::from_str(include_str!("../../../src/flags/offline-flags.json")).unwrap();
-    let mut flag = offline["flags"]["rebrand"].clone();
-    flag["fallthrough"] = json!({"variation": 0});
-    let data = Data { flags: [("rebrand".to_owned(), flag)].into_iter().collect(), ..Data::default() };
-    let launchdarkly = LaunchDarkly::start("sdk-of-a-real-one", data).await.unwrap();
+    let launchdarkly = real_one(&json!({"fallthrough": {"variation": 0}})).await;
     let uri = launchdarkly.uri();
     let variables = [
         ("LAUNCHDARKLY_SDK_KEY", "sdk-of-a-real-one"),
@@ -123,11 +145,41 @@ async fn what_cannot_be_set_is_refused_with_a_reason() {
     let preview = Preview::start(&[], &[]).await;
     for (path, body, expected) in [
         ("/__preview/flag", json!({"on": true, "new_site_percent": 101, "targets": []}), "choose 0 to 100"),
-        ("/__preview/viewer", json!({"address": "me"}), "not an IP address"),
+        ("/__preview/viewer", json!({"key": "me"}), "not an IP address"),
     ] {
         let refusal = preview.send("PUT", path, Some(body)).await;
         assert_eq!(refusal.head.status, StatusCode::UNPROCESSABLE_ENTITY);
         assert!(String::from_utf8_lossy(&refusal.body).contains(expected), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_sites_lie_where_the_settings_have_them() {
+    for (current, beta, found, missing) in [
+        ("/shop", "/next", ["/shop/style.css", "/next/style.css"], ["/site/style.css", "/shop/beta/style.css"]),
+        ("/", "/new/shop", ["/style.css", "/new/shop/style.css"], ["/site/style.css", "/beta/style.css"]),
+    ] {
+        let variables = [("REDIRECT_CURRENT_PATH", current), ("REDIRECT_BETA_PATH", beta)];
+        let preview = Preview::start(&[], &variables).await;
+        for (paths, expected) in [(found, StatusCode::OK), (missing, StatusCode::NOT_FOUND)] {
+            for path in paths {
+                let mut response = preview.get(path).await;
+                // An address outside both sites enters one of them.
+                if let Some(location) = response.head.headers.get("location") {
+                    response = preview.get(location.to_str().unwrap()).await;
+                }
+                assert_eq!(response.head.status, expected, "{path} with {current}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_setting_that_does_not_fit_is_refused() {
+    for (name, value) in [("REDIRECT_BETA_PATH", "/"), ("REDIRECT_PREVIEW_TOKEN", "too-short")] {
+        let (code, message) = Preview::refused(&["--port", "0"], &[(name, value)]).await;
+        assert_eq!(code, Some(1));
+        assert!(message.contains(name) && !message.contains("too-short"), "{message}");
     }
 }
 

@@ -7,11 +7,16 @@ import { fileURLToPath } from "node:url";
 
 export const repository = fileURLToPath(new URL("../../..", import.meta.url));
 
+// Longer than anything here takes; only a failing test waits for it.
+const PATIENCE_MS = 30_000;
+
 export class Preview {
   // Starts the binaries of `cargo build --package redirect --package preview` on a free port.
-  static async start(...options) {
-    const child = spawn("target/debug/preview", ["--no-open", "--port", "0", ...options], {
+  // `variables` are added to the environment.
+  static async start(variables = {}) {
+    const child = spawn("target/debug/preview", ["--no-open", "--port", "0"], {
       cwd: repository,
+      env: { ...process.env, ...variables },
       stdio: ["ignore", "pipe", "inherit"],
     });
     for await (const line of createInterface({ input: child.stdout })) {
@@ -29,6 +34,8 @@ export class Preview {
   #connection = new AbortController();
   #waiting = new Set();
   url;
+  // All of the news, as text.
+  received = "";
   state;
   entries = new Map();
 
@@ -44,6 +51,7 @@ export class Preview {
       let text = "";
       for await (const chunk of response.body.pipeThrough(new TextDecoderStream())) {
         text += chunk;
+        this.received += chunk;
         for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
           this.#take(text.slice(0, end));
           text = text.slice(end + 2);
@@ -69,11 +77,13 @@ export class Preview {
 
   // Waits until `condition` gives something, which is looked at whenever there is news.
   until(condition) {
-    return new Promise((resolve) => {
+    return new Promise((resolve, reject) => {
+      const patience = setTimeout(() => reject(new Error(`not so: ${condition}`)), PATIENCE_MS);
       const check = () => {
         const found = condition();
         if (!found) return;
         this.#waiting.delete(check);
+        clearTimeout(patience);
         resolve(found);
       };
       this.#waiting.add(check);

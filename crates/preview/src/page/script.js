@@ -10,7 +10,9 @@ const number = new Intl.NumberFormat("en");
 const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 
 let state;
-let addresses = [];
+// What the visitors in the picture are known by: addresses, or ids of the visitor cookie.
+let keys = [];
+// The one that needs no cookie of the preview; empty for somebody new.
 let own = "";
 // The setting to send next; the flag as it is, until someone changes it.
 let setting;
@@ -47,16 +49,14 @@ async function setFlag(changes) {
   return isDone;
 }
 
-async function visitAs(address) {
-  const { isDone } = address === own ? await send("DELETE", "viewer") : await send("PUT", "viewer", { address });
-  if (!isDone) return;
-  setVisitor(address);
-  visitAgain();
+async function visitAs(key) {
+  const { isDone } = key === own ? await send("DELETE", "viewer") : await send("PUT", "viewer", { key });
+  if (isDone) visitAgain();
 }
 
 // Without an entry in the browser's history: Back leaves the page, not the visit.
-function visitAgain() {
-  byId("site").contentWindow.location.replace("/");
+function visitAgain(path = "/") {
+  byId("site").contentWindow.location.replace(path);
 }
 
 // ---- Showing ----
@@ -151,13 +151,13 @@ function showTargets(targets) {
   const isReadOnly = state.is_live;
   list.replaceChildren(...targets.map((target) => {
     const remove = element("button", { type: "button", disabled: isReadOnly }, "Remove");
-    remove.setAttribute("aria-label", `Remove ${target.address}`);
+    remove.setAttribute("aria-label", `Remove ${target.key}`);
     remove.addEventListener("click", () => {
-      setFlag({ targets: setting.targets.filter(({ address }) => address !== target.address) });
-      byId("target-address").focus();
+      setFlag({ targets: setting.targets.filter(({ key }) => key !== target.key) });
+      byId("target-key").focus();
     });
     const site = target.sees_new_site ? "new site" : "current site";
-    return element("li", {}, mark(target.sees_new_site), element("span", {}, element("code", {}, target.address), ` sees the ${site}`), remove);
+    return element("li", {}, mark(target.sees_new_site), element("span", {}, element("code", {}, target.key), ` sees the ${site}`), remove);
   }));
   if (!targets.length) list.append(element("li", { className: "none" }, "Nobody is targeted."));
 }
@@ -173,14 +173,19 @@ function showRest() {
   }
   const notes = [];
   if (isLive) notes.push("This flag is in LaunchDarkly: change it there. The picture follows within 5 s.");
-  if (state.flag.rules) notes.push(`The flag has ${state.flag.rules} rules before its default one.`);
+  if (state.flag.rules) {
+    const without = state.context_headers.length ? " The visitors in the picture send none of the headers that rules may look at." : "";
+    notes.push(`The flag has ${state.flag.rules} rules before its default one.${without}`);
+  }
   if (state.flag_problem) notes.push(`The flag was not read: ${state.flag_problem}`);
   byId("flag-note").textContent = notes.join(" ");
   byId("flag-note").hidden = !notes.length;
 
   byId("freshness").textContent =
     `The function may decide from flag data up to ${state.max_staleness_seconds} s old here, so that a change is seen at once; ` +
-    `redirect.toml says ${state.deployed_max_staleness_seconds} s.`;
+    `redirect.toml says ${state.deployed_max_staleness_seconds} s.` +
+    (state.current_path === "/" ? " Whoever is led home stays there for a while, by a guard cookie, also if the flag changes." : "");
+  showWho();
   document.querySelector(`[name="fault"][value="${fault}"]`).checked = true;
   const waits = `A visitor waits for at most ${number.format(state.viewer_budget_ms)} ms, at a cold start ` +
     `${number.format(state.init_budget_ms)} ms. Then older data decides; without any, it is the current site.`;
@@ -202,17 +207,27 @@ function plural(count, word) {
   return `${number.format(count)} ${word}${count === 1 ? "" : "s"}`;
 }
 
-function setVisitor(address) {
-  byId("address").value = address;
-  for (const [index, dot] of [...byId("dots").children].entries()) {
-    dot.classList.toggle("you", addresses[index] === address);
-  }
+// What a visitor is known by, and which cookies there are to forget.
+function showWho() {
+  const byCookie = state.visitor_cookie !== "";
+  byId("visitor-label").textContent = byCookie ? `Visit as this id, the value of the cookie ${state.visitor_cookie}` : "Visit as this address";
+  byId("target-label").textContent = byCookie ? "Id" : "Address";
+  byId("target-key").placeholder = byCookie ? "visitor-7" : "203.0.113.7";
+  const setsCookies = byCookie || state.has_preview_link || state.current_path === "/";
+  byId("own").textContent = setsCookies ? "Forget me" : "Yourself";
+  byId("move").hidden = !byCookie;
+  byId("begin").hidden = byId("end").hidden = !state.has_preview_link;
 }
 
-function showVisit() {
+async function showVisit() {
+  if (!state) return;
   const { pathname, search } = byId("site").contentWindow.location;
   byId("seen-path").textContent = pathname + search;
-  byId("seen-mark").classList.toggle("new", pathname.startsWith("/site/beta/"));
+  byId("seen-mark").classList.toggle("new", `${pathname}/`.startsWith(`${state.beta_path}/`));
+  const { key } = await (await fetch("/__preview/viewer")).json();
+  // Unless somebody is writing there.
+  if (document.activeElement !== byId("visitor")) byId("visitor").value = key;
+  for (const [index, dot] of [...byId("dots").children].entries()) dot.classList.toggle("you", keys[index] === key);
 }
 
 // ---- The log ----
@@ -246,11 +261,12 @@ function messageRow(entry) {
 }
 
 function requestRow({ at_ms: at, served, decision }) {
-  const { viewer, method, url } = served;
+  const { viewer, visitor, method, url, sets_cookies: cookies } = served;
   const problem = served.problem ?? (decision && decision.level !== "info" ? decision.message : null);
   const answer = element("td", {}, `${served.status}`);
   if (served.location) answer.append(" to ", element("code", {}, served.location));
   else if (served.status < 300) answer.append(element("small", {}, `behavior ${served.behavior}`));
+  if (cookies.length) answer.append(element("small", {}, `sets ${cookies.join(", ")}`));
   if (problem) answer.append(element("span", { className: "why" }, problem));
 
   const flag = element("td");
@@ -277,8 +293,10 @@ function requestRow({ at_ms: at, served, decision }) {
   if (decision) part(decision.duration_us - waited, "deciding");
 
   const className = [served.handler === "function" || problem ? "" : "quiet", served.status >= 500 ? "fault" : ""].join(" ").trim();
+  const who = element("td", {}, element("code", {}, viewer));
+  if (state.visitor_cookie) who.append(element("small", { title: visitor ?? "" }, visitor?.slice(0, 12) ?? "no cookie"));
   return element("tr", { className },
-    element("td", {}, clock.format(at)), element("td", {}, element("code", {}, viewer)),
+    element("td", {}, clock.format(at)), who,
     element("td", {}, `${method} `, element("code", {}, url)), answer, flag, reason, data, took);
 }
 
@@ -307,22 +325,28 @@ byId("share").addEventListener("input", ({ target }) => {
 byId("switch").addEventListener("click", () => setFlag({ on: !setting.on }));
 byId("target-form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const target = { address: byId("target-address").value.trim(), sees_new_site: byId("target-site").value === "true" };
+  const target = { key: byId("target-key").value.trim(), sees_new_site: byId("target-site").value === "true" };
   const before = setting.targets;
-  if (await setFlag({ targets: [...before, target] })) byId("target-address").value = "";
+  if (await setFlag({ targets: [...before, target] })) byId("target-key").value = "";
 });
 byId("visit-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  visitAs(byId("address").value.trim());
+  visitAs(byId("visitor").value.trim());
 });
 for (const button of document.querySelectorAll("[data-pick]")) {
   button.addEventListener("click", () => {
-    const fitting = addresses.filter((_, index) => seen[index] === button.dataset.pick);
+    const fitting = keys.filter((_, index) => seen[index] === button.dataset.pick);
     if (fitting.length) visitAs(fitting[Math.floor(Math.random() * fitting.length)]);
     else byId("error").textContent = `None of the ${number.format(COUNT)} visitors sees that site now.`;
   });
 }
 byId("own").addEventListener("click", () => visitAs(own));
+byId("move").addEventListener("click", () => {
+  document.cookie = `preview_viewer=203.0.113.${1 + Math.floor(Math.random() * 250)}; path=/; SameSite=Lax`;
+  visitAgain();
+});
+byId("begin").addEventListener("click", () => visitAgain("/__preview/preview-link"));
+byId("end").addEventListener("click", () => visitAgain("/?redirect-preview=off"));
 byId("faults").addEventListener("change", ({ target }) => send("PUT", "fault", { fault: target.value }));
 byId("freeze").addEventListener("click", () => send("POST", "environment/freeze"));
 byId("kill").addEventListener("click", () => send("POST", "environment/kill"));
@@ -336,20 +360,18 @@ const dotAt = ({ target }) => [...byId("dots").children].indexOf(target);
 byId("dots").addEventListener("pointerover", (event) => {
   const index = dotAt(event);
   const site = seen[index] === "1" ? "new" : "current";
-  byId("hint").textContent = index < 0 || !seen ? hint : `${addresses[index]} sees the ${site} site. Click to visit as that address.`;
+  byId("hint").textContent = index < 0 || !seen ? hint : `${keys[index]} sees the ${site} site. Click to visit as that visitor.`;
 });
 byId("dots").addEventListener("pointerleave", () => { byId("hint").textContent = hint; });
 byId("dots").addEventListener("click", (event) => {
   const index = dotAt(event);
-  if (index >= 0) visitAs(addresses[index]);
+  if (index >= 0) visitAs(keys[index]);
 });
 
 byId("dots").append(...Array.from({ length: COUNT }, () => document.createElement("i")));
-let visitor;
-[addresses, { address: visitor, own }] = await Promise.all(
+[keys, { own }] = await Promise.all(
   ["viewers", "viewer"].map(async (path) => (await fetch(`/__preview/${path}`)).json()),
 );
-setVisitor(visitor);
 
 const news = new EventSource("/__preview/news");
 news.addEventListener("open", () => {

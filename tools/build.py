@@ -1,0 +1,53 @@
+"""Runs a compiler with one line of progress in place of its three hundred. If it fails, all that it printed is shown.
+
+Needs nothing but Python: recipes run it before anything is installed.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from failure import Failure
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(what: str, command: list[str]) -> None:
+    is_terminal = sys.stderr.isatty()
+    environment = dict(os.environ)
+    if is_terminal and not environment.get("NO_COLOR"):
+        # Cargo writes into a pipe, but what it says of an error ends on the terminal.
+        environment.setdefault("CARGO_TERM_COLOR", "always")
+    print(f"Building {what} (the first time takes some minutes) ...", file=sys.stderr, flush=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    output, crates = [], 0
+    for line in process.stdout or ():
+        output.append(line)
+        if "Compiling" in line:
+            crates += 1
+            if is_terminal:
+                print(f"\r{crates} crates compiled", end="", file=sys.stderr, flush=True)
+    if crates and is_terminal:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    if process.wait():
+        raise Failure(f"Building {what} failed:\n{''.join(output).rstrip()}")
+    if any("warning" in line for line in output):
+        print("".join(output).rstrip(), file=sys.stderr)
+
+
+def main(what: str, *command: str) -> int:
+    try:
+        run(what, list(command))
+    except Failure as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
