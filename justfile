@@ -239,7 +239,8 @@ _noop: (_python "build")
 _count: _noop
     cargo bench --locked --profile dev --bench instructions
 
-# The function beside the floor and the guide's handler in Node: tables, target/bench/*.json (start, warm, memory, size; all of them and the stores without a name)
+# The function beside the floor and the guide's handler in Node: start, warm, memory, size; without a name all and the stores
+[arg("SETS", pattern='start|warm|memory|size|--smoke', help="start, warm, memory or size: tables, target/bench/*.json")]
 [group('develop')]
 bench *SETS: (_debian "npm:npm" "node:nodejs" "cmake:cmake" "taskset:util-linux" "ip:iproute2") build _noop (_python "test") (_npm "benches/guide" "")
     @python benches/packages.py
@@ -276,7 +277,7 @@ soak SEED="1" help="": (_python "build")
     [ -z "{{help}}" ] || { {{usage}} soak; echo; exit; }
     SOAK=100000 SOAK_SEED={{SEED}} cargo test --locked --features regional --test it soak -- --nocapture
 
-# A fleet of environments while the flag flips and LaunchDarkly fails: no decision too old (SEED repeats a run). Draws target/fleet/curve.svg
+# A fleet of environments while the flag flips and LaunchDarkly fails: no decision too old (SEED repeats a run)
 [arg("SEED", pattern='\d+', help="repeats the random faults of a run")]
 [arg("RATE", pattern='[1-9]\d*', help="requests a second")]
 [arg("SECONDS", pattern='[1-9]\d*', help="for how long viewers come")]

@@ -64,7 +64,7 @@ def starts(cold: Rows) -> str:
 def fleet(runs: Rows) -> str:
     """The share of decisions that are still old, over the time since a flip: a line for each rate of requests."""
     left, bottom, width, height, end = 60, 290, 580, 220, 75
-    scaled = "max_staleness_seconds = 60, while LaunchDarkly answers; time is scaled down in the run"
+    scaled = "max_staleness_seconds = 60, while LaunchDarkly answers; time is scaled down for the lower rates"
     content = [f'<text x="10" y="46">{scaled}</text>']
     for percent in (0, 25, 50, 75, 100):
         y = bottom - height * percent / 100

@@ -230,7 +230,7 @@ mod tests {
             while let Ok((stream, _)) = listener.accept().await {
                 let mut stream = acceptor.accept(stream).await.unwrap();
                 sender.send(stream.get_ref().1.handshake_kind().unwrap()).unwrap();
-                stream.read(&mut [0; 999]).await.unwrap();
+                stream.read_u8().await.unwrap();
                 stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
                 connections.push(stream);
             }
