@@ -145,7 +145,10 @@ def phases(runs: Runs) -> str:
         ),
         ("**edge package**", edge, f"{edge / behind_carrier:.2f} x the floor behind the same carrier"),
     ]
-    return table(["phase, with 1 flag", "ms", "what it is"], [[what, f"{it:.1f}", why] for what, it, why in rows])
+    return table(
+        ["phase, with 1 flag", "ms", "what it is"],
+        [[what, f"{it:.{2 if it < 10 else 1}f}", why] for what, it, why in rows],
+    )
 
 
 def warm(runs: Runs) -> str:
