@@ -339,10 +339,10 @@ def test_an_invalid_key_is_refused(tree, key, reported, pack):
 
 
 def test_a_package_that_is_too_large_is_refused(tree, pack):
-    (tree / "target/lambda/redirect/bootstrap").write_bytes(elf() + os.urandom(2_250_000))
+    (tree / "target/lambda/redirect/bootstrap").write_bytes(elf() + os.urandom(2_500_000))
     status, said = pack(tree, "--no-flags")
     assert status == 1
-    assert "more than 2,250,000" in said
+    assert "more than 2,500,000" in said
     assert not package(tree).exists()
 
 
