@@ -28,6 +28,9 @@ def handler_for(**paths):
         if "statusCode" not in answer:
             return answer["uri"]
         assert answer["headers"]["cache-control"]["value"] == "no-store"
+        # The guard of src/visitor.rs, at the root alone.
+        guard = {"value": "1", "attributes": "Max-Age=60; Path=/; Secure; HttpOnly; SameSite=Lax"}
+        assert answer.get("cookies") == ({"redirect-guard": guard} if paths.get("CurrentPath") == "/" else None)
         return f"{answer['statusCode']} {answer['headers']['location']['value']}"
 
     return run

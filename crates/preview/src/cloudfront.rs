@@ -210,5 +210,25 @@ fn script_response(answer: &Value) -> Option<Response<Body>> {
         let value = value.get("value")?.as_str()?;
         response.headers_mut().append(HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?);
     }
+    for (name, cookie) in answer.get("cookies").and_then(Value::as_object).into_iter().flatten() {
+        let text = |field| cookie.get(field).and_then(Value::as_str);
+        let cookie = format!("{name}={}; {}", text("value")?, text("attributes").unwrap_or_default());
+        response.headers_mut().append(SET_COOKIE, HeaderValue::try_from(cookie).ok()?);
+    }
     Some(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_cookie_of_a_cloudfront_function_is_a_header_of_its_own() {
+        let cookies =
+            json!({"a": {"value": "1", "attributes": "Path=/; Secure"}, "b": {"value": "2", "attributes": "Path=/"}});
+        let response = script_response(&json!({"statusCode": 302, "cookies": cookies})).unwrap();
+        let set: Vec<_> = response.headers().get_all(SET_COOKIE).iter().collect();
+        assert_eq!(set, ["a=1; Path=/; Secure", "b=2; Path=/"]);
+    }
 }
