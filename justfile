@@ -13,6 +13,9 @@ static := "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS=-Crelocation-model=st
 
 without_secrets := "env -u LAUNCHDARKLY_SDK_KEY -u REDIRECT_PREVIEW_TOKEN"
 
+# A store as the source of the flag data is a feature of its own.
+store := `sed -nE 's/^source = "(dynamodb|redis)".*/--features \1/p' redirect.toml`
+
 # Every optional part at once, so that nothing is compiled twice.
 all := "--workspace --all-features --all-targets"
 
@@ -42,7 +45,7 @@ preview port="8080" no_open="" freeze="" live="" help="":
     #!/usr/bin/env bash
     set -euo pipefail
     [ -z "{{help}}" ] || { {{usage}} preview; echo; exit; }
-    python3 tools/build.py "the function and the preview" cargo build --locked --package redirect --package preview
+    python3 tools/build.py "the function and the preview" cargo build --locked {{store}} --package redirect --package preview
     # A job of its own in the terminal: Ctrl-C reaches the preview and not just, which would end with an error.
     set -m
     target/debug/preview --port {{port}} {{no_open}} {{freeze}} {{live}} || exit
@@ -50,9 +53,7 @@ preview port="8080" no_open="" freeze="" live="" help="":
 # Build the function for Lambda: target/lambda/redirect/bootstrap
 [group('deploy')]
 build: (_python "build")
-    # A store as the source of the flag data is a feature of its own.
-    @{{static}} python tools/build.py "the function for Lambda" cargo lambda build --locked --release \
-        $(sed -nE 's/^source = "(dynamodb|redis)".*/--features \1/p' redirect.toml)
+    @{{static}} python tools/build.py "the function for Lambda" cargo lambda build --locked --release {{store}}
 
 # Build and pack the function for Lambda@Edge: target/edge/redirect.zip (--flags FILE, --no-flags)
 [no-exit-message]

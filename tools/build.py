@@ -4,6 +4,7 @@ Needs nothing but Python: recipes run it before anything is installed.
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,10 @@ def run(what: str, command: list[str]) -> None:
     if crates and is_terminal:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     if process.wait():
+        # Of a wrong setting, build.rs says all there is to say.
+        for line in output:
+            if found := re.search(r"redirect@\S+: (redirect\.toml: .*)", line):
+                raise Failure(found[1])
         raise Failure(f"Building {what} failed:\n{''.join(output).rstrip()}")
     if any("warning" in line for line in output):
         print("".join(output).rstrip(), file=sys.stderr)

@@ -249,7 +249,11 @@ def dry_run(
     if options.attach:
         steps.append(f"Run the function in the behaviors of {chosen['ExistingDistributionId']} that belong to it")
     elif "Distribution" not in made:
-        steps.append("Print what to add to the distribution that exists; its pages are left alone")
+        behaviors = resolved.value(resolved.template["Outputs"]["Behaviors"]["Value"])
+        steps.append(
+            "Print what to add to the distribution that exists, on viewer requests, first match first; its pages are "
+            f"left alone:\n   {behaviors}\n   With --attach, put the functions into the behaviors that it has"
+        )
     elif "SiteBucket" not in made:
         steps.append("Print what to add to the policy of the bucket that exists; its pages are left alone")
     else:

@@ -55,7 +55,8 @@ class LocalLambda:
         self.log: list[str] = []
         self.notes: list[str] = []
         self.process = subprocess.Popen(
-            f"cargo lambda watch --invoke-address 127.0.0.1 --invoke-port {self.port} --ignore-changes".split(),
+            f"cargo lambda watch --invoke-address 127.0.0.1 --invoke-port {self.port} --ignore-changes".split()
+            + features(),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -171,6 +172,12 @@ def is_expected(path: Path, outcome: Outcome) -> bool | None:
     return outcome.summary in [choice.replace("{site}", site) for choice in choices]
 
 
+def features() -> list[str]:
+    """A store as the source of the flag data is a feature of its own."""
+    source = setting(ROOT, "source")
+    return [] if source == "launchdarkly" else ["--features", source]
+
+
 def sites() -> tuple[str, str]:
     return setting(ROOT, "current_path"), setting(ROOT, "beta_path")
 
@@ -252,7 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
     local = None
     try:
         paths = [found(name) for name in options.events] or sorted((ROOT / "events").glob("*.json"))
-        build.run("the function", ["cargo", "build", "--locked", "--bin", FUNCTION])
+        build.run("the function", ["cargo", "build", "--locked", "--bin", FUNCTION, *features()])
         local = LocalLambda()
         local.wait_until_it_listens()
         status = report(local, paths)

@@ -34,15 +34,20 @@ def run(environment: Environment, options: argparse.Namespace) -> int:
     console.quiet = options.json
     try:
         found = {}
+        advice: dict[str, None] = {}
         for name, read, lines in SECTIONS:
             try:
                 found[name] = read(environment)
                 shown = lines(found[name])
             except REPORTED as error:
                 found[name] = {"failed": explained(error)}
-                shown = ["not known: " + line for line in explained(error).splitlines()[:1]]
+                what, *more = explained(error).splitlines()
+                shown = [f"not known: {what}"]
+                advice |= dict.fromkeys(more)
             for label, line in zip([name, *[""] * len(shown)], shown, strict=False):
                 say(f"{label:<12} {line}")
+        for line in advice:
+            say(line)
     finally:
         console.quiet = False
     if options.json:

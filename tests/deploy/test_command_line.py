@@ -272,6 +272,8 @@ def test_compiling_is_one_line_of_progress(without_wishes, environment):
     assert failed.stderr.splitlines()[1:3] == ["Building the function failed:", "   Compiling one v1.0.0"]
     assert failed.stderr.endswith("colors: auto\nerror: E0001\n")
     assert "warning: odd" in run(*build[1:], "echo warning: odd").stderr
+    wrong = run(*build[1:], COMPILER + "echo 'error: redirect@0.1.0: redirect.toml: log is odd'; exit 101")
+    assert wrong.stderr.splitlines()[1:] == ["redirect.toml: log is odd"]
 
 
 # ---- The set-up ------------------------------------------------------------------------------------------------------

@@ -316,9 +316,10 @@ def test_a_path_that_cannot_be_one_is_refused_before_the_build(cloud, field, rep
 
 def test_an_existing_distribution_at_the_root(cloud):
     cloud.set_paths("/", "/beta")
-    text = "\n".join(cloud.does("deploy", "--set", "ExistingDistributionId=E1EXAMPLE"))
-    assert "no function: /.well-known/*; redirect function: /*.htm*, /*.*/*; no function: /*.*" in text
-    assert "/site" not in text
+    for more in (["--dry-run"], []):
+        text = "\n".join(cloud.does("deploy", "--set", "ExistingDistributionId=E1EXAMPLE", *more))
+        assert "no function: /.well-known/*; redirect function: /*.htm*, /*.*/*; no function: /*.*" in text
+        assert "/site" not in text
     existing(cloud, {None: [], "/*.*": [], "/*.htm*": [], "/beta/*": [], "/api/*": [("viewer-request", OTHER)]})
     text = "\n".join(cloud.does("deploy", "--attach"))
     new = [("viewer-request", f"{FUNCTION}:1")]

@@ -14,6 +14,13 @@ def line(reason="FALLTHROUGH", source="launchdarkly", **more):
     return {"reason": reason, "source": source, "data": "fresh", "message": "302 to /site: why", **more}
 
 
+def test_a_store_as_the_source_is_compiled_in(monkeypatch, tmp_path):
+    monkeypatch.setattr(invoke, "ROOT", tmp_path)
+    for source, expected in (("launchdarkly", []), ("dynamodb", ["--features", "dynamodb"])):
+        (tmp_path / "redirect.toml").write_text(f'source = "{source}"\n')
+        assert invoke.features() == expected
+
+
 @pytest.mark.parametrize(
     ("lines", "text", "is_evaluated"),
     [

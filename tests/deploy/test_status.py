@@ -223,3 +223,11 @@ def test_an_interrupted_status_says_how_to_run_it_again(running):
     assert running("status")[0] == 130
     running.on_pause = lambda _: None
     running.does("status")
+
+
+def test_without_credentials_the_advice_stands_once(cloud, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    ended, out, _ = cloud("status")
+    assert ended == 1
+    text = "\n".join(out)
+    assert text.count("not known: No AWS credentials") > 1 and text.count("Sign in with aws login") == 1

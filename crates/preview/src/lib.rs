@@ -54,8 +54,14 @@ const TEMPLATE: &str = "cloudformation/edge.yaml";
 const SITE: &str = "site";
 
 /// Shorter than deployed, so that a change on the control page shows at once. The page tells the difference.
-const LIVELY: [(&str, &str); 4] =
-    [("refresh_after_seconds", "1"), ("max_staleness_seconds", "2"), ("flush_after_seconds", "2"), ("log", "all")];
+/// And the source is LaunchDarkly or its stand-in, whatever source is deployed: the control page sets its flag.
+const LIVELY: [(&str, &str); 5] = [
+    ("source", "launchdarkly"),
+    ("refresh_after_seconds", "1"),
+    ("max_staleness_seconds", "2"),
+    ("flush_after_seconds", "2"),
+    ("log", "all"),
+];
 
 const URI_FIELDS: [&str; 3] = ["launchdarkly_base_uri", "launchdarkly_stream_uri", "launchdarkly_events_uri"];
 
