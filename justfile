@@ -14,7 +14,7 @@ static := "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS=-Crelocation-model=st
 without_secrets := "env -u LAUNCHDARKLY_SDK_KEY -u REDIRECT_PREVIEW_TOKEN"
 
 # A store as the source of the flag data is a feature of its own.
-store := `sed -nE 's/^source = "(dynamodb|redis)".*/--features \1/p' redirect.toml`
+store := '''$(sed -nE 's/^source = "(dynamodb|redis)".*/--features \1/p' redirect.toml)'''
 
 # Every optional part at once, so that nothing is compiled twice.
 all := "--workspace --all-features --all-targets"
