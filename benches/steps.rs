@@ -30,7 +30,7 @@ fn decide(criterion: &mut Criterion) {
     let paths = Paths::new("/site", "/site/beta");
     criterion.bench_function("decide", |bencher| {
         bencher.iter(|| {
-            let (uri, query) = (black_box("/shop/bicycles/city/"), black_box("size=54&colour=red"));
+            let (uri, query) = (black_box("/shop/bicycles/city/"), black_box("size=54&color=red"));
             Visit::new(&paths, Some("GET"), Some(uri), Some(query), Signals::default()).answer(Verdict::Beta)
         });
     });

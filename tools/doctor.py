@@ -48,9 +48,11 @@ def examine(environment: Environment, root: Path, package: Path) -> None:
     ]
     if setting(root, "source") == "dynamodb":
         checks.append(("Flag store", "Stack", lambda: check_flag_store(environment, root)))
-    wrong: set[str] = set()
+    wrong: list[str] = []
+    unexamined: list[str] = []
     for name, needed, check in checks:
-        if needed in wrong:
+        if needed in (*wrong, *unexamined):
+            unexamined.append(name)
             say(f"--     {name:<12} not examined, as it needs: {needed}", "dim")
             continue
         try:
@@ -58,10 +60,10 @@ def examine(environment: Environment, root: Path, package: Path) -> None:
             verdict, style = ("warn", "yellow") if isinstance(found, Warned) else ("ok", "green")
             say(f"{verdict:<6} {name:<12} {indented(found)}", style)
         except REPORTED as error:
-            wrong.add(name)
+            wrong.append(name)
             say(f"WRONG  {name:<12} {indented(explained(error))}", "red")
     if wrong:
-        raise Failure(f"Wrong: {', '.join(sorted(wrong))}. See above what to do about each.")
+        raise Failure(f"Wrong: {', '.join(wrong)}. See above what to do about each.")
 
 
 def indented(text: str) -> str:

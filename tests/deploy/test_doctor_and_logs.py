@@ -109,6 +109,7 @@ def test_doctor_sees_missing_credentials_and_a_broken_stack(ready, monkeypatch):
     assert not found["Credentials"][0] and "Sign in" in found["Credentials"][1]
     assert found["Flag"][0], "what needs no account is still examined"
     assert found["Stack"][1] == "not examined, as it needs: Credentials"
+    assert found["Behaviors"][1] == "not examined, as it needs: Stack"
 
 
 @pytest.fixture

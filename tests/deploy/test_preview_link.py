@@ -52,6 +52,6 @@ def test_without_a_token_each_call_makes_one(monkeypatch, capsys):
 def test_what_the_function_refuses_is_refused_and_not_shown(monkeypatch, capsys, wrong):
     monkeypatch.setenv(preview_link.TOKEN_VARIABLE, wrong)
     assert preview_link.main([]) == 1
-    told = capsys.readouterr()
-    assert "REDIRECT_PREVIEW_TOKEN is not a preview token" in told.err
-    assert wrong not in told.out + told.err
+    printed = capsys.readouterr()
+    assert "REDIRECT_PREVIEW_TOKEN is not a preview token" in printed.err
+    assert wrong not in printed.out + printed.err
