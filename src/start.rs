@@ -13,7 +13,7 @@ use flag_data::sources::{FlagSource, LaunchDarkly};
 #[cfg(feature = "dynamodb")]
 use flag_data::stores::DynamoDb;
 #[cfg(feature = "redis")]
-use flag_data::stores::RedisDataStore;
+use flag_data::stores::Redis;
 use flag_data::transport::Transport;
 use lambda_runtime::{Error, Runtime, service_fn};
 use lambda_runtime_api_client::Client;
@@ -106,9 +106,8 @@ fn source(
         }
         #[cfg(feature = "redis")]
         (Source::Redis, _) => {
-            let redis = RedisDataStore::builder(&settings.store_redis_url).clock(clock.clone());
+            let redis = Redis::new(&settings.store_redis_url)?.clock(clock.clone()).timeout(settings.request_timeout());
             let redis = if settings.store_prefix.is_empty() { redis } else { redis.prefix(&settings.store_prefix) };
-            let redis = redis.timeout(settings.request_timeout()).build()?;
             Ok(Box::new(StoreSource::new("redis", vec![redis], settings.viewer_budget)))
         }
     }

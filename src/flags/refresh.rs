@@ -296,7 +296,10 @@ impl Shared {
         let is_off =
             items.get(ItemKind::Flag, &self.settings.flag_key).is_some_and(|flag| flag.references().is_empty());
         if is_off {
-            items.add_missing_from(&known);
+            let mut kept = Items::clone(&known);
+            kept.flags.extend(items.flags);
+            kept.segments.extend(items.segments);
+            items = kept;
         }
         *known = Arc::new(items);
     }
@@ -328,10 +331,10 @@ impl Shared {
 
     /// As the SDK is to see it.
     fn data(&self, resolved: &Resolved, origin: Origin) -> Data {
-        let items = match self.settings.events {
-            Events::Summary => resolved.items.map_flags(|flag| flag.with_json(without_tracking(flag.json()))),
-            Events::Full | Events::Off => resolved.items.clone(),
-        };
+        let mut items = resolved.items.clone();
+        if self.settings.events == Events::Summary {
+            items.flags.values_mut().for_each(|flag| flag.set_json(without_tracking(flag.json())));
+        }
         Data {
             items: Arc::new(items),
             origin: Some(origin),

@@ -91,7 +91,7 @@ impl Snapshot {
 
     /// How many flags it holds.
     pub(super) fn flags(&self) -> usize {
-        self.0.read().items.all(ItemKind::Flag).len()
+        self.0.read().items.flags.len()
     }
 
     /// The version of a flag.
@@ -121,7 +121,7 @@ impl PersistentDataStore for Snapshot {
     }
 
     fn all_flags(&self) -> Result<HashMap<String, SerializedItem>, PersistentStoreError> {
-        Ok(self.0.read().items.all(ItemKind::Flag).iter().map(|(key, item)| (key.clone(), item.serialized())).collect())
+        Ok(self.0.read().items.flags.iter().map(|(key, item)| (key.clone(), item.serialized())).collect())
     }
 
     fn upsert(&mut self, _: DataKind, _: &str, _: SerializedItem) -> Result<bool, PersistentStoreError> {

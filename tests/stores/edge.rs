@@ -2,7 +2,7 @@
 
 use crate::databases::config;
 use flag_data::items::{Everything, Stored};
-use flag_data::stores::{DynamoDb, DynamoDbDataStore, RedisDataStore, Store};
+use flag_data::stores::{DynamoDb, Redis, Store};
 use serde_json::{Value, json};
 use standins::samples::{flag, rebrand};
 use standins::servers;
@@ -24,8 +24,7 @@ async fn fill(store: &impl Store, data: Data) {
 }
 
 async fn filled(table: &str) -> DynamoDb {
-    let store = DynamoDbDataStore::builder(table).config(config(&servers::dynamodb_uri()));
-    let store = store.build().unwrap();
+    let store = DynamoDb::new(table, config(&servers::dynamodb_uri()));
     fill(&store, rebrand()).await;
     store
 }
@@ -132,8 +131,7 @@ async fn a_store_that_is_not_initialized_is_not_trusted() {
 #[tokio::test]
 async fn a_store_that_was_not_synchronized_for_long_is_logged() {
     let table = servers::new_table().await;
-    let store = DynamoDbDataStore::builder(&table).config(config(&servers::dynamodb_uri()));
-    let store = store.build().unwrap();
+    let store = DynamoDb::new(&table, config(&servers::dynamodb_uri()));
     let flags = rebrand().flags.into_iter();
     let flags = flags.map(|(key, flag)| (key, Stored::parse(flag.to_string()))).collect();
     let everything = Everything { flags, segments: std::collections::HashMap::new() };
@@ -157,7 +155,7 @@ async fn a_store_that_was_not_synchronized_for_long_is_logged() {
 #[tokio::test]
 async fn redis_is_a_source_too() {
     let prefix = servers::unique("edge");
-    let store = RedisDataStore::builder(servers::redis_url()).prefix(&prefix).build().unwrap();
+    let store = Redis::new(servers::redis_url()).unwrap().prefix(&prefix);
     fill(&store, rebrand()).await;
     let url = servers::redis_url();
     let edge = start(&[

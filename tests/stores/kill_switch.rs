@@ -4,7 +4,7 @@
 use crate::databases::config;
 use crate::edge::{self, IN_TIME};
 use flag_data::items::{Everything, Stored};
-use flag_data::stores::{DynamoDb, DynamoDbDataStore, RedisDataStore, Store};
+use flag_data::stores::{DynamoDb, Redis, Store};
 use serde_json::{Value, json};
 use standins::samples::segment;
 use standins::{DynamoDbFault, DynamoDbProxy, Edge, servers};
@@ -136,7 +136,7 @@ const CONCURRENCY: (&str, &str) = ("REDIRECT_REFRESH_AFTER_SECONDS", "0");
 async fn redis_holds_nothing_up() {
     for (what, before, after, member) in lines() {
         let prefix = servers::unique("kill-switch");
-        let store = RedisDataStore::builder(servers::redis_url()).prefix(&prefix).build().unwrap();
+        let store = Redis::new(servers::redis_url()).unwrap().prefix(&prefix);
         store.replace(&before).await.unwrap();
         let url = servers::redis_url();
         let settings = [
@@ -162,8 +162,8 @@ async fn dynamodb_holds_nothing_up() {
 
 async fn new_store() -> (String, DynamoDb) {
     let table = servers::new_table().await;
-    let store = DynamoDbDataStore::builder(&table).config(config(&servers::dynamodb_uri()));
-    (table, store.build().unwrap())
+    let store = DynamoDb::new(&table, config(&servers::dynamodb_uri()));
+    (table, store)
 }
 
 async fn start(table: &str, uri: &str, regions: &str) -> Edge {

@@ -3,7 +3,7 @@
 //! Event: `{"flag": "rebrand", "context": "192.0.2.1"}`. Answer: `{"value": true, "reason": {"kind": "FALLTHROUGH"}}`.
 //! Its environment: `FLAG_STORE_TABLE`, and `FLAG_STORE_PREFIX` if the table has several environments.
 
-use flag_data::stores::DynamoDbDataStore;
+use flag_data::stores::{DataStore, DynamoDb};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use launchdarkly_server_sdk::{
     Client, ConfigBuilder, ContextBuilder, NullEventProcessorBuilder, PersistentDataStoreBuilder,
@@ -21,9 +21,9 @@ struct Question {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let table = DynamoDbDataStore::builder(env::var("FLAG_STORE_TABLE")?);
+    let table = DynamoDb::from_environment(env::var("FLAG_STORE_TABLE")?)?;
     let table = table.prefix(env::var("FLAG_STORE_PREFIX").unwrap_or_default());
-    let store = PersistentDataStoreBuilder::new(Arc::new(table));
+    let store = PersistentDataStoreBuilder::new(Arc::new(DataStore::new(table)?));
     // Nothing is sent to LaunchDarkly either, so no key is needed.
     let config = ConfigBuilder::new("none").daemon_mode(true).data_store(&store);
     let client = Client::build(config.event_processor(&NullEventProcessorBuilder::new()).build()?)?;

@@ -37,22 +37,18 @@ impl ItemKind {
 /// What names an item.
 pub type ItemKey = (ItemKind, String);
 
-/// Whether the SDK can read an item, so that a malformed one is reported by name when it arrives and not at each decision.
-fn check(kind: ItemKind, json: &str) -> Result<(), serde_json::Error> {
-    match kind {
-        ItemKind::Flag => serde_json::from_str::<Flag>(json).map(drop),
-        ItemKind::Segment => serde_json::from_str::<Segment>(json).map(drop),
-    }
-}
-
 /// A flag or a segment, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
     json: Arc<str>,
     version: u64,
-    deleted: bool,
-    big: bool,
-    etag: Option<String>,
+    /// Whether it is a tombstone.
+    pub(crate) is_deleted: bool,
+    /// Whether it is a big segment, whose members are not in its JSON: to the SDK it has none.
+    /// <https://launchdarkly.com/docs/home/flags/segments-big>
+    pub(crate) is_big: bool,
+    /// The entity tag it was served with.
+    pub(crate) etag: Option<String>,
     references: Arc<[Reference]>,
 }
 
@@ -112,11 +108,14 @@ impl Model {
     }
 }
 
-/// Reads what matters of an item, which the SDK must be able to read too unless it is a tombstone.
+/// Reads what matters of an item, which the SDK must be able to read too unless it is a tombstone. So a malformed one is
+/// reported by name when it arrives and not at each decision.
 fn read(kind: ItemKind, json: &str) -> serde_json::Result<Model> {
     let model: Model = serde_json::from_str(json)?;
-    if model.deleted != Some(true) {
-        check(kind, json)?;
+    match kind {
+        _ if model.deleted == Some(true) => {}
+        ItemKind::Flag => drop(serde_json::from_str::<Flag>(json)?),
+        ItemKind::Segment => drop(serde_json::from_str::<Segment>(json)?),
     }
     Ok(model)
 }
@@ -131,16 +130,16 @@ fn switched_off(kind: ItemKind, json: &str) -> Option<(String, Model)> {
     }
     let field = |name: &str| flag.get(name).cloned().unwrap_or_default();
     let (key, version) = (flag.get("key")?, field("version").as_u64().unwrap_or_default());
-    let off = |variations: Value, variation: Value| {
+    let off_variations = [(field("variations"), field("offVariation")), (json!([]), Value::Null)];
+    off_variations.into_iter().find_map(|(variations, off_variation)| {
         let json = json!({
             "key": key, "version": version, "on": false, "targets": [], "rules": [], "prerequisites": [],
-            "fallthrough": {}, "variations": variations, "offVariation": variation, "salt": "",
+            "fallthrough": {}, "variations": variations, "offVariation": off_variation, "salt": "",
         });
         let json = json.to_string();
         let model = read(kind, &json).ok()?;
         Some((json, model))
-    };
-    off(field("variations"), field("offVariation")).or_else(|| off(json!([]), Value::Null))
+    })
 }
 
 impl Item {
@@ -153,27 +152,14 @@ impl Item {
             Ok(model) => (json, model),
             Err(error) => switched_off(kind, &json).ok_or_else(|| error.to_string())?,
         };
-        let (version, deleted) = (model.version.unwrap_or_default(), model.deleted == Some(true));
-        let big = kind == ItemKind::Segment && model.unbounded == Some(true);
         Ok(Self {
             json: json.into(),
-            version,
-            deleted,
-            big,
+            version: model.version.unwrap_or_default(),
+            is_deleted: model.deleted == Some(true),
+            is_big: kind == ItemKind::Segment && model.unbounded == Some(true),
             etag,
             references: model.references().into_iter().collect(),
         })
-    }
-
-    /// Whether it is a tombstone.
-    pub fn is_deleted(&self) -> bool {
-        self.deleted
-    }
-
-    /// Whether it is a big segment, whose members are not in its JSON: to the SDK it has none.
-    /// <https://launchdarkly.com/docs/home/flags/segments-big>
-    pub fn is_big_segment(&self) -> bool {
-        self.big
     }
 
     /// What it refers to, as far as an evaluation can depend on it.
@@ -191,66 +177,59 @@ impl Item {
         self.version
     }
 
-    /// The entity tag it was served with.
-    pub fn etag(&self) -> Option<&str> {
-        self.etag.as_deref()
-    }
-
-    /// The same item with other JSON.
-    #[must_use]
-    pub fn with_json(&self, json: String) -> Self {
-        Self { json: json.into(), ..self.clone() }
+    /// Replaces its JSON.
+    pub fn set_json(&mut self, json: String) {
+        self.json = json.into();
     }
 
     /// As a persistent data store of the SDK returns it.
     pub fn serialized(&self) -> SerializedItem {
-        SerializedItem { version: self.version, deleted: self.deleted, serialized_item: self.json.to_string() }
+        SerializedItem { version: self.version, deleted: self.is_deleted, serialized_item: self.json.to_string() }
     }
 }
 
-/// A flag and what it names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Items {
-    flags: HashMap<String, Item>,
-    segments: HashMap<String, Item>,
+/// Flags and segments by their keys: a flag and its references, or everything in a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Items<T = Item> {
+    pub flags: HashMap<String, T>,
+    pub segments: HashMap<String, T>,
 }
 
-impl Items {
+/// Everything that a store holds, or is to hold.
+pub type Everything = Items<Stored>;
+
+impl<T> Default for Items<T> {
+    fn default() -> Self {
+        Self { flags: HashMap::new(), segments: HashMap::new() }
+    }
+}
+
+impl<T> Items<T> {
     /// The item of a key.
-    pub fn get(&self, kind: ItemKind, key: &str) -> Option<&Item> {
-        self.all(kind).get(key)
+    pub fn get(&self, kind: ItemKind, key: &str) -> Option<&T> {
+        self.of(kind).get(key)
     }
 
-    /// All items of a kind.
-    pub fn all(&self, kind: ItemKind) -> &HashMap<String, Item> {
+    /// The items of a kind.
+    pub fn of(&self, kind: ItemKind) -> &HashMap<String, T> {
         match kind {
             ItemKind::Flag => &self.flags,
             ItemKind::Segment => &self.segments,
         }
     }
 
+    /// The kinds in the order in which they are written: a flag comes after the segments that it refers to.
+    pub fn kinds(&self) -> [(ItemKind, &HashMap<String, T>); 2] {
+        [(ItemKind::Segment, &self.segments), (ItemKind::Flag, &self.flags)]
+    }
+
     /// Adds an item.
-    pub fn insert(&mut self, kind: ItemKind, key: String, item: Item) {
+    pub fn insert(&mut self, kind: ItemKind, key: String, item: T) {
         match kind {
             ItemKind::Flag => self.flags.insert(key, item),
             ItemKind::Segment => self.segments.insert(key, item),
         };
-    }
-
-    /// Adds the items of `other` whose keys are not here.
-    pub fn add_missing_from(&mut self, other: &Self) {
-        for (mine, others) in [(&mut self.flags, &other.flags), (&mut self.segments, &other.segments)] {
-            for (key, item) in others {
-                mine.entry(key.clone()).or_insert_with(|| item.clone());
-            }
-        }
-    }
-
-    /// The same items with each flag changed by `change`.
-    #[must_use]
-    pub fn map_flags(&self, change: impl Fn(&Item) -> Item) -> Self {
-        let flags = self.flags.iter().map(|(key, flag)| (key.clone(), change(flag))).collect();
-        Self { flags, segments: self.segments.clone() }
     }
 }
 
@@ -298,29 +277,6 @@ impl Stored {
     pub fn tombstone(version: u64) -> Self {
         let json = format!(r#"{{"version":{version},"key":"$deleted","deleted":true}}"#);
         Self { version, state: State::Deleted, json }
-    }
-}
-
-/// Everything that a store is to hold.
-#[derive(Clone, Debug, Default)]
-#[allow(missing_docs)]
-pub struct Everything {
-    pub flags: HashMap<String, Stored>,
-    pub segments: HashMap<String, Stored>,
-}
-
-impl Everything {
-    /// The items of a kind.
-    pub fn of(&self, kind: ItemKind) -> &HashMap<String, Stored> {
-        match kind {
-            ItemKind::Flag => &self.flags,
-            ItemKind::Segment => &self.segments,
-        }
-    }
-
-    /// The kinds in the order in which they are written: a flag comes after the segments that it names.
-    pub fn kinds(&self) -> [(ItemKind, &HashMap<String, Stored>); 2] {
-        [(ItemKind::Segment, &self.segments), (ItemKind::Flag, &self.flags)]
     }
 }
 

@@ -2,15 +2,17 @@
 
 use crate::clock::{Clock, Moment};
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryFutureExt};
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, Response, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use launchdarkly_sdk_transport::{HttpTransport, HyperTransport, ResponseFuture, TransportError};
 use parking_lot::Mutex;
+use scopeguard::ScopeGuard;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::error::Error;
+use std::iter;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -36,26 +38,15 @@ struct Inner {
     /// Outlives the pools: it holds the TLS sessions that a new connection resumes, without the certificates to check.
     connector: OnceLock<HttpsConnector<HttpConnector>>,
     pool: Mutex<Option<Pool>>,
-    pools: AtomicU64,
 }
 
 struct Pool {
-    number: u64,
-    client: Https,
-    /// When each host was last asked.
+    client: Client,
+    /// When each host was last called.
     last_used: HashMap<String, Moment>,
 }
 
-type Https = Box<dyn Fn(Request<Option<Bytes>>) -> ResponseFuture + Send + Sync>;
-
-/// A response that was read to its end.
-#[derive(Debug)]
-pub struct Response {
-    /// Status and headers.
-    pub head: http::response::Parts,
-    /// The body as it was sent.
-    pub body: Vec<u8>,
-}
+type Client = Arc<dyn Fn(Request<Option<Bytes>>) -> ResponseFuture + Send + Sync>;
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
@@ -72,65 +63,84 @@ pub enum RequestError {
 impl Transport {
     /// A transport whose requests take at most `timeout` from first to last byte.
     pub fn new(clock: Clock, timeout: Duration) -> Self {
-        Self::with(OnceLock::new(), clock, timeout)
-    }
-
-    fn with(connector: OnceLock<HttpsConnector<HttpConnector>>, clock: Clock, timeout: Duration) -> Self {
-        Self(Arc::new(Inner { clock, timeout, connector, pool: Mutex::new(None), pools: AtomicU64::new(0) }))
+        Self(Arc::new(Inner { clock, timeout, connector: OnceLock::new(), pool: Mutex::default() }))
     }
 
     /// Sends a request and reads the whole response, of which at most `limit` bytes.
     ///
     /// # Errors
     /// [`RequestError`]; an HTTP error status is a response, not an error.
-    pub async fn exchange(&self, request: Request<Option<Bytes>>, limit: usize) -> Result<Response, RequestError> {
-        let timeout = self.0.timeout;
-        let (suspect, response) = self.send(request);
-        let exchange = async {
-            let (head, mut chunks) = response.await.map_err(|error| failed(&error))?.into_parts();
+    pub async fn exchange(
+        &self,
+        request: Request<Option<Bytes>>,
+        limit: usize,
+    ) -> Result<Response<Vec<u8>>, RequestError> {
+        let inner = &self.0;
+        let client = inner.client(request.uri())?;
+        let response = async {
+            let (head, mut chunks) = client(request).await.map_err(failed)?.into_parts();
             let mut body = Vec::new();
             while let Some(chunk) = chunks.next().await {
-                let chunk = chunk.map_err(|error| failed(&error))?;
+                let chunk = chunk.map_err(failed)?;
                 if body.len() + chunk.len() > limit {
                     return Err(RequestError::TooLarge(limit));
                 }
                 body.extend_from_slice(&chunk);
             }
-            Ok(Response { head, body })
+            Ok(Response::from_parts(head, body))
         };
-        let Ok(result) = tokio::time::timeout(timeout, exchange).await else {
-            return Err(RequestError::TimedOut(timeout));
+        inner.in_time(&client, response).await
+    }
+}
+
+/// For the SDK's event sender, which has no timeout of its own and ignores the bodies of responses.
+impl HttpTransport for Transport {
+    fn request(&self, request: Request<Option<Bytes>>) -> ResponseFuture {
+        let inner = self.0.clone();
+        let response = async move {
+            let client = inner.client(request.uri())?;
+            inner.in_time(&client, async { client(request).await.map_err(failed) }).await
         };
-        suspect.clear();
-        result
+        Box::pin(response.map_err(TransportError::new))
+    }
+}
+
+impl Inner {
+    /// Awaits a response within the timeout. When it is given up, by its timeout or because nobody waits for it any
+    /// longer, the pool is not used again: an HTTP/2 connection survives a canceled request, also a dead one.
+    async fn in_time<T>(
+        &self,
+        client: &Client,
+        response: impl Future<Output = Result<T, RequestError>>,
+    ) -> Result<T, RequestError> {
+        let suspect = scopeguard::guard((), |()| {
+            self.pool.lock().take_if(|pool| Arc::ptr_eq(&pool.client, client));
+        });
+        let Ok(response) = tokio::time::timeout(self.timeout, response).await else {
+            return Err(RequestError::TimedOut(self.timeout));
+        };
+        ScopeGuard::into_inner(suspect);
+        response
     }
 
-    /// The pool is a new one when the host was not asked for long, by the clock that sees a freeze: hyper's own idle
-    /// timeout uses one that may stand still meanwhile.
-    fn send(&self, request: Request<Option<Bytes>>) -> (Suspect, ResponseFuture) {
-        let inner = &self.0;
-        let mut pool = inner.pool.lock();
-        let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
-        let idle = pool.as_ref().and_then(|pool| pool.last_used.get(&host)).map(|asked| inner.clock.since(*asked));
-        if idle > Some(MAX_IDLE) {
-            *pool = None;
-        }
+    /// The client of the pool. The pool is a new one when the host was not called for long, by the clock that sees a
+    /// freeze: hyper's own idle timeout uses one that may stand still meanwhile.
+    fn client(&self, uri: &Uri) -> Result<Client, RequestError> {
+        let mut pool = self.pool.lock();
+        let host = uri.authority().map(ToString::to_string).unwrap_or_default();
+        pool.take_if(|pool| pool.last_used.get(&host).is_some_and(|used| self.clock.since(*used) > MAX_IDLE));
         let pool = match &mut *pool {
             Some(pool) => pool,
             empty => {
-                let connector = inner.connector.get_or_init(connector).clone();
-                match HyperTransport::builder().connect_timeout(inner.timeout).build_with_connector(connector) {
-                    Ok(transport) => empty.insert(Pool {
-                        number: inner.pools.fetch_add(1, Ordering::Relaxed),
-                        client: Box::new(move |request| transport.request(request)),
-                        last_used: HashMap::new(),
-                    }),
-                    Err(error) => return (Suspect(None), Box::pin(async { Err(TransportError::new(error)) })),
-                }
+                let connector = self.connector.get_or_init(connector).clone();
+                let transport = HyperTransport::builder().connect_timeout(self.timeout).build_with_connector(connector);
+                let transport = transport.map_err(|error| RequestError::Failed(error.to_string()))?;
+                let client = Arc::new(move |request| transport.request(request));
+                empty.insert(Pool { client, last_used: HashMap::new() })
             }
         };
-        pool.last_used.insert(host, inner.clock.now());
-        (Suspect(Some((self.0.clone(), pool.number))), (pool.client)(request))
+        pool.last_used.insert(host, self.clock.now());
+        Ok(pool.client.clone())
     }
 }
 
@@ -145,48 +155,11 @@ fn connector() -> HttpsConnector<HttpConnector> {
     builder.enable_http1().enable_http2().wrap_connector(tcp)
 }
 
-/// A request without an answer, and its pool. When it is given up, by its timeout or because whoever waits for it does
-/// not wait any longer, the pool is not used again: an HTTP/2 connection survives a canceled request, also a dead one.
-struct Suspect(Option<(Arc<Inner>, u64)>);
-
-impl Suspect {
-    fn clear(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Suspect {
-    fn drop(&mut self) {
-        if let Some((inner, number)) = self.0.take() {
-            inner.pool.lock().take_if(|pool| pool.number == number);
-        }
-    }
-}
-
 /// The whole chain of causes: hyper's outermost error says only that something failed.
-fn failed(error: &TransportError) -> RequestError {
-    let mut text = error.inner().to_string();
-    let mut cause = error.inner().source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    RequestError::Failed(text)
-}
-
-/// For the SDK's event sender, which has no timeout of its own and ignores the bodies of responses.
-impl HttpTransport for Transport {
-    fn request(&self, request: Request<Option<Bytes>>) -> ResponseFuture {
-        let timeout = self.0.timeout;
-        let (suspect, response) = self.send(request);
-        Box::pin(async move {
-            let Ok(response) = tokio::time::timeout(timeout, response).await else {
-                return Err(TransportError::new(RequestError::TimedOut(timeout)));
-            };
-            suspect.clear();
-            response
-        })
-    }
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+fn failed(error: TransportError) -> RequestError {
+    let causes = iter::successors(Some(error.inner() as &dyn Error), |&error| error.source());
+    RequestError::Failed(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
 }
 
 /// `Retry-After` in seconds; LaunchDarkly does not send the date form. At most an hour; ten seconds when there is none.
@@ -242,11 +215,12 @@ mod tests {
     async fn after_a_freeze_the_handshake_is_resumed() {
         let (uri, connector, mut handshakes) = server().await;
         let clock = Clock::default();
-        let transport = Transport::with(OnceLock::from(connector), clock.clone(), Duration::from_secs(20));
+        let transport = Transport::new(clock.clone(), Duration::from_secs(20));
+        transport.0.connector.set(connector).unwrap();
         for (deadline, expected) in [(1_000_000, HandshakeKind::Full), (1_600_000, HandshakeKind::Resumed)] {
             clock.invocation(deadline);
             let response = transport.exchange(Request::get(&uri).body(None).unwrap(), 99).await.unwrap();
-            assert_eq!(response.body, b"{}");
+            assert_eq!(response.body(), b"{}");
             assert_eq!(handshakes.recv().await.unwrap(), expected);
         }
     }

@@ -4,7 +4,7 @@ use crate::databases::one;
 use crate::memory::Memory;
 use flag_data::items::ItemKind::{Flag, Segment};
 use flag_data::items::{Everything, State, Stored};
-use flag_data::stores::{Condition, DynamoDb, DynamoDbDataStore, Redis, RedisDataStore, Store};
+use flag_data::stores::{Condition, DynamoDb, Redis, Store};
 use standins::servers;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -204,19 +204,15 @@ async fn prefixes_do_not_see_each_other(stores: [impl Store; 2]) {
 #[tokio::test]
 async fn prefixes_do_not_see_each_other_in_redis() {
     let name = servers::unique("prefix");
-    let store =
-        |prefix: String| -> Redis { RedisDataStore::builder(servers::redis_url()).prefix(prefix).build().unwrap() };
+    let store = |prefix: String| Redis::new(servers::redis_url()).unwrap().prefix(prefix);
     prefixes_do_not_see_each_other([store(name.clone()), store(format!("{name}-2"))]).await;
 }
 
 #[tokio::test]
 async fn prefixes_do_not_see_each_other_in_dynamodb() {
     let table = servers::new_table().await;
-    let store = |prefix: &str| -> DynamoDb {
-        let config = crate::databases::config(&servers::dynamodb_uri());
-        DynamoDbDataStore::builder(&table).prefix(prefix).config(config).build().unwrap()
-    };
-    prefixes_do_not_see_each_other([store(""), store("staging")]).await;
+    let store = || DynamoDb::new(&table, crate::databases::config(&servers::dynamodb_uri()));
+    prefixes_do_not_see_each_other([store(), store().prefix("staging")]).await;
 }
 
 #[tokio::test]

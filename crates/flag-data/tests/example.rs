@@ -2,7 +2,7 @@
 
 use crate::databases::config;
 use flag_data::items::{Everything, Stored};
-use flag_data::stores::{DynamoDbDataStore, Store};
+use flag_data::stores::{DynamoDb, Store};
 use serde_json::{Value, json};
 use standins::samples::rebrand;
 use standins::{Function, RuntimeApi, lambda_environment, servers};
@@ -10,7 +10,7 @@ use standins::{Function, RuntimeApi, lambda_environment, servers};
 #[tokio::test]
 async fn the_example_evaluates_any_flag_from_the_table() {
     let table = servers::new_table().await;
-    let store = DynamoDbDataStore::builder(&table).config(config(&servers::dynamodb_uri())).build().unwrap();
+    let store = DynamoDb::new(&table, config(&servers::dynamodb_uri()));
     let stored = |items: serde_json::Map<String, Value>| {
         items.into_iter().map(|(key, item)| (key, Stored::parse(item.to_string()))).collect()
     };

@@ -1,11 +1,10 @@
 //! Databases that fail: a clear error, and nothing half-written that is marked as complete.
 
 use crate::contract::items;
-use crate::databases::config;
-use crate::databases::one;
+use crate::databases::{config, config_with, one};
 use flag_data::items::ItemKind::Flag;
 use flag_data::items::{Everything, Stored};
-use flag_data::stores::{Condition, DynamoDb, DynamoDbDataStore, RedisDataStore, Store, StoreError};
+use flag_data::stores::{Condition, DynamoDb, Redis, Store, StoreError};
 use standins::servers;
 use standins::{DynamoDbFault, DynamoDbProxy, Wire};
 use std::collections::HashMap;
@@ -14,10 +13,8 @@ use tokio::net::TcpListener;
 
 async fn behind_a_proxy() -> (DynamoDbProxy, DynamoDb) {
     let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
-    let store = DynamoDbDataStore::builder(servers::new_table().await)
-        .config(config(&proxy.uri()))
-        .timeout(Duration::from_millis(500));
-    let store = store.build().unwrap();
+    let config = config_with(&proxy.uri(), Duration::from_millis(500));
+    let store = DynamoDb::new(servers::new_table().await, config);
     (proxy, store)
 }
 
@@ -92,22 +89,22 @@ async fn an_error_names_the_table_and_the_cause() {
         assert!(matches!(error, StoreError::Unreachable { .. }), "{fault:?}: {error}");
         proxy.heal();
     }
-    let missing = DynamoDbDataStore::builder("nowhere").config(config(&proxy.uri())).build().unwrap();
+    let missing = DynamoDb::new("nowhere", config(&proxy.uri()));
     check(&missing.read(&[]).await.unwrap_err(), &["\"nowhere\"", "does not exist", "flag-store.yaml"]);
 }
 
 #[tokio::test]
 async fn a_redis_error_names_the_server_and_the_cause_but_no_password() {
     let port = servers::free_port();
-    let gone = RedisDataStore::builder(format!("redis://user:hunter2@127.0.0.1:{port}")).build().unwrap();
+    let gone = Redis::new(format!("redis://user:hunter2@127.0.0.1:{port}")).unwrap();
     let error = gone.read(&[]).await.unwrap_err();
     check(&error, &[&format!("Redis at 127.0.0.1:{port} was not reached")]);
     assert!(!error.to_string().contains("hunter2"));
-    let wrong = RedisDataStore::builder(servers::redis_url().replace("//", "//:hunter2@")).build().unwrap();
+    let wrong = Redis::new(servers::redis_url().replace("//", "//:hunter2@")).unwrap();
     let error = wrong.read(&[]).await.unwrap_err();
     check(&error, &["denied access"]);
     assert!(!error.to_string().contains("hunter2"), "{error}");
-    let error = RedisDataStore::builder("http://user:hunter2@x").build().err().unwrap();
+    let error = Redis::new("http://user:hunter2@x").err().unwrap();
     check(&error, &["invalid settings for the address of Redis"]);
     assert!(!error.to_string().contains("hunter2"), "{error}");
 }
@@ -126,7 +123,7 @@ async fn redis_users_need_what_is_documented_and_no_more() {
         let words: Vec<_> =
             rules.split_whitespace().skip(1).map(|word| if word == ">PASSWORD" { "nopass" } else { word }).collect();
         command.arg(&words).exec(&mut admin).unwrap();
-        RedisDataStore::builder(format!("redis://{name}:any@127.0.0.1:{}", server.port)).build().unwrap()
+        Redis::new(format!("redis://{name}:any@127.0.0.1:{}", server.port)).unwrap()
     };
     let (reader, writer) = (user("redirect-reader"), user("redirect-writer"));
     let item = crate::contract::item("a", 1);
@@ -146,7 +143,7 @@ async fn redis_users_need_what_is_documented_and_no_more() {
 #[tokio::test]
 async fn a_restarted_redis_is_used_again() {
     let mut server = servers::start_redis(None);
-    let store = RedisDataStore::builder(format!("redis://127.0.0.1:{}", server.port)).build().unwrap();
+    let store = Redis::new(format!("redis://127.0.0.1:{}", server.port)).unwrap();
     store.replace(&sixty()).await.unwrap();
     server.kill();
     assert!(matches!(store.read(&[]).await, Err(StoreError::Unreachable { .. })));
@@ -161,7 +158,7 @@ async fn a_restarted_redis_is_used_again() {
 async fn a_redis_that_answers_late_leaves_nothing_behind() {
     let server = servers::start_redis(None);
     let wire = Wire::to(server.port).await;
-    let store = RedisDataStore::builder(wire.url()).timeout(Duration::from_millis(200)).build().unwrap();
+    let store = Redis::new(wire.url()).unwrap().timeout(Duration::from_millis(200));
     let before = Everything { flags: items(&[("a", 1)]), segments: HashMap::new() };
     store.replace(&before).await.unwrap();
     assert_eq!(wire.connections(), 1);
@@ -169,7 +166,7 @@ async fn a_redis_that_answers_late_leaves_nothing_behind() {
     wire.is_held.send_replace(true);
     let error = store.put(Flag, "a", &crate::contract::item("a", 2), Condition::Newer).await.unwrap_err();
     assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
-    let directly = RedisDataStore::builder(format!("redis://127.0.0.1:{}", server.port)).build().unwrap();
+    let directly = Redis::new(format!("redis://127.0.0.1:{}", server.port)).unwrap();
     directly.put(Flag, "a", &crate::contract::item("a", 5), Condition::Newer).await.unwrap();
     wire.is_held.send_replace(false);
 
@@ -184,7 +181,7 @@ async fn a_redis_that_answers_late_leaves_nothing_behind() {
 async fn a_connection_whose_call_was_canceled_is_not_used_again() {
     let server = servers::start_redis(None);
     let wire = Wire::to(server.port).await;
-    let store = RedisDataStore::builder(wire.url()).build().unwrap();
+    let store = Redis::new(wire.url()).unwrap();
     store.replace(&sixty()).await.unwrap();
     wire.is_held.send_replace(true);
     assert!(tokio::time::timeout(Duration::from_millis(50), store.read(&[])).await.is_err());
@@ -199,7 +196,7 @@ async fn a_connection_whose_call_was_canceled_is_not_used_again() {
 async fn a_transaction_that_is_cut_off_leaves_redis_as_it_was() {
     let server = servers::start_redis(None);
     let wire = Wire::to(server.port).await;
-    let store = RedisDataStore::builder(wire.url()).build().unwrap();
+    let store = Redis::new(wire.url()).unwrap();
     let before = Everything { flags: items(&[("a", 1)]), segments: HashMap::new() };
     store.replace(&before).await.unwrap();
     *wire.left.lock() = 2_000;
@@ -213,7 +210,7 @@ async fn a_transaction_that_is_cut_off_leaves_redis_as_it_was() {
 async fn a_redis_that_is_killed_in_its_first_transaction_is_not_initialized() {
     let mut server = servers::start_redis(None);
     let wire = Wire::to(server.port).await;
-    let store = RedisDataStore::builder(wire.url()).build().unwrap();
+    let store = Redis::new(wire.url()).unwrap();
     assert!(!store.read(&[]).await.unwrap().marks.initialized);
     *wire.left.lock() = 2_000;
     assert!(store.replace(&sixty()).await.is_err());
@@ -228,8 +225,7 @@ async fn a_redis_that_is_killed_in_its_first_transaction_is_not_initialized() {
 async fn a_redis_that_does_not_answer_costs_no_more_than_the_timeout() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let store = RedisDataStore::builder(format!("redis://127.0.0.1:{port}")).timeout(Duration::from_millis(100));
-    let store = store.build().unwrap();
+    let store = Redis::new(format!("redis://127.0.0.1:{port}")).unwrap().timeout(Duration::from_millis(100));
     let started = Instant::now();
     assert!(matches!(store.read(&[]).await, Err(StoreError::Unreachable { .. })));
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());

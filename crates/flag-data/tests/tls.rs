@@ -2,7 +2,7 @@
 
 use crate::faults::{check, sixty};
 use flag_data::items::ItemKind::Flag;
-use flag_data::stores::{Redis, RedisBuilder, RedisDataStore, Store, StoreError};
+use flag_data::stores::{Redis, Store, StoreError};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use standins::servers::{self, Server};
 use std::fs;
@@ -34,8 +34,8 @@ fn start(folder: &str, name: &str, authority: &Issuer<'_, KeyPair>) -> Server {
 }
 
 fn store(scheme: &str, server: &Server, root: Option<&str>) -> Redis {
-    let builder = RedisDataStore::builder(format!("{scheme}://127.0.0.1:{}", server.port));
-    root.into_iter().fold(builder, RedisBuilder::root_certificate).build().unwrap()
+    let redis = Redis::new(format!("{scheme}://127.0.0.1:{}", server.port)).unwrap();
+    root.into_iter().try_fold(redis, Redis::root_certificate).unwrap()
 }
 
 #[track_caller]
@@ -76,8 +76,8 @@ fn an_invalid_root_certificate_is_rejected_when_the_store_is_built() {
         (&key, "is not a certificate in PEM format"),
         ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "trust anchors"),
     ] {
-        let builder = RedisDataStore::builder("rediss://127.0.0.1:6379").root_certificate(root);
-        let error = builder.build().err().unwrap_or_else(|| panic!("{root:?} was accepted"));
+        let redis = Redis::new("rediss://127.0.0.1:6379").unwrap();
+        let error = redis.root_certificate(root).err().unwrap_or_else(|| panic!("{root:?} was accepted"));
         check(&error, &["invalid settings for Redis at 127.0.0.1:6379", expected]);
     }
 }

@@ -13,7 +13,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use flag_data::clock::Clock;
 use flag_data::sdk_key::{SDK_KEY_VARIABLE, SdkKey};
 use flag_data::sources::LaunchDarkly;
-use flag_data::stores::{AwsTransport, DynamoDbDataStore, RedisDataStore, Store};
+use flag_data::stores::{DynamoDb, Redis, Store, aws_sdk_dynamodb};
 use flag_data::transport::Transport;
 use indicatif::{ProgressBar, ProgressStyle};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
@@ -96,14 +96,13 @@ pub async fn run(options: Options) -> Result<ExitCode, Error> {
     // Everything that outlives an event shares it.
     let clock = Clock::default();
     let config = aws_config::defaults(BehaviorVersion::latest())
-        .http_client(AwsTransport(Transport::new(clock.clone(), Duration::from_secs(10))))
+        .http_client(Transport::new(clock.clone(), Duration::from_secs(5)))
         .load()
         .await;
     let secrets = SecretCache::new(&config, clock.clone());
     match (&options.table, &options.redis) {
         (Some(table), None) => {
-            let table = DynamoDbDataStore::builder(table).prefix(&options.prefix).clock(clock.clone());
-            let table = table.config(flag_data::stores::aws_sdk_dynamodb::Config::new(&config)).build()?;
+            let table = DynamoDb::new(table, aws_sdk_dynamodb::Config::new(&config)).prefix(&options.prefix);
             Box::pin(options.run_with(table, secrets, clock, &config)).await
         }
         (None, Some(redis)) => {
@@ -115,9 +114,9 @@ pub async fn run(options: Options) -> Result<ExitCode, Error> {
             }
             let address =
                 if is_address { redis.clone() } else { secrets.read(redis).await?.reveal().trim().to_owned() };
-            let redis = RedisDataStore::builder(address).clock(clock.clone());
+            let redis = Redis::new(address)?.clock(clock.clone());
             let redis = if options.prefix.is_empty() { redis } else { redis.prefix(&options.prefix) };
-            Box::pin(options.run_with(redis.build()?, secrets, clock, &config)).await
+            Box::pin(options.run_with(redis, secrets, clock, &config)).await
         }
         _ => Err("no store is set. Set FLAG_SYNC_TABLE or FLAG_SYNC_REDIS, or see flag-sync --help".into()),
     }

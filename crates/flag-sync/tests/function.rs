@@ -4,7 +4,7 @@ use crate::databases::one;
 use data_encoding::{BASE64, HEXLOWER};
 use flag_data::items::ItemKind::Flag;
 use flag_data::items::State;
-use flag_data::stores::{DynamoDb, DynamoDbDataStore, Store};
+use flag_data::stores::{DynamoDb, Store};
 use ring::hmac;
 use serde_json::{Value, json};
 use standins::Wire;
@@ -71,8 +71,8 @@ impl Lambda {
         }
         environment.extend(settings);
         let function = Function::start(BINARY, &api, environment).unwrap();
-        let store = DynamoDbDataStore::builder(table).config(crate::databases::config(&servers::dynamodb_uri()));
-        Self { api, function, launchdarkly, secrets, proxy, store: store.build().unwrap() }
+        let store = DynamoDb::new(table, crate::databases::config(&servers::dynamodb_uri()));
+        Self { api, function, launchdarkly, secrets, proxy, store }
     }
 
     async fn post(&self, body: &str, is_base64: bool, headers: Value) -> u64 {

@@ -3,7 +3,7 @@
 use crate::setup::{source, sync};
 use flag_data::items::ItemKind::{Flag, Segment};
 use flag_data::items::State;
-use flag_data::stores::{DynamoDbDataStore, RedisDataStore, Store};
+use flag_data::stores::{DataStore, DynamoDb, Redis, Store};
 use launchdarkly_sdk_transport::HyperTransport;
 use launchdarkly_server_sdk::{
     Client, ConfigBuilder, ContextBuilder, NullEventProcessorBuilder, PersistentDataStoreBuilder,
@@ -57,34 +57,34 @@ impl<S> Shared<S> {
     }
 }
 
-fn redis(prefix: &str) -> Shared<flag_data::stores::Redis> {
-    let builder = RedisDataStore::builder(servers::redis_url()).prefix(prefix);
+fn redis(prefix: &str) -> Shared<Redis> {
+    let store = || Redis::new(servers::redis_url()).unwrap().prefix(prefix);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/stores/node/redis.cjs");
     Shared {
-        store: builder.build().unwrap(),
+        store: store(),
         program: ["node", script, &servers::redis_url(), prefix].map(str::to_owned).to_vec(),
-        factory: Arc::new(builder),
+        factory: Arc::new(DataStore::new(store()).unwrap()),
     }
 }
 
-async fn dynamodb(program: &str, script: &str, prefix: &str) -> Shared<flag_data::stores::DynamoDb> {
+async fn dynamodb(program: &str, script: &str, prefix: &str) -> Shared<DynamoDb> {
     let table = servers::new_table().await;
     let uri = servers::dynamodb_uri();
-    let builder = DynamoDbDataStore::builder(&table).prefix(prefix).config(crate::databases::config(&uri));
+    let store = || DynamoDb::new(&table, crate::databases::config(&uri)).prefix(prefix);
     let script = format!("{}/../../tests/stores/{script}", env!("CARGO_MANIFEST_DIR"));
     Shared {
-        store: builder.build().unwrap(),
+        store: store(),
         program: [program, &script, &uri, &table, prefix].map(str::to_owned).to_vec(),
-        factory: Arc::new(builder),
+        factory: Arc::new(DataStore::new(store()).unwrap()),
     }
 }
 
-async fn dynamodb_and_python(prefix: &str) -> Shared<flag_data::stores::DynamoDb> {
+async fn dynamodb_and_python(prefix: &str) -> Shared<DynamoDb> {
     let python = servers::tools().join("test/bin/python").display().to_string();
     dynamodb(&python, "dynamodb.py", prefix).await
 }
 
-async fn dynamodb_and_node(prefix: &str) -> Shared<flag_data::stores::DynamoDb> {
+async fn dynamodb_and_node(prefix: &str) -> Shared<DynamoDb> {
     dynamodb("node", "node/dynamodb.cjs", prefix).await
 }
 

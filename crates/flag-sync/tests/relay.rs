@@ -10,10 +10,10 @@ use chrono::{DateTime, Utc};
 use flag_data::clock::Clock;
 use flag_data::items::ItemKind::{Flag, Segment};
 use flag_data::items::State;
-use flag_data::stores::{DynamoDb, DynamoDbDataStore, RedisDataStore, Store};
-use flag_data::transport::{Response, Transport};
+use flag_data::stores::{DynamoDb, Redis, Store};
+use flag_data::transport::Transport;
 use flag_sync::comparison::Comparison;
-use http::{Method, Request};
+use http::{Method, Request, Response};
 use saphyr::{LoadableYamlNode, Yaml};
 use serde_json::{Value, json};
 use standins::samples::{flag, rebrand};
@@ -155,11 +155,11 @@ impl Relay {
         self
     }
 
-    async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Response {
+    async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Response<Vec<u8>> {
         self.ask(Method::GET, path, headers).await
     }
 
-    async fn ask(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> Response {
+    async fn ask(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> Response<Vec<u8>> {
         let transport = Transport::new(Clock::default(), PATIENCE);
         let asking = async {
             loop {
@@ -180,8 +180,8 @@ impl Relay {
         let template = Template::load();
         let path = template.at(&["Resources", "TargetGroup", "Properties", "HealthCheckPath"]).as_str().unwrap();
         let response = self.get(path, &[]).await;
-        assert_eq!(response.head.status, 200);
-        serde_json::from_slice(&response.body).unwrap()
+        assert_eq!(response.status(), 200);
+        serde_json::from_slice(response.body()).unwrap()
     }
 
     /// The state of its stream from LaunchDarkly.
@@ -219,8 +219,7 @@ impl Table {
     }
 
     fn store(&self) -> DynamoDb {
-        let builder = DynamoDbDataStore::builder(&self.name).prefix(self.prefix);
-        builder.config(crate::databases::config(&servers::dynamodb_uri())).build().unwrap()
+        DynamoDb::new(&self.name, crate::databases::config(&servers::dynamodb_uri())).prefix(self.prefix)
     }
 
     async fn edge(&self) -> Edge {
@@ -434,9 +433,9 @@ async fn its_url_serves_single_items() {
     decides(&edge, |line| line["variation"] == false && line["reason"] == "ERROR").await;
 
     let segment = relay.get("/sdk/segments/staff", &[("authorization", KEY)]).await;
-    let etag = segment.head.headers["etag"].to_str().unwrap();
+    let etag = segment.headers()["etag"].to_str().unwrap();
     let again = relay.get("/sdk/segments/staff", &[("authorization", KEY), ("if-none-match", etag)]).await;
-    assert_eq!((segment.head.status.as_u16(), again.head.status.as_u16()), (200, 304));
+    assert_eq!((segment.status().as_u16(), again.status().as_u16()), (200, 304));
 }
 
 #[tokio::test]
@@ -455,7 +454,7 @@ async fn what_its_url_does_not_serve_ends_in_the_default() {
         servers::line(&edge.function, |line| says(line, logged)).await;
     }
     let events = relay.ask(Method::POST, "/bulk", &[("authorization", KEY)]).await;
-    assert_eq!(events.head.status, 503, "events go to LaunchDarkly itself");
+    assert_eq!(events.status(), 503, "events go to LaunchDarkly itself");
 }
 
 #[tokio::test]
@@ -466,7 +465,8 @@ async fn its_time_to_live_is_an_expiry_date() {
         let table = Table::new("").await;
         let given = [("TableName", table.name.as_str()), ("TtlMinutes", minutes)];
         let relay = Relay::start(&launchdarkly, &given, &[], &[("DYNAMODB_URL", &table.proxy.uri())]).ready().await;
-        let headers = relay.get("/sdk/flags/rebrand", &[("authorization", KEY)]).await.head.headers;
+        let response = relay.get("/sdk/flags/rebrand", &[("authorization", KEY)]).await;
+        let headers = response.headers();
         assert!(!headers.contains_key("cache-control"), "{headers:?}");
         let date = |value: &http::HeaderValue| DateTime::parse_from_rfc2822(value.to_str().unwrap()).unwrap();
         let left = headers.get("expires").map(|value| (date(value).to_utc() - Utc::now()).num_seconds());
@@ -483,7 +483,7 @@ async fn launchdarkly_refuses_its_key() {
     let relay = table.start_relay(&launchdarkly, &[]);
     relay.stream_is("OFF").await;
     assert_eq!(relay.status().await["status"], "degraded");
-    assert_eq!(relay.get("/sdk/flags/rebrand", &[("authorization", KEY)]).await.head.status, 401);
+    assert_eq!(relay.get("/sdk/flags/rebrand", &[("authorization", KEY)]).await.status(), 401);
 }
 
 /// The task starts while LaunchDarkly cannot be reached. The table is empty, or holds older data.
@@ -504,7 +504,7 @@ async fn without_launchdarkly_it_serves_the_table() {
     // It waits for LaunchDarkly for 10 s, unless configured otherwise; after that it knows no flag.
     let impatient = empty.start_relay(&launchdarkly, &[("INIT_TIMEOUT", "1s")]);
     impatient.logged("initializing LaunchDarkly client").await;
-    assert_eq!(impatient.get("/sdk/flags/rebrand", &[("authorization", KEY)]).await.head.status, 404);
+    assert_eq!(impatient.get("/sdk/flags/rebrand", &[("authorization", KEY)]).await.status(), 404);
     let line = edge_at(&impatient, &[]).await.decide("192.0.2.1").await;
     assert_eq!((&line["variation"], &line["error_kind"]), (&json!(false), &json!("FLAG_NOT_FOUND")), "{line}");
 
@@ -566,7 +566,7 @@ async fn redis_instead_of_dynamodb() {
     ])
     .await;
     check_rule_match(&edge.decide("192.0.2.1").await, "redis");
-    let store = RedisDataStore::builder(&redis).prefix(&prefix).build().unwrap();
+    let store = Redis::new(&redis).unwrap().prefix(&prefix);
     assert!(Comparison::make(&store, &source(&launchdarkly)).await.unwrap().differences.is_empty());
     launchdarkly.set_flag(&flag("rebrand", 12));
     decides(&edge, |line| line["flag_version"] == 12 && line["reason"] == "FALLTHROUGH").await;

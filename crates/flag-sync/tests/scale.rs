@@ -3,7 +3,7 @@
 use crate::setup::{source, sync};
 use flag_data::items::ItemKind::Flag;
 use flag_data::items::{Everything, Stored};
-use flag_data::stores::{DynamoDbDataStore, RedisDataStore, Store};
+use flag_data::stores::{DynamoDb, Redis, Store};
 use serde::Serialize;
 use standins::samples::{data, flag};
 use standins::servers;
@@ -54,14 +54,14 @@ async fn written_and_read(store: impl Store, requests: impl Fn() -> usize) -> [S
 
 pub(crate) async fn dynamodb() -> [Step; 5] {
     let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
-    let store = DynamoDbDataStore::builder(servers::new_table().await).config(crate::databases::config(&proxy.uri()));
-    Box::pin(written_and_read(store.build().unwrap(), || proxy.seen().len())).await
+    let store = DynamoDb::new(servers::new_table().await, crate::databases::config(&proxy.uri()));
+    Box::pin(written_and_read(store, || proxy.seen().len())).await
 }
 
 pub(crate) async fn redis() -> [Step; 5] {
     let server = servers::start_redis(None);
     let url = format!("redis://127.0.0.1:{}", server.port);
-    let store = RedisDataStore::builder(&url).build().unwrap();
+    let store = Redis::new(&url).unwrap();
     let mut counter = redis::Client::open(url).unwrap().get_connection().unwrap();
     let mut own = 0;
     let commands = RefCell::new(|| {

@@ -3,13 +3,11 @@
 use crate::databases::one;
 use crate::memory::Memory;
 use crate::setup::{self, source, sync};
-use flag_data::clock::Clock;
 use flag_data::items::ItemKey;
 use flag_data::items::ItemKind::{self, Flag, Segment};
 use flag_data::items::{Everything, State, Stored};
 use flag_data::sources::LaunchDarkly;
-use flag_data::stores::{AwsTransport, Condition, Contents, DynamoDbDataStore, RedisDataStore, Store, StoreError};
-use flag_data::transport::Transport;
+use flag_data::stores::{Condition, Contents, DynamoDb, Redis, Store, StoreError};
 use flag_sync::comparison::{Comparison, Difference, ReadError};
 use flag_sync::writer::{Report, SyncError};
 use serde_json::{Value, json};
@@ -19,7 +17,7 @@ use standins::{samples, servers};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use tokio::sync::Notify;
 
 async fn launchdarkly(flags: &[Value], segments: &[Value]) -> (standins::LaunchDarkly, LaunchDarkly) {
@@ -518,11 +516,8 @@ async fn a_row_of_dynamodb_without_version_or_item_is_repaired() {
     let (_standin, source) = launchdarkly(&[flag("a", 1), flag("b", 1), flag("c", 1)], &[]).await;
     let table = servers::new_table().await;
     let config = crate::databases::config(&servers::dynamodb_uri());
-    let store = DynamoDbDataStore::builder(&table).config(config.clone()).build().unwrap();
-    let transport = Transport::new(Clock::default(), Duration::from_secs(20));
-    let client = flag_data::stores::aws_sdk_dynamodb::Client::from_conf(
-        config.to_builder().http_client(AwsTransport(transport)).build(),
-    );
+    let store = DynamoDb::new(&table, config.clone());
+    let client = flag_data::stores::aws_sdk_dynamodb::Client::from_conf(config);
     for (key, attribute, value) in [
         ("a", "other", S("x".to_owned())),
         ("b", "item", N("7".to_owned())),
@@ -543,7 +538,7 @@ async fn a_first_run_that_fails_marks_nothing() {
     let (_standin, source) = launchdarkly(&flags, &[segment("s", 1, &[])]).await;
     let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
     let table = servers::new_table().await;
-    let store = DynamoDbDataStore::builder(&table).config(crate::databases::config(&proxy.uri())).build().unwrap();
+    let store = DynamoDb::new(&table, crate::databases::config(&proxy.uri()));
     proxy.fail("PutItem", 20, usize::MAX, DynamoDbFault::Refuse);
     let error = sync(&store, &source).await.unwrap_err();
     assert!(error.to_string().contains("denied access: AccessDeniedException"), "{error}");
@@ -558,7 +553,7 @@ async fn a_first_run_that_fails_marks_nothing() {
 #[tokio::test]
 async fn a_redis_that_lost_its_data_is_refilled() {
     let mut server = servers::start_redis(None);
-    let store = RedisDataStore::builder(format!("redis://127.0.0.1:{}", server.port)).build().unwrap();
+    let store = Redis::new(format!("redis://127.0.0.1:{}", server.port)).unwrap();
     let (_standin, source) = launchdarkly(&[flag("a", 1)], &[]).await;
     sync(&store, &source).await.unwrap();
     server.kill();

@@ -15,10 +15,10 @@ use std::net::TcpListener;
 async fn a_visit_is_redirected_and_served() {
     let preview = Preview::start(&[], &[]).await;
     let redirect = preview.get("/about.html?a=b").await;
-    assert_eq!(redirect.head.status, StatusCode::FOUND);
-    let location = redirect.head.headers["location"].to_str().unwrap();
+    assert_eq!(redirect.status(), StatusCode::FOUND);
+    let location = redirect.headers()["location"].to_str().unwrap();
     assert!(["/site/about.html?a=b", "/site/beta/about.html?a=b"].contains(&location), "{location}");
-    assert_eq!(redirect.head.headers["x-cache"], "LambdaGeneratedResponse from cloudfront");
+    assert_eq!(redirect.headers()["x-cache"], "LambdaGeneratedResponse from cloudfront");
 
     for (path, status, cache) in [
         ("/site/index.html", 200, "Miss from cloudfront"),
@@ -29,18 +29,18 @@ async fn a_visit_is_redirected_and_served() {
         ("/site/..%2f..%2fCargo.toml", 404, "Error from cloudfront"),
     ] {
         let response = preview.get(path).await;
-        assert_eq!(response.head.status.as_u16(), status, "{path}");
-        assert_eq!(response.head.headers["x-cache"], cache, "{path}");
+        assert_eq!(response.status().as_u16(), status, "{path}");
+        assert_eq!(response.headers()["x-cache"], cache, "{path}");
     }
     let page = preview.get("/site/index.html").await;
-    assert_eq!(page.head.headers["x-frame-options"], "SAMEORIGIN");
-    assert!(String::from_utf8_lossy(&page.body).contains("You are on the current site"));
+    assert_eq!(page.headers()["x-frame-options"], "SAMEORIGIN");
+    assert!(String::from_utf8_lossy(page.body()).contains("You are on the current site"));
 }
 
 #[tokio::test]
 async fn methods_follow_the_behavior() {
     let preview = Preview::start(&[], &[]).await;
-    let send = async |method, path| preview.send(method, path, None).await.head.status.as_u16();
+    let send = async |method, path| preview.send(method, path, None).await.status().as_u16();
     assert_eq!(send("POST", "/form").await, 307);
     assert_eq!(send("POST", "/site/index.html").await, 403);
     assert_eq!(send("OPTIONS", "/site/index.html").await, 404, "S3 lets CloudFront get objects and nothing else");
@@ -84,7 +84,7 @@ async fn a_killed_preview_leaves_no_process_even_a_frozen_one() {
 async fn a_frozen_function_answers_and_is_frozen_again() {
     let preview = Preview::start(&["--freeze"], &[]).await;
     let function = preview.visited_and_frozen().await;
-    assert_eq!(preview.get("/").await.head.status, StatusCode::FOUND);
+    assert_eq!(preview.get("/").await.status(), StatusCode::FOUND);
     eventually("it is frozen again", || is_frozen(function)).await;
 }
 
@@ -110,7 +110,7 @@ async fn rules_look_at_the_headers_of_the_settings() {
             ("REDIRECT_CONTEXT_HEADERS", headers),
         ];
         let preview = Preview::start(&["--live"], &variables).await;
-        assert_eq!(preview.get("/").await.head.headers["location"], expected, "{headers:?}");
+        assert_eq!(preview.get("/").await.headers()["location"], expected, "{headers:?}");
     }
 }
 
@@ -128,15 +128,15 @@ async fn a_real_environment_is_read_and_never_written() {
     let state = preview.state(|state| state["flag"]["new_site_percent"] == 100.0).await;
     assert_eq!(state["is_live"], true);
     assert_eq!(state["population"]["new"], 1_000);
-    assert_eq!(preview.get("/").await.head.headers["location"], "/site/beta/index.html");
+    assert_eq!(preview.get("/").await.headers()["location"], "/site/beta/index.html");
 
     let off = json!({"on": false, "new_site_percent": 0, "targets": []});
     for (path, body) in [("/__preview/flag", off), ("/__preview/fault", json!({"fault": "down"}))] {
         let refusal = preview.send("PUT", path, Some(body)).await;
-        assert_eq!(refusal.head.status, StatusCode::UNPROCESSABLE_ENTITY, "{path}");
-        assert!(String::from_utf8_lossy(&refusal.body).contains("only reads"), "{path}");
+        assert_eq!(refusal.status(), StatusCode::UNPROCESSABLE_ENTITY, "{path}");
+        assert!(String::from_utf8_lossy(refusal.body()).contains("only reads"), "{path}");
     }
-    assert_eq!(preview.get("/").await.head.headers["location"], "/site/beta/index.html");
+    assert_eq!(preview.get("/").await.headers()["location"], "/site/beta/index.html");
     assert_eq!(launchdarkly.count("POST"), 0, "no events");
 }
 
@@ -148,8 +148,8 @@ async fn what_cannot_be_set_is_refused_with_a_reason() {
         ("/__preview/viewer", json!({"key": "me"}), "not an IP address"),
     ] {
         let refusal = preview.send("PUT", path, Some(body)).await;
-        assert_eq!(refusal.head.status, StatusCode::UNPROCESSABLE_ENTITY);
-        assert!(String::from_utf8_lossy(&refusal.body).contains(expected), "{path}");
+        assert_eq!(refusal.status(), StatusCode::UNPROCESSABLE_ENTITY);
+        assert!(String::from_utf8_lossy(refusal.body()).contains(expected), "{path}");
     }
 }
 
@@ -165,10 +165,10 @@ async fn the_sites_lie_where_the_settings_have_them() {
             for path in paths {
                 let mut response = preview.get(path).await;
                 // An address outside both sites enters one of them.
-                if let Some(location) = response.head.headers.get("location") {
+                if let Some(location) = response.headers().get("location") {
                     response = preview.get(location.to_str().unwrap()).await;
                 }
-                assert_eq!(response.head.status, expected, "{path} with {current}");
+                assert_eq!(response.status(), expected, "{path} with {current}");
             }
         }
     }
@@ -188,9 +188,9 @@ async fn check_answer(function_answer: &str, status: u16, cache: &str, reason: &
     let alternative = Alternative::new(function_answer);
     let preview = Preview::start_with(&alternative.preview()).await;
     let response = preview.get("/").await;
-    assert_eq!(response.head.status.as_u16(), status, "{function_answer}");
-    assert_eq!(response.head.headers["x-cache"], cache, "{function_answer}");
-    let page = String::from_utf8_lossy(&response.body);
+    assert_eq!(response.status().as_u16(), status, "{function_answer}");
+    assert_eq!(response.headers()["x-cache"], cache, "{function_answer}");
+    let page = String::from_utf8_lossy(response.body());
     assert!(page.contains(reason), "{page}");
 }
 

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use flag_data::clock::Clock;
-use flag_data::transport::{Response, Transport};
-use http::Request;
+use flag_data::transport::Transport;
+use http::{Request, Response};
 use libc::{c_int, pid_t};
 use serde_json::Value;
 use std::fs;
@@ -67,11 +67,11 @@ impl Preview {
         (process.wait().await.unwrap().code(), message)
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Response {
+    pub(crate) async fn get(&self, path: &str) -> Response<Vec<u8>> {
         self.send("GET", path, None).await
     }
 
-    pub(crate) async fn send(&self, method: &str, path: &str, body: Option<Value>) -> Response {
+    pub(crate) async fn send(&self, method: &str, path: &str, body: Option<Value>) -> Response<Vec<u8>> {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.url));
         if body.is_some() {
             request = request.header("content-type", "application/json");

@@ -4,7 +4,7 @@
 use super::SourceError;
 use crate::items::{Item, ItemKey, ItemKind, Items};
 use parking_lot::Mutex;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -18,23 +18,13 @@ const MAX_REFERENCE_BYTES: usize = 1024 * 1024;
 /// The most items that a flag may need, itself included.
 const MAX_ITEMS: usize = 500;
 
-/// What a source returns for a wanted item.
-pub(super) enum Read {
-    Found {
-        json: String,
-        etag: Option<String>,
-    },
-    /// The known copy is still current.
-    Unchanged,
-    Missing,
-    Failed(SourceError),
-}
+/// An item, `None` if it does not exist, or why it was not read.
+pub(super) type Answer = Result<Option<Item>, SourceError>;
 
 /// Reads the items of one level, and hands each to [`Collection::answer`] as soon as it has arrived, so that what has
-/// arrived counts when the rest does not come in time. `Err` means that none of the level can be read.
+/// arrived counts when the rest does not come in time.
 pub(super) trait Reader: Sync {
-    fn read(&self, wanted: &[ItemKey], collection: &Collection)
-    -> impl Future<Output = Result<(), SourceError>> + Send;
+    fn read(&self, wanted: &[ItemKey], collection: &Collection) -> impl Future<Output = ()> + Send;
 }
 
 /// A fetch of a flag and its references: what it asks for, and what has arrived so far.
@@ -48,21 +38,12 @@ pub struct Collection {
 #[derive(Default)]
 struct State {
     answers: HashMap<ItemKey, Answer>,
-    /// The size of all answers together.
+    /// The size of the items of earlier levels.
     bytes: usize,
-    /// The items of the current level. When all together are too large, the last ones by name are dropped, so that the
-    /// order in which they arrive makes no difference.
-    level: BTreeSet<ItemKey>,
-    /// The first by name that was dropped: what comes after it does not fit either.
-    first_dropped: Option<ItemKey>,
+    /// The sizes of the items of the current level, also of those that did not fit.
+    level: BTreeMap<ItemKey, usize>,
     time_to_live: Option<Duration>,
     synced: Option<SystemTime>,
-}
-
-enum Answer {
-    Item(Item),
-    Missing,
-    Failed(SourceError),
 }
 
 /// What the SDK is to evaluate from.
@@ -90,87 +71,60 @@ impl Collection {
         Self { flag: (ItemKind::Flag, flag_key.to_owned()), known, resting, state: Mutex::default() }
     }
 
-    /// The key of the flag.
-    pub fn flag_key(&self) -> &str {
-        &self.flag.1
-    }
-
     /// The last known copy of an item.
     pub(super) fn known(&self, (kind, key): &ItemKey) -> Option<&Item> {
         self.known.get(*kind, key)
     }
 
-    /// Reads the flag, then what it refers to, then what that refers to, until nothing is missing that can be had.
-    /// Fails only if the flag itself cannot be read.
+    /// Reads the flag, then its references, then theirs, until nothing is missing that can be read. Fails only if the
+    /// flag itself cannot be read.
     pub(super) async fn read_from(&self, reader: &impl Reader) -> Result<(), SourceError> {
-        reader.read(std::slice::from_ref(&self.flag), self).await?;
-        if let Some(error) = self.flag_failure() {
-            return Err(error);
+        reader.read(std::slice::from_ref(&self.flag), self).await;
+        if let Some(Err(error)) = self.state.lock().answers.get(&self.flag) {
+            return Err(error.clone());
         }
         loop {
-            let level = self.resolve().map(|resolved| resolved.open).unwrap_or_default();
+            let level = self.open();
             if level.is_empty() {
                 return Ok(());
             }
-            {
-                let mut state = self.state.lock();
-                state.level.clear();
-                state.first_dropped = None;
-            }
-            if let Err(error) = reader.read(&level, self).await {
-                self.fail_open(&error);
-            }
+            self.state.lock().begin_level();
+            reader.read(&level, self).await;
         }
     }
 
-    fn flag_failure(&self) -> Option<SourceError> {
-        match self.state.lock().answers.get(&self.flag) {
-            Some(Answer::Failed(error)) => Some(error.clone()),
-            Some(_) => None,
-            None => Some(SourceError::Malformed { what: named(&self.flag), why: "it was not answered".to_owned() }),
-        }
+    /// The references to read next.
+    fn open(&self) -> Vec<ItemKey> {
+        self.resolve().map(|resolved| resolved.open).unwrap_or_default()
     }
 
     /// Records what a source returned for an item.
-    pub(super) fn answer(&self, wanted: &ItemKey, read: Read) {
-        let answer = match read {
-            Read::Missing => Answer::Missing,
-            Read::Unchanged => match self.known(wanted) {
-                Some(known) => Answer::Item(known.clone()),
-                None => Answer::Missing,
-            },
-            Read::Failed(error) => Answer::Failed(error),
-            Read::Found { json, etag } => self.found(wanted, json, etag),
-        };
+    pub(super) fn answer(&self, wanted: &ItemKey, answer: Answer) {
         let mut state = self.state.lock();
-        if let Answer::Item(item) = &answer {
-            state.bytes += item.json().len();
-            state.level.insert(wanted.clone());
+        if let Ok(Some(item)) = &answer {
+            state.level.insert(wanted.clone(), item.json().len());
         }
         state.answers.insert(wanted.clone(), answer);
-        state.drop_what_does_not_fit(wanted);
+        state.drop_what_does_not_fit();
     }
 
-    fn found(&self, wanted: &ItemKey, json: String, etag: Option<String>) -> Answer {
+    /// The answer of a source that has this JSON for an item, or none.
+    pub(super) fn parse(&self, wanted: &ItemKey, json: Option<String>, etag: Option<String>) -> Answer {
+        let Some(json) = json else { return Ok(None) };
         let limit = if *wanted == self.flag { MAX_BYTES } else { MAX_REFERENCE_BYTES };
         if json.len() > limit {
-            return Answer::Failed(too_large(wanted, limit));
+            return Err(SourceError::TooLarge { what: named(wanted), limit });
         }
-        match Item::new(wanted.0, json, etag) {
-            Ok(item) if item.is_deleted() => Answer::Missing,
-            Ok(item) => Answer::Item(item),
-            Err(why) => Answer::Failed(SourceError::Malformed { what: named(wanted), why }),
-        }
+        let malformed = |why| SourceError::Malformed { what: named(wanted), why };
+        let item = Item::new(wanted.0, json, etag).map_err(malformed)?;
+        Ok(Some(item).filter(|item| !item.is_deleted))
     }
 
     /// Records when flag-sync last succeeded, by the store that was just read. The earliest counts.
     #[cfg(any(feature = "dynamodb", feature = "redis"))]
     pub(super) fn synced(&self, synced: Option<SystemTime>) {
         let mut state = self.state.lock();
-        state.synced = match (state.synced, synced) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        };
+        state.synced = state.synced.into_iter().chain(synced).min();
     }
 
     /// Records how long the source may serve an answer again. The longest counts.
@@ -181,24 +135,21 @@ impl Collection {
 
     /// Ends the fetch early: what is open has failed.
     pub fn fail_open(&self, error: &SourceError) {
-        let open = self.resolve().map(|resolved| resolved.open).unwrap_or_default();
-        for wanted in open {
-            self.answer(&wanted, Read::Failed(error.clone()));
+        for wanted in self.open() {
+            self.answer(&wanted, Err(error.clone()));
         }
     }
 
     /// Whether the flag itself has arrived, or is known not to exist.
     pub fn has_flag(&self) -> bool {
-        matches!(self.state.lock().answers.get(&self.flag), Some(Answer::Item(_) | Answer::Missing))
+        matches!(self.state.lock().answers.get(&self.flag), Some(Ok(_)))
     }
 
-    /// The references that failed, and why, among those that were asked for.
+    /// The references that failed, and why, among those that were requested.
     pub fn failures(&self) -> Vec<(ItemKey, SourceError)> {
         let state = self.state.lock();
-        let failures = state.answers.iter().filter_map(|(wanted, answer)| match answer {
-            Answer::Failed(error) => Some((wanted.clone(), error.clone())),
-            Answer::Item(_) | Answer::Missing => None,
-        });
+        let failures =
+            state.answers.iter().filter_map(|(wanted, answer)| Some((wanted.clone(), answer.as_ref().err()?.clone())));
         failures.collect()
     }
 
@@ -209,10 +160,8 @@ impl Collection {
 
     /// What to evaluate from, by what has arrived so far. `None` until the flag has.
     pub fn resolve(&self) -> Option<Resolved> {
-        if !self.has_flag() {
-            return None;
-        }
         let state = self.state.lock();
+        state.answers.get(&self.flag)?.as_ref().ok()?;
         let mut resolved = Resolved { time_to_live: state.time_to_live, synced: state.synced, ..Resolved::default() };
         let mut bytes = 0;
         // Whether a negated clause depends on an item; one that was seen without is seen again.
@@ -220,7 +169,7 @@ impl Collection {
         let mut queue = VecDeque::from([(self.flag.clone(), false)]);
         while let Some((wanted, negated)) = queue.pop_front() {
             let before = seen.get(&wanted).copied();
-            if before == Some(true) || (before.is_some() && !negated) {
+            if before >= Some(negated) {
                 continue;
             }
             let is_allowed = before.is_some() || seen.len() < MAX_ITEMS;
@@ -228,21 +177,17 @@ impl Collection {
                 seen.insert(wanted.clone(), negated);
             }
             let (kind, key) = &wanted;
-            let item = match state.answers.get(&wanted) {
-                Some(Answer::Item(item)) => Some(item),
-                Some(Answer::Missing) => None,
-                Some(Answer::Failed(_)) => self.known(&wanted),
-                None => {
-                    if is_allowed && before.is_none() && !self.resting.contains(&wanted) {
-                        resolved.open.push(wanted.clone());
-                    }
-                    self.known(&wanted)
-                }
+            let answer = state.answers.get(&wanted);
+            if answer.is_none() && before.is_none() && is_allowed && !self.resting.contains(&wanted) {
+                resolved.open.push(wanted.clone());
+            }
+            let item = match answer {
+                Some(Ok(item)) => item.as_ref(),
+                Some(Err(_)) | None => self.known(&wanted),
             };
             let is_kept = resolved.items.get(*kind, key).is_some();
-            let item = item.filter(|_| is_allowed);
-            let item = item.filter(|item| is_kept || bytes + item.json().len() <= MAX_BYTES);
-            if negated && *kind == ItemKind::Segment && item.is_none_or(Item::is_big_segment) {
+            let item = item.filter(|item| is_kept || (is_allowed && bytes + item.json().len() <= MAX_BYTES));
+            if negated && *kind == ItemKind::Segment && item.is_none_or(|segment| segment.is_big) {
                 resolved.negated.get_or_insert_with(|| wanted.clone());
             }
             if let Some(item) = item {
@@ -252,7 +197,7 @@ impl Collection {
                 }
                 let references = item.references().iter();
                 queue.extend(references.map(|reference| (reference.key.clone(), negated || reference.negated)));
-            } else if !matches!(state.answers.get(&wanted), Some(Answer::Missing)) {
+            } else if !matches!(answer, Some(Ok(None))) {
                 resolved.unknown.insert(wanted);
             }
         }
@@ -261,34 +206,27 @@ impl Collection {
 }
 
 impl State {
-    fn drop_what_does_not_fit(&mut self, arrived: &ItemKey) {
-        if self.first_dropped.as_ref().is_some_and(|first| first < arrived) {
-            self.drop_item(arrived);
-        }
-        while self.bytes > MAX_BYTES {
-            let Some(last) = self.level.last().cloned() else { return };
-            self.drop_item(&last);
-            self.first_dropped = Some(last);
-        }
+    fn begin_level(&mut self) {
+        self.bytes = self.answers.values().flatten().flatten().map(|item| item.json().len()).sum();
+        self.level.clear();
     }
 
-    fn drop_item(&mut self, wanted: &ItemKey) {
-        self.level.remove(wanted);
-        let Some(answer) = self.answers.get_mut(wanted) else { return };
-        if let Answer::Item(item) = answer {
-            self.bytes -= item.json().len();
-            let what = format!("the flag with its references up to the {} {:?}", wanted.0.singular(), wanted.1);
-            *answer = Answer::Failed(SourceError::TooLarge { what, limit: MAX_BYTES });
+    /// When the items of a level are too large together, the last ones by name are dropped, so that the order in which
+    /// they arrive makes no difference.
+    fn drop_what_does_not_fit(&mut self) {
+        let mut bytes = self.bytes;
+        for (wanted, size) in &self.level {
+            bytes += size;
+            if bytes > MAX_BYTES {
+                let what = format!("the flag with its references up to {}", named(wanted));
+                self.answers.insert(wanted.clone(), Err(SourceError::TooLarge { what, limit: MAX_BYTES }));
+            }
         }
     }
 }
 
 fn named((kind, key): &ItemKey) -> String {
     format!("the {} {key:?}", kind.singular())
-}
-
-fn too_large(wanted: &ItemKey, limit: usize) -> SourceError {
-    SourceError::TooLarge { what: named(wanted), limit }
 }
 
 #[cfg(test)]

@@ -3,15 +3,15 @@
 //! By default one request per item, to the endpoints that LaunchDarkly's PHP SDK uses and the Relay Proxy serves too
 //! (<https://launchdarkly.com/docs/sdk/relay-proxy/endpoints>): about 600 bytes instead of the whole environment.
 
-use super::{Collection, FlagSource, Read, Reader, SourceError, Whole};
+use super::{Answer, Collection, FlagSource, Reader, SourceError, Whole};
 use crate::items::{Everything, ItemKey};
 use crate::sdk_key::SdkKey;
-use crate::transport::{RequestError, Response, Transport, retry_after};
+use crate::transport::{RequestError, Transport, retry_after};
 use flate2::read::GzDecoder;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, ETAG, IF_NONE_MATCH, USER_AGENT};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use std::fmt::Write as _;
 use std::io::Read as _;
 use std::time::Duration;
@@ -56,7 +56,7 @@ impl LaunchDarkly {
         path: &str,
         more: Option<(HeaderName, &str)>,
         limit: usize,
-    ) -> Result<(String, Response), SourceError> {
+    ) -> Result<(String, Response<Vec<u8>>), SourceError> {
         let uri = format!("{}{path}", self.base_uri);
         let unreachable = |why: String| SourceError::Unreachable { uri: uri.clone(), why };
         let mut request =
@@ -69,11 +69,9 @@ impl LaunchDarkly {
             RequestError::TooLarge(limit) => SourceError::TooLarge { what: uri.clone(), limit },
             error => unreachable(error.to_string()),
         })?;
-        match response.head.status {
+        match response.status() {
             StatusCode::OK | StatusCode::NOT_MODIFIED | StatusCode::NOT_FOUND => Ok((uri, response)),
-            StatusCode::TOO_MANY_REQUESTS => {
-                Err(SourceError::Throttled { uri, wait: retry_after(&response.head.headers) })
-            }
+            StatusCode::TOO_MANY_REQUESTS => Err(SourceError::Throttled { uri, wait: retry_after(response.headers()) }),
             status => Err(SourceError::of_status(uri, status.as_u16())),
         }
     }
@@ -82,8 +80,8 @@ impl LaunchDarkly {
     async fn latest_all(&self) -> Result<(String, String), SourceError> {
         let (uri, response) =
             self.get("/sdk/latest-all", Some((ACCEPT_ENCODING, "gzip")), MAX_ENVIRONMENT_BYTES).await?;
-        if response.head.status != StatusCode::OK {
-            return Err(SourceError::Status { uri, status: response.head.status.as_u16() });
+        if response.status() != StatusCode::OK {
+            return Err(SourceError::of_status(uri, response.status().as_u16()));
         }
         let json = text(&uri, response)?;
         Ok((uri, json))
@@ -116,53 +114,48 @@ impl FlagSource for LaunchDarkly {
 }
 
 impl LaunchDarkly {
-    async fn read_one(&self, wanted: &ItemKey, collection: &Collection) -> Result<Read, SourceError> {
+    async fn read_one(&self, wanted: &ItemKey, collection: &Collection) -> Answer {
         let (kind, key) = wanted;
         let path = format!("/sdk/{}/{}", kind.plural(), path_segment(key));
-        let etag = collection.known(wanted).and_then(|item| item.etag());
-        let (uri, response) = self.get(&path, etag.map(|etag| (IF_NONE_MATCH, etag)), MAX_ITEM_BYTES).await?;
-        let headers = &response.head.headers;
+        let known = collection.known(wanted).and_then(|item| Some((item, item.etag.as_deref()?)));
+        let if_none_match = known.map(|(_, etag)| (IF_NONE_MATCH, etag));
+        let (uri, response) = self.get(&path, if_none_match, MAX_ITEM_BYTES).await?;
+        let headers = response.headers();
         collection.time_to_live(max_age(headers));
-        match (response.head.status, etag) {
-            (StatusCode::NOT_FOUND, _) => return Ok(Read::Missing),
-            (StatusCode::NOT_MODIFIED, Some(_)) => return Ok(Read::Unchanged),
-            (StatusCode::OK, _) => {}
-            (status, _) => return Err(SourceError::Status { uri, status: status.as_u16() }),
+        match (response.status(), known) {
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (StatusCode::NOT_MODIFIED, Some((known, _))) => Ok(Some(known.clone())),
+            (StatusCode::OK, _) => {
+                let etag = headers.get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
+                collection.parse(wanted, Some(text(&uri, response)?), etag)
+            }
+            (status, _) => Err(SourceError::of_status(uri, status.as_u16())),
         }
-        let etag = headers.get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
-        Ok(Read::Found { json: text(&uri, response)?, etag })
     }
 }
 
 /// One request per item.
 impl Reader for LaunchDarkly {
-    async fn read(&self, wanted: &[ItemKey], collection: &Collection) -> Result<(), SourceError> {
-        let read = |wanted| async move {
-            let read = self.read_one(wanted, collection).await.unwrap_or_else(Read::Failed);
-            collection.answer(wanted, read);
-        };
+    async fn read(&self, wanted: &[ItemKey], collection: &Collection) {
+        let read = |wanted| async move { collection.answer(wanted, self.read_one(wanted, collection).await) };
         stream::iter(wanted).for_each_concurrent(CONCURRENCY, read).await;
-        Ok(())
     }
 }
 
 /// The body as text, unpacked if it is gzipped.
-fn text(uri: &str, response: Response) -> Result<String, SourceError> {
+fn text(uri: &str, response: Response<Vec<u8>>) -> Result<String, SourceError> {
     let malformed = |why: String| SourceError::Malformed { what: uri.to_owned(), why };
-    let body = if response.head.headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding == "gzip") {
+    let is_gzipped = response.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding == "gzip");
+    let mut body = response.into_body();
+    if is_gzipped {
         let mut unpacked = Vec::new();
-        let limit = MAX_ENVIRONMENT_BYTES as u64 + 1;
-        GzDecoder::new(response.body.as_slice())
-            .take(limit)
-            .read_to_end(&mut unpacked)
-            .map_err(|error| malformed(format!("gzip: {error}")))?;
+        let limited = GzDecoder::new(body.as_slice()).take(MAX_ENVIRONMENT_BYTES as u64 + 1).read_to_end(&mut unpacked);
+        limited.map_err(|error| malformed(format!("gzip: {error}")))?;
         if unpacked.len() > MAX_ENVIRONMENT_BYTES {
             return Err(SourceError::TooLarge { what: uri.to_owned(), limit: MAX_ENVIRONMENT_BYTES });
         }
-        unpacked
-    } else {
-        response.body
-    };
+        body = unpacked;
+    }
     String::from_utf8(body).map_err(|error| malformed(error.to_string()))
 }
 

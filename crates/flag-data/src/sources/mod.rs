@@ -1,18 +1,17 @@
 //! Where flag data comes from. Nothing else in the program knows.
 
-mod bundled;
 mod collect;
 mod launchdarkly;
 #[cfg(any(feature = "dynamodb", feature = "redis"))]
 mod store;
 mod whole;
 
-pub use bundled::Bundled;
+use collect::{Answer, Reader};
 pub use collect::{Collection, Resolved};
-use collect::{Read, Reader};
 pub use launchdarkly::LaunchDarkly;
 #[cfg(any(feature = "dynamodb", feature = "redis"))]
 pub use store::StoreSource;
+pub use whole::Bundled;
 use whole::Whole;
 
 use futures_util::future::BoxFuture;

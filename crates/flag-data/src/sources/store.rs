@@ -1,7 +1,7 @@
 //! A store that flag-sync or the Relay Proxy fills, or several replicas of it.
 
-use super::{Collection, FlagSource, Read, Reader, SourceError};
-use crate::items::{ItemKey, State, Stored};
+use super::{Collection, FlagSource, Reader, SourceError};
+use crate::items::ItemKey;
 use crate::stores::{Contents, Store, StoreError};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -24,39 +24,29 @@ impl<S: Store> StoreSource<S> {
         Self { name, replicas, patience }
     }
 
-    fn not_initialized(&self) -> StoreError {
-        StoreError::NotInitialized { store: format!("the store ({})", self.name) }
-    }
-
     /// Reads one replica after the other, without giving up on the earlier ones, and uses the first answer of one that
     /// holds complete data.
-    async fn read_replicas(&self, wanted: &[ItemKey]) -> Result<Contents, SourceError> {
+    async fn read_replicas(&self, wanted: &[ItemKey]) -> Result<Contents, StoreError> {
         let mut waiting = self.replicas.iter();
         let mut asked = FuturesUnordered::new();
         let mut first_error = None;
+        let not_initialized = || StoreError::NotInitialized { store: format!("the store ({})", self.name) };
         loop {
-            if let Some(replica) = waiting.next() {
-                asked.push(replica.read(wanted));
-            }
-            let answer = if waiting.len() == 0 {
-                asked.next().await
-            } else {
-                match tokio::time::timeout(self.patience, asked.next()).await {
-                    Ok(answer) => answer,
-                    Err(_) => continue,
+            let patience = match waiting.next() {
+                Some(replica) => {
+                    asked.push(replica.read(wanted));
+                    self.patience
                 }
+                None => Duration::MAX,
             };
-            match answer {
-                Some(Ok(contents)) if contents.marks.initialized => return Ok(contents),
-                Some(Ok(_)) => first_error = first_error.or_else(|| Some(self.not_initialized())),
+            match tokio::time::timeout(patience, asked.next()).await {
+                Ok(Some(Ok(contents))) if contents.marks.initialized => return Ok(contents),
                 // The nearest one's error is the one to report.
-                Some(Err(error)) => first_error = first_error.or(Some(error)),
-                None if waiting.len() == 0 => {
-                    let none =
-                        StoreError::Settings { store: self.name.to_owned(), why: "it has no replica".to_owned() };
-                    return Err(first_error.unwrap_or(none).into());
+                Ok(Some(answer)) => {
+                    first_error = first_error.or_else(|| Some(answer.err().unwrap_or_else(not_initialized)));
                 }
-                None => {}
+                Ok(None) => return Err(first_error.unwrap_or_else(not_initialized)),
+                Err(_) => {}
             }
         }
     }
@@ -74,16 +64,15 @@ impl<S: Store> FlagSource for StoreSource<S> {
 
 /// One read per level.
 impl<S: Store> Reader for StoreSource<S> {
-    async fn read(&self, wanted: &[ItemKey], collection: &Collection) -> Result<(), SourceError> {
-        let Contents { items, marks } = self.read_replicas(wanted).await?;
-        collection.synced(marks.synced);
-        for (wanted, item) in wanted.iter().zip(items) {
-            let read = match item {
-                None | Some(Stored { state: State::Deleted, .. }) => Read::Missing,
-                Some(Stored { json, .. }) => Read::Found { json, etag: None },
-            };
-            collection.answer(wanted, read);
+    async fn read(&self, wanted: &[ItemKey], collection: &Collection) {
+        match self.read_replicas(wanted).await {
+            Ok(Contents { items, marks }) => {
+                collection.synced(marks.synced);
+                for (wanted, item) in wanted.iter().zip(items) {
+                    collection.answer(wanted, collection.parse(wanted, item.map(|item| item.json), None));
+                }
+            }
+            Err(error) => wanted.iter().for_each(|wanted| collection.answer(wanted, Err(error.clone().into()))),
         }
-        Ok(())
     }
 }

@@ -1,7 +1,8 @@
 //! Flag data that is available as a whole: LaunchDarkly's `{"flags": {..}, "segments": {..}}`.
 
-use super::{Collection, Read, Reader, SourceError};
+use super::{Collection, FlagSource, Reader, SourceError};
 use crate::items::{Everything, ItemKey, ItemKind, Stored};
+use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::{Borrow, Cow};
@@ -34,10 +35,8 @@ impl<'a> Whole<'a> {
         serde_json::from_str(json)
             .map_err(|error| SourceError::Malformed { what: what.to_owned(), why: error.to_string() })
     }
-}
 
-impl Whole<'_> {
-    fn of(&self, kind: ItemKind) -> Option<&Items<'_>> {
+    fn of(&self, kind: ItemKind) -> Option<&Items<'a>> {
         match kind {
             ItemKind::Flag => Some(&self.flags),
             ItemKind::Segment => self.segments.as_ref(),
@@ -54,11 +53,38 @@ impl Whole<'_> {
 }
 
 impl Reader for Whole<'_> {
-    async fn read(&self, wanted: &[ItemKey], collection: &Collection) -> Result<(), SourceError> {
+    async fn read(&self, wanted: &[ItemKey], collection: &Collection) {
         for item @ (kind, key) in wanted {
             let json = self.of(*kind).and_then(|items| items.get(key.as_str())).map(|raw| raw.get().to_owned());
-            collection.answer(item, json.map_or(Read::Missing, |json| Read::Found { json, etag: None }));
+            collection.answer(item, collection.parse(item, json, None));
         }
-        Ok(())
+    }
+}
+
+/// Flag data in a text that never changes.
+pub struct Bundled {
+    json: String,
+    /// Where the text comes from, for errors.
+    file: String,
+}
+
+impl Bundled {
+    /// A source with the contents of a file.
+    pub fn new(json: impl Into<String>, file: impl Into<String>) -> Self {
+        Self { json: json.into(), file: file.into() }
+    }
+}
+
+impl FlagSource for Bundled {
+    fn name(&self) -> &'static str {
+        "bundled"
+    }
+
+    fn changes(&self) -> bool {
+        false
+    }
+
+    fn fetch<'a>(&'a self, collection: &'a Collection) -> BoxFuture<'a, Result<(), SourceError>> {
+        Box::pin(async move { collection.read_from(&Whole::parse(&self.json, &self.file)?).await })
     }
 }

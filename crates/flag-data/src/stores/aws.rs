@@ -1,7 +1,7 @@
 //! The AWS SDK over this crate's [`Transport`]: one connection pool that sees freezes, one TLS library.
 
 use super::StoreError;
-use crate::transport::{RequestError, Response, Transport};
+use crate::transport::Transport;
 use aws_credential_types::Credentials;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Builder, Region, StalledStreamProtectionConfig};
 use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
@@ -19,43 +19,36 @@ use std::{env, fmt};
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_BatchGetItem.html>
 const MAX_RESPONSE_BYTES: usize = 64 * 1024 * 1024;
 
-/// For `http_client(..)` of an AWS SDK's configuration. Its timeout is the transport's.
-#[derive(Clone)]
-pub struct AwsTransport(pub Transport);
-
-impl fmt::Debug for AwsTransport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AwsTransport")
-    }
-}
-
-impl HttpClient for AwsTransport {
+/// For `http_client(..)` of an AWS SDK's configuration. The timeout is the transport's.
+impl HttpClient for Transport {
     fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
         SharedHttpConnector::new(self.clone())
     }
 }
 
-impl HttpConnector for AwsTransport {
+impl HttpConnector for Transport {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let transport = self.0.clone();
+        let transport = self.clone();
         HttpConnectorFuture::new(async move {
             let request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
             let request = request.map(|body| body.bytes().map(Bytes::copy_from_slice));
             let response = transport.exchange(request, MAX_RESPONSE_BYTES).await;
-            let Response { head, body } = response.map_err(|error| match error {
-                RequestError::TimedOut(_) => ConnectorError::timeout(error.into()),
-                RequestError::Failed(_) | RequestError::TooLarge(_) => ConnectorError::io(error.into()),
-            })?;
-            let response = http::Response::from_parts(head, SdkBody::from(body));
+            let response = response.map_err(|error| ConnectorError::io(error.into()))?.map(SdkBody::from);
             HttpResponse::try_from(response).map_err(|error| ConnectorError::user(error.into()))
         })
+    }
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Transport")
     }
 }
 
 /// The configuration that Lambda gives a function, for `region` or the function's own. The credentials outlive the
 /// execution environment.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/configuration-envvars.html#configuration-envvars-runtime>
-pub(super) fn config_from_environment(region: Option<&str>) -> Result<Builder, StoreError> {
+pub(super) fn config_from_environment(region: Option<&str>, transport: Transport) -> Result<Builder, StoreError> {
     let required = |name: &str| {
         env::var(name).map_err(|_| StoreError::Settings {
             store: "DynamoDB".to_owned(),
@@ -69,6 +62,7 @@ pub(super) fn config_from_environment(region: Option<&str>) -> Result<Builder, S
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new(region))
         .credentials_provider(credentials)
+        .http_client(transport)
         // The transport limits the whole request.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
     config.set_endpoint_url(env::var("AWS_ENDPOINT_URL_DYNAMODB").ok());

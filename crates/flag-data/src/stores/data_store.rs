@@ -2,24 +2,38 @@
 
 use super::{Condition, Store, StoreError};
 use crate::items::{Everything, ItemKind, State, Stored};
-use launchdarkly_server_sdk::{AllData, DataKind, PersistentDataStore, PersistentStoreError, SerializedItem};
+use launchdarkly_server_sdk::{
+    AllData, DataKind, PersistentDataStore, PersistentDataStoreFactory, PersistentStoreError, SerializedItem,
+};
 use serde_json::Value;
 use std::collections::HashMap;
-use std::io;
 use std::sync::{Arc, mpsc};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use std::{io, thread};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
 
-/// A [`Store`] as a persistent data store of LaunchDarkly's SDK. The SDK's `PersistentDataStoreBuilder` makes it from
-/// [`DynamoDbBuilder`](super::DynamoDbBuilder) or [`RedisBuilder`](super::RedisBuilder).
+/// A [`Store`] as a persistent data store of LaunchDarkly's SDK, for its `PersistentDataStoreBuilder`.
+///
+/// Its calls run on a thread with its own tokio runtime. The SDK may call inside a runtime, where `block_on` panics and
+/// waiting for a task of the same runtime could last forever. The thread ends with the last store that uses it.
 pub struct DataStore<S> {
     store: Arc<S>,
-    bridge: Bridge,
+    runtime: Handle,
+    running: Arc<oneshot::Sender<()>>,
 }
 
-impl<S: Store> DataStore<S> {
-    pub(super) fn boxed(store: Result<S, StoreError>) -> io::Result<Box<dyn PersistentDataStore>> {
-        let store = Arc::new(store.map_err(io::Error::other)?);
-        Ok(Box::new(Self { store, bridge: Bridge::start()? }))
+impl<S: Send + Sync + 'static> DataStore<S> {
+    /// Starts the thread. The store's HTTP client must belong to it alone: a connection that another runtime made could
+    /// wait forever.
+    ///
+    /// # Errors
+    /// The thread did not start.
+    pub fn new(store: S) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (running, stopped) = oneshot::channel();
+        thread::Builder::new().name("flag store".to_owned()).spawn(move || runtime.block_on(stopped))?;
+        Ok(Self { store: Arc::new(store), runtime: handle, running: Arc::new(running) })
     }
 
     fn wait<T, F>(&self, call: impl FnOnce(Arc<S>) -> F) -> Result<T, PersistentStoreError>
@@ -27,15 +41,27 @@ impl<S: Store> DataStore<S> {
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
-        let result = self.bridge.wait(call(self.store.clone()));
-        let result = result.ok_or_else(|| PersistentStoreError::new("the call of the store panicked"))?;
+        let (done, result) = mpsc::sync_channel(1);
+        let call = call(self.store.clone());
+        // The receiver waits until this returns.
+        self.runtime.spawn(async move { done.send(call.await) });
+        let result = result.recv().map_err(|_| PersistentStoreError::new("the call of the store panicked"))?;
         result.map_err(|error| PersistentStoreError::new(error.to_string()))
     }
+}
 
+impl<S: Store> DataStore<S> {
     fn item(&self, kind: ItemKind, key: &str) -> Result<Option<SerializedItem>, PersistentStoreError> {
         let keys = [(kind, key.to_owned())];
         let contents = self.wait(|store| async move { store.read(&keys).await })?;
         Ok(contents.items.into_iter().next().flatten().map(serialized))
+    }
+}
+
+impl<S: Store> PersistentDataStoreFactory for DataStore<S> {
+    fn create_persistent_data_store(&self) -> io::Result<Box<dyn PersistentDataStore>> {
+        let Self { store, runtime, running } = self;
+        Ok(Box::new(Self { store: store.clone(), runtime: runtime.clone(), running: running.clone() }))
     }
 }
 
@@ -112,74 +138,26 @@ fn with_whole_numbers(json: String) -> String {
     value.to_string()
 }
 
-type Job = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// Lets synchronous code wait for asynchronous calls, which run on a thread with its own tokio runtime. The caller may
-/// be inside a runtime, where `block_on` panics and waiting for a task of the same runtime could last forever. The
-/// thread ends when this is dropped.
-struct Bridge {
-    jobs: UnboundedSender<Job>,
-}
-
-impl Bridge {
-    fn start() -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (jobs, mut queue) = unbounded_channel::<Job>();
-        std::thread::Builder::new().name("flag store".to_owned()).spawn(move || {
-            runtime.block_on(async {
-                while let Some(job) = queue.recv().await {
-                    tokio::spawn(job);
-                }
-            });
-        })?;
-        Ok(Self { jobs })
-    }
-
-    /// `None` if the call panicked.
-    fn wait<T: Send + 'static>(&self, call: impl Future<Output = T> + Send + 'static) -> Option<T> {
-        let (done, result) = mpsc::sync_channel(1);
-        let job = async move {
-            // The receiver waits until this returns.
-            let _ = done.send(call.await);
-        };
-        self.jobs.send(Box::pin(job)).ok()?;
-        result.recv().ok()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    async fn answer() -> u8 {
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        42
-    }
+    use std::time::Duration;
 
     #[test]
-    fn a_call_is_awaited_outside_a_runtime() {
-        assert_eq!(Bridge::start().unwrap().wait(answer()), Some(42));
-    }
-
-    #[tokio::test]
-    async fn a_call_is_awaited_inside_a_runtime_of_one_thread() {
-        assert_eq!(Bridge::start().unwrap().wait(answer()), Some(42));
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_call_is_awaited_inside_a_runtime_of_many_threads() {
-        let bridge = Arc::new(Bridge::start().unwrap());
-        let waiting: Vec<_> = (0..16)
-            .map(|_| {
-                tokio::spawn({
-                    let bridge = bridge.clone();
-                    async move { bridge.wait(answer()) }
-                })
-            })
-            .collect();
-        for waiting in waiting {
-            assert_eq!(waiting.await.unwrap(), Some(42));
-        }
+    fn a_call_is_awaited_inside_and_outside_a_runtime() {
+        let data_store = DataStore::new(()).unwrap();
+        let check = || {
+            let answer = data_store.wait(|_| async {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                Ok(42)
+            });
+            assert_eq!(answer.unwrap(), 42);
+        };
+        Builder::new_current_thread().build().unwrap().block_on(async { check() });
+        Builder::new_multi_thread().build().unwrap().block_on(async { check() });
+        thread::scope(|scope| (0..16).for_each(|_| drop(scope.spawn(check))));
+        assert!(data_store.wait::<(), _>(|_| async { panic!("on purpose") }).is_err());
+        check();
     }
 
     #[test]
@@ -191,12 +169,5 @@ mod tests {
         ] {
             assert_eq!(with_whole_numbers(given.to_owned()), expected);
         }
-    }
-
-    #[test]
-    fn a_panic_in_a_call_ends_that_call_alone() {
-        let bridge = Bridge::start().unwrap();
-        assert_eq!(bridge.wait(async { panic!("on purpose") }), None::<u8>);
-        assert_eq!(bridge.wait(answer()), Some(42));
     }
 }

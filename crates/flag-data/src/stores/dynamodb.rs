@@ -15,8 +15,8 @@
 
 use super::aws::config_from_environment;
 use super::{
-    AwsTransport, Condition, Contents, DEFAULT_TIMEOUT, DataStore, Everything, INITED, Marks, SYNCED, Store,
-    StoreError, Stored, describe_aws_error, from_millis, namespace, to_millis,
+    Condition, Contents, DEFAULT_TIMEOUT, Everything, INITED, Marks, SYNCED, Store, StoreError, Stored,
+    describe_aws_error, from_millis, namespace, to_millis,
 };
 use crate::backoff::jitter;
 use crate::clock::Clock;
@@ -27,9 +27,7 @@ use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::put_item::builders::PutItemFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, DeleteRequest, KeysAndAttributes, PutRequest, WriteRequest};
 use aws_sdk_dynamodb::{Client, Config};
-use launchdarkly_server_sdk::{PersistentDataStore, PersistentDataStoreFactory};
 use std::collections::{HashMap, HashSet};
-use std::io;
 use std::time::{Duration, SystemTime};
 
 /// The size of an item with its attribute names. DynamoDB's limit is 400 KB; LaunchDarkly's other SDKs use it too.
@@ -57,101 +55,39 @@ pub struct DynamoDb {
     place: String,
 }
 
-/// A DynamoDB table as a persistent data store of LaunchDarkly's SDK. The crate's README has an example.
-pub type DynamoDbDataStore = DataStore<DynamoDb>;
-
-impl DynamoDbDataStore {
-    /// A builder for the table of this name.
-    pub fn builder(table: impl Into<String>) -> DynamoDbBuilder {
-        DynamoDbBuilder {
-            table: table.into(),
-            prefix: String::new(),
-            config: None,
-            clock: Clock::default(),
-            timeout: DEFAULT_TIMEOUT,
-        }
+impl DynamoDb {
+    /// A table, with Region, credentials, endpoint and retries of this configuration. Its HTTP client should be a
+    /// [`Transport`].
+    pub fn new(table: impl Into<String>, config: Config) -> Self {
+        let table = table.into();
+        let region = config.region().map(|region| format!(" in {region}")).unwrap_or_default();
+        let place = format!("the DynamoDB table {table:?}{region}");
+        Self { client: Client::from_conf(config), table, prefix: String::new(), place }
     }
-}
 
-/// Builds a [`DynamoDb`], or a [`DynamoDbDataStore`] where the SDK's `PersistentDataStoreBuilder` is given this.
-#[derive(Clone, Debug)]
-pub struct DynamoDbBuilder {
-    table: String,
-    prefix: String,
-    config: Option<Config>,
-    clock: Clock,
-    timeout: Duration,
-}
+    /// A table with what Lambda gives a function: Region and credentials in the environment.
+    ///
+    /// # Errors
+    /// [`StoreError::Settings`] if Region or credentials are missing.
+    pub fn from_environment(table: impl Into<String>) -> Result<Self, StoreError> {
+        let transport = Transport::new(Clock::default(), DEFAULT_TIMEOUT);
+        Ok(Self::new(table, config_from_environment(None, transport)?.build()))
+    }
 
-impl DynamoDbBuilder {
+    /// A replica of a table, with the function's own credentials. It does not retry: another replica answers sooner.
+    ///
+    /// # Errors
+    /// [`StoreError::Settings`] if credentials are missing.
+    pub fn replica(table: &str, prefix: &str, region: &str, transport: Transport) -> Result<Self, StoreError> {
+        let config = config_from_environment(Some(region), transport)?.retry_config(RetryConfig::disabled());
+        Ok(Self::new(table, config.build()).prefix(prefix))
+    }
+
     /// The environment's prefix, for several environments in one table. Default: none.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
-    }
-
-    /// Region, credentials, endpoint and retries. Its HTTP client is not used, because a connection that belongs to
-    /// another runtime could wait forever. Default: what Lambda gives a function, Region and credentials in the
-    /// environment, and `AWS_ENDPOINT_URL_DYNAMODB` for tests.
-    #[must_use]
-    pub fn config(mut self, config: Config) -> Self {
-        self.config = Some(config);
-        self
-    }
-
-    /// The limit of one request. Default: 5 s.
-    #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-
-    /// A clock that sees freezes.
-    #[must_use]
-    pub fn clock(mut self, clock: Clock) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// The store with asynchronous calls.
-    ///
-    /// # Errors
-    /// [`StoreError::Settings`] if Region or credentials are missing.
-    pub fn build(&self) -> Result<DynamoDb, StoreError> {
-        let config = match &self.config {
-            Some(config) => config.to_builder(),
-            None => config_from_environment(None)?,
-        };
-        let transport = AwsTransport(Transport::new(self.clock.clone(), self.timeout));
-        Ok(DynamoDb::new(config.http_client(transport).build(), &self.table, &self.prefix))
-    }
-}
-
-impl PersistentDataStoreFactory for DynamoDbBuilder {
-    fn create_persistent_data_store(&self) -> io::Result<Box<dyn PersistentDataStore>> {
-        DataStore::boxed(self.build())
-    }
-}
-
-impl DynamoDb {
-    fn new(config: Config, table: &str, prefix: &str) -> Self {
-        let region = config.region().map(|region| format!(" in {region}")).unwrap_or_default();
-        Self {
-            client: Client::from_conf(config),
-            table: table.to_owned(),
-            prefix: prefix.to_owned(),
-            place: format!("the DynamoDB table {table:?}{region}"),
-        }
-    }
-
-    /// A replica of the table, with the function's own credentials. It does not retry: another replica answers sooner.
-    ///
-    /// # Errors
-    /// [`StoreError::Settings`] if credentials are missing.
-    pub fn replica(table: &str, prefix: &str, region: &str, transport: Transport) -> Result<Self, StoreError> {
-        let config = config_from_environment(Some(region))?.retry_config(RetryConfig::disabled());
-        Ok(Self::new(config.http_client(AwsTransport(transport)).build(), table, prefix))
     }
 
     fn prefixed(&self, name: &str) -> String {
@@ -180,54 +116,62 @@ impl DynamoDb {
         Ok(row)
     }
 
-    /// Reads rows by their keys, in batches.
+    /// Reads rows by their keys.
     async fn get(&self, keys: Vec<Row>) -> Result<Vec<Row>, StoreError> {
-        let mut found = Vec::new();
-        for batch in keys.chunks(MAX_BATCH_READS) {
-            let mut batch = batch.to_vec();
-            for attempt in 1.. {
-                let keys = KeysAndAttributes::builder().set_keys(Some(batch)).consistent_read(true).build();
-                let get = self.client.batch_get_item().request_items(&self.table, keys.map_err(|e| self.failed(&e))?);
-                let got = get.send().await.map_err(|error| self.error(&error))?;
-                found.extend(got.responses.unwrap_or_default().remove(&self.table).unwrap_or_default());
-                let unprocessed = got.unprocessed_keys.unwrap_or_default().remove(&self.table);
-                batch = unprocessed.map(|left| left.keys).unwrap_or_default();
-                if batch.is_empty() {
-                    break;
-                }
-                self.wait_after(attempt, batch.len()).await?;
-            }
-        }
-        Ok(found)
+        let send = |keys| async move {
+            let keys = KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true).build();
+            let get = self.client.batch_get_item().request_items(&self.table, keys.map_err(|e| self.failed(&e))?);
+            let got = get.send().await.map_err(|error| self.error(&error))?;
+            let unprocessed = got.unprocessed_keys.unwrap_or_default().remove(&self.table);
+            let found = got.responses.unwrap_or_default().remove(&self.table).unwrap_or_default();
+            Ok((found, unprocessed.map(|left| left.keys).unwrap_or_default()))
+        };
+        self.in_batches(keys, MAX_BATCH_READS, send).await
     }
 
-    /// Writes in batches.
-    async fn write(&self, requests: &[WriteRequest]) -> Result<(), StoreError> {
-        for batch in requests.chunks(MAX_BATCH_WRITES) {
-            let mut batch = batch.to_vec();
-            for attempt in 1.. {
-                let write = self.client.batch_write_item().request_items(&self.table, batch);
-                let written = write.send().await.map_err(|error| self.error(&error))?;
-                batch = written.unprocessed_items.unwrap_or_default().remove(&self.table).unwrap_or_default();
-                if batch.is_empty() {
-                    break;
-                }
-                self.wait_after(attempt, batch.len()).await?;
-            }
-        }
-        Ok(())
+    async fn write(&self, requests: Vec<WriteRequest>) -> Result<(), StoreError> {
+        let send = |requests| async move {
+            let write = self.client.batch_write_item().request_items(&self.table, requests);
+            let written = write.send().await.map_err(|error| self.error(&error))?;
+            Ok((
+                Vec::<()>::new(),
+                written.unprocessed_items.unwrap_or_default().remove(&self.table).unwrap_or_default(),
+            ))
+        };
+        self.in_batches(requests, MAX_BATCH_WRITES, send).await.map(drop)
     }
 
-    /// Waits before the unprocessed items of a batch are sent again, with jitter, so that writers that were throttled
-    /// together do not come back together.
-    async fn wait_after(&self, attempt: u32, unprocessed: usize) -> Result<(), StoreError> {
-        if attempt == MAX_ATTEMPTS {
-            let why = format!("{unprocessed} items of a batch are unprocessed after {MAX_ATTEMPTS} attempts");
-            return Err(StoreError::Throttled { store: self.place.clone(), why });
+    /// Sends requests in batches, and what `send` returns as unprocessed again. It waits before, with jitter, so that
+    /// writers that were throttled together do not come back together.
+    async fn in_batches<T: Clone, R, F>(
+        &self,
+        requests: Vec<T>,
+        max: usize,
+        send: impl Fn(Vec<T>) -> F,
+    ) -> Result<Vec<R>, StoreError>
+    where
+        F: Future<Output = Result<(Vec<R>, Vec<T>), StoreError>>,
+    {
+        let mut all = Vec::new();
+        for batch in requests.chunks(max) {
+            let mut batch = batch.to_vec();
+            for attempt in 1.. {
+                let (results, unprocessed) = send(batch).await?;
+                all.extend(results);
+                if unprocessed.is_empty() {
+                    break;
+                }
+                if attempt == MAX_ATTEMPTS {
+                    let count = unprocessed.len();
+                    let why = format!("{count} items of a batch are unprocessed after {MAX_ATTEMPTS} attempts");
+                    return Err(StoreError::Throttled { store: self.place.clone(), why });
+                }
+                let wait = FIRST_WAIT * 2_u32.pow(attempt - 1);
+                tokio::time::sleep(wait.mul_f64(0.5 + jitter() / 2.0)).await;
+                batch = unprocessed;
+            }
         }
-        let wait = FIRST_WAIT * 2_u32.pow(attempt - 1);
-        tokio::time::sleep(wait.mul_f64(0.5 + jitter() / 2.0)).await;
-        Ok(())
+        Ok(all)
     }
 
     async fn query(&self, kind: ItemKind) -> Result<Vec<Row>, StoreError> {
@@ -359,9 +303,9 @@ impl Store for DynamoDb {
                     Err(error) => log::error!("{error}"),
                 }
             }
-            self.write(&puts).await?;
+            self.write(puts).await?;
         }
-        self.write(&deletes).await?;
+        self.write(deletes).await?;
         self.mark_initialized().await
     }
 

@@ -3,7 +3,7 @@
 //! <https://launchdarkly.com/docs/sdk/concepts/data-stores>
 //!
 //! A database is a [`Store`]: [`DynamoDb`] or [`Redis`]. Two things work with either:
-//! - [`DataStore`], as [`DynamoDbDataStore`] or [`RedisDataStore`], for a Rust program that uses LaunchDarkly's SDK;
+//! - [`DataStore`], for a Rust program that uses LaunchDarkly's SDK;
 //! - [`StoreSource`](crate::sources::StoreSource), which reads a flag and its references.
 //!
 //! The crate `flag-sync` keeps a store up to date.
@@ -17,20 +17,20 @@ mod dynamodb;
 mod redis;
 
 #[cfg(feature = "dynamodb")]
-pub use aws::{AwsTransport, describe_aws_error};
+pub use aws::describe_aws_error;
 #[cfg(feature = "dynamodb")]
 pub use aws_sdk_dynamodb;
 pub use data_store::DataStore;
 #[cfg(feature = "dynamodb")]
-pub use dynamodb::{DynamoDb, DynamoDbBuilder, DynamoDbDataStore};
+pub use dynamodb::DynamoDb;
 #[cfg(feature = "redis")]
-pub use redis::{Redis, RedisBuilder, RedisDataStore};
+pub use redis::Redis;
 
 use crate::items::{Everything, ItemKey, ItemKind, Stored};
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
-/// The limit of a request, unless a builder sets another.
+/// The limit of a request, unless a program sets another.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a request to a store failed.
@@ -141,15 +141,3 @@ fn from_millis(text: &str) -> Option<SystemTime> {
 #[cfg(all(doctest, feature = "dynamodb"))]
 #[doc = include_str!("../../README.md")]
 struct Readme;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_kept_to_the_millisecond() {
-        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
-        assert_eq!(from_millis(&to_millis(time).to_string()), Some(time));
-        assert_eq!(from_millis("soon"), None);
-    }
-}

@@ -17,21 +17,19 @@
 //! edge function, needs `EXISTS`, `GET` and `HMGET`.
 
 use super::{
-    Condition, Contents, DEFAULT_TIMEOUT, DataStore, Everything, INITED, Marks, SYNCED, Store, StoreError, Stored,
-    from_millis, namespace, to_millis,
+    Condition, Contents, DEFAULT_TIMEOUT, Everything, INITED, Marks, SYNCED, Store, StoreError, Stored, from_millis,
+    namespace, to_millis,
 };
 use crate::clock::{Clock, Moment};
 use crate::items::{ItemKey, ItemKind};
 use crate::transport::MAX_IDLE;
-use launchdarkly_server_sdk::{PersistentDataStore, PersistentDataStoreFactory};
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, RedisResult,
-    TlsCertificates,
+    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, TlsCertificates,
 };
+use scopeguard::ScopeGuard;
 use std::collections::HashMap;
-use std::io;
 use std::time::{Duration, SystemTime};
 
 /// The default of LaunchDarkly's SDKs.
@@ -79,44 +77,49 @@ pub struct Redis {
     place: String,
 }
 
-/// A Redis as a persistent data store of LaunchDarkly's SDK.
-pub type RedisDataStore = DataStore<Redis>;
-
-impl RedisDataStore {
-    /// A builder for this address: `redis://[[user]:password@]host[:port][/database]`, `rediss://` for TLS, or `unix://`.
-    pub fn builder(url: impl Into<String>) -> RedisBuilder {
-        RedisBuilder {
-            url: url.into(),
+impl Redis {
+    /// The Redis at this address: `redis://[[user]:password@]host[:port][/database]`, `rediss://` for TLS, or `unix://`.
+    /// It connects when it is first used.
+    ///
+    /// # Errors
+    /// [`StoreError::Settings`] for an invalid address.
+    pub fn new(url: impl Into<String>) -> Result<Self, StoreError> {
+        // The address may hold a password, so no error shows it.
+        let client = Client::open(url.into()).map_err(|error| StoreError::Settings {
+            store: "the address of Redis".to_owned(),
+            why: error.to_string(),
+        })?;
+        Ok(Self {
+            place: format!("Redis at {}", client.get_connection_info().addr()),
+            client,
             prefix: DEFAULT_PREFIX.to_owned(),
-            root_certificate: None,
             clock: Clock::default(),
             timeout: DEFAULT_TIMEOUT,
-        }
+            connection: Mutex::default(),
+        })
     }
-}
 
-/// Builds a [`Redis`], or a [`RedisDataStore`] where the SDK's `PersistentDataStoreBuilder` is given this.
-#[derive(Clone)]
-pub struct RedisBuilder {
-    url: String,
-    prefix: String,
-    root_certificate: Option<Vec<u8>>,
-    clock: Clock,
-    timeout: Duration,
-}
+    /// The certificate (PEM) of a private authority. Default: the public authorities.
+    ///
+    /// # Errors
+    /// [`StoreError::Settings`] for an invalid certificate.
+    pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Result<Self, StoreError> {
+        let pem = pem.into();
+        let invalid = |why| StoreError::Settings { store: self.place.clone(), why };
+        // The client accepts it, and then trusts no server.
+        if !pem.windows(PEM_START.len()).any(|text| text == PEM_START) {
+            return Err(invalid("the root certificate is not a certificate in PEM format".to_owned()));
+        }
+        let certificates = TlsCertificates { client_tls: None, root_cert: Some(pem) };
+        let client = Client::build_with_tls(self.client.get_connection_info().clone(), certificates);
+        self.client = client.map_err(|error| invalid(error.to_string()))?;
+        Ok(self)
+    }
 
-impl RedisBuilder {
     /// The environment's prefix, for several environments in one Redis. Default: `launchdarkly`.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
-        self
-    }
-
-    /// The certificate (PEM) of a private authority. Default: the public authorities.
-    #[must_use]
-    pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
-        self.root_certificate = Some(pem.into());
         self
     }
 
@@ -134,45 +137,6 @@ impl RedisBuilder {
         self
     }
 
-    /// The store with asynchronous calls. It connects when it is first used.
-    ///
-    /// # Errors
-    /// [`StoreError::Settings`] for an invalid address or certificate.
-    pub fn build(&self) -> Result<Redis, StoreError> {
-        // The address may hold a password, so no error shows it.
-        let settings = |store: String| move |error: RedisError| StoreError::Settings { store, why: error.to_string() };
-        let info = self.url.as_str().into_connection_info().map_err(settings("the address of Redis".to_owned()))?;
-        let place = format!("Redis at {}", info.addr());
-        let client = match &self.root_certificate {
-            None => Client::open(info),
-            // The client accepts it, and then trusts no server.
-            Some(pem) if !pem.windows(PEM_START.len()).any(|text| text == PEM_START) => {
-                let why = "the root certificate is not a certificate in PEM format".to_owned();
-                return Err(StoreError::Settings { store: place, why });
-            }
-            Some(pem) => {
-                let certificates = TlsCertificates { client_tls: None, root_cert: Some(pem.clone()) };
-                Client::build_with_tls(info, certificates)
-            }
-        };
-        Ok(Redis {
-            client: client.map_err(settings(place.clone()))?,
-            prefix: self.prefix.clone(),
-            clock: self.clock.clone(),
-            timeout: self.timeout,
-            connection: Mutex::default(),
-            place,
-        })
-    }
-}
-
-impl PersistentDataStoreFactory for RedisBuilder {
-    fn create_persistent_data_store(&self) -> io::Result<Box<dyn PersistentDataStore>> {
-        DataStore::boxed(self.build())
-    }
-}
-
-impl Redis {
     fn key(&self, name: &str) -> String {
         format!("{}:{name}", self.prefix)
     }
@@ -193,43 +157,34 @@ impl Redis {
         Ok(new)
     }
 
-    /// Runs an operation within the timeout, and again on a new connection if the present one is dead. A connection is
-    /// not used again after a failure or after its caller gave up: a late reply may still arrive on it.
-    async fn run<T, F>(&self, operation: impl Fn(MultiplexedConnection) -> F) -> Result<T, StoreError>
-    where
-        F: Future<Output = RedisResult<T>>,
-    {
+    /// Sends commands within the timeout, and again on a new connection if the present one is dead. A connection is not
+    /// used again after a failure or after its caller gave up: a late reply may still arrive on it.
+    async fn query<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, StoreError> {
         let attempt = async {
-            if let Some(connection) = self.warm() {
-                match operation(connection).await {
-                    Err(error) if error.is_connection_dropped() => *self.connection.lock() = None,
+            if let Some(mut connection) = self.warm() {
+                match commands.query_async(&mut connection).await {
+                    Err(error) if error.is_connection_dropped() => {}
                     outcome => return outcome,
                 }
             }
-            operation(self.connect().await?).await
+            commands.query_async(&mut self.connect().await?).await
         };
-        let mut in_flight = InFlight { connection: &self.connection, is_answered: false };
-        let outcome = tokio::time::timeout(self.timeout, attempt).await;
-        in_flight.is_answered = matches!(outcome, Ok(Ok(_)));
-        drop(in_flight);
-        let why = || format!("no answer within {:?}", self.timeout);
-        let outcome = outcome.map_err(|_| StoreError::Unreachable { store: self.place.clone(), why: why() })?;
-        outcome.map_err(|error| self.error(&error))
-    }
-
-    async fn command<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, StoreError> {
-        self.run(|mut connection| async move { command.query_async(&mut connection).await }).await
-    }
-
-    async fn query<T: FromRedisValue>(&self, pipe: &redis::Pipeline) -> Result<T, StoreError> {
-        self.run(|mut connection| async move { pipe.query_async(&mut connection).await }).await
+        let suspect = scopeguard::guard((), |()| *self.connection.lock() = None);
+        let Ok(outcome) = tokio::time::timeout(self.timeout, attempt).await else {
+            let why = format!("no answer within {:?}", self.timeout);
+            return Err(StoreError::Unreachable { store: self.place.clone(), why });
+        };
+        let reply = outcome.map_err(|error| self.error(&error))?;
+        ScopeGuard::into_inner(suspect);
+        Ok(reply)
     }
 
     /// Runs a script on one key, and returns whether it wrote.
     async fn write_if(&self, script: &str, key: &str, arguments: &[&str]) -> Result<bool, StoreError> {
-        let mut eval = redis::cmd("EVAL");
-        eval.arg(script).arg(1).arg(key).arg(arguments);
-        self.command(&eval).await
+        let mut pipe = redis::pipe();
+        pipe.cmd("EVAL").arg(script).arg(1).arg(key).arg(arguments);
+        let (is_written,) = self.query(&pipe).await?;
+        Ok(is_written)
     }
 
     fn error(&self, error: &RedisError) -> StoreError {
@@ -240,20 +195,6 @@ impl Redis {
             _ if matches!(error.code(), Some("NOAUTH" | "NOPERM" | "WRONGPASS")) => StoreError::Refused { store, why },
             _ if error.is_io_error() || error.is_timeout() => StoreError::Unreachable { store, why },
             _ => StoreError::Failed { store, why },
-        }
-    }
-}
-
-/// A call in flight. Dropped without a reply, it drops the connection too.
-struct InFlight<'a> {
-    connection: &'a Mutex<Option<(MultiplexedConnection, Moment)>>,
-    is_answered: bool,
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        if !self.is_answered {
-            *self.connection.lock() = None;
         }
     }
 }
@@ -283,9 +224,9 @@ impl Store for Redis {
     }
 
     async fn all(&self, kind: ItemKind) -> Result<HashMap<String, Stored>, StoreError> {
-        let mut all = redis::cmd("HGETALL");
-        all.arg(self.key(namespace(kind)));
-        let found: HashMap<String, String> = self.command(&all).await?;
+        let mut pipe = redis::pipe();
+        pipe.cmd("HGETALL").arg(self.key(namespace(kind)));
+        let (found,): (HashMap<String, String>,) = self.query(&pipe).await?;
         Ok(found.into_iter().map(|(key, json)| (key, Stored::parse(json))).collect())
     }
 
@@ -322,9 +263,9 @@ impl Store for Redis {
     }
 
     async fn mark_initialized(&self) -> Result<(), StoreError> {
-        let mut set = redis::cmd("SET");
-        set.arg(self.key(INITED)).arg("");
-        self.command(&set).await
+        let mut pipe = redis::pipe();
+        pipe.cmd("SET").arg(self.key(INITED)).arg("").ignore();
+        self.query(&pipe).await
     }
 
     async fn mark_synced(&self, at: SystemTime) -> Result<(), StoreError> {
