@@ -62,25 +62,20 @@ impl Clock {
     /// The time since `moment`: the most that any clock shows.
     pub fn since(&self, moment: Moment) -> Duration {
         let now = self.now();
+        let grown_since = |deadline_ms| Duration::from_millis(now.deadline_ms.saturating_sub(deadline_ms));
         let grown = if moment.deadline_ms == 0 {
-            // A moment of the cold start precedes every deadline.
+            // A moment of the cold start precedes every deadline, and the first event.
             let first = self.0.first.load(Ordering::Relaxed);
-            Duration::from_millis(now.deadline_ms.saturating_sub(first)) + self.until_first_event(moment)
+            let arrival = self.0.timeout_ms.and_then(|timeout| first.checked_sub(timeout)).unwrap_or_default();
+            let arrival = SystemTime::UNIX_EPOCH + Duration::from_millis(arrival);
+            grown_since(first) + arrival.duration_since(moment.wall).unwrap_or_default()
         } else {
-            Duration::from_millis(now.deadline_ms.saturating_sub(moment.deadline_ms))
+            grown_since(moment.deadline_ms)
         };
         now.monotonic
             .saturating_duration_since(moment.monotonic)
             .max(now.wall.duration_since(moment.wall).unwrap_or_default())
             .max(grown)
-    }
-
-    /// From a moment of the cold start to the first event, as Lambda's clock has it.
-    fn until_first_event(&self, moment: Moment) -> Duration {
-        let first = self.0.first.load(Ordering::Relaxed);
-        let arrival = self.0.timeout_ms.and_then(|timeout| first.checked_sub(timeout)).unwrap_or_default();
-        let arrival = SystemTime::UNIX_EPOCH + Duration::from_millis(arrival);
-        arrival.duration_since(moment.wall).unwrap_or_default()
     }
 
     /// The time until the deadline of the current invocation; `None` if it is unknown or was over before it
@@ -100,41 +95,45 @@ impl Clock {
 mod tests {
     use super::*;
 
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn now_ms() -> u64 {
+        u64::try_from(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap()
+    }
+
     #[test]
     fn an_age_follows_the_deadline_when_the_clocks_stand_still() {
         let clock = Clock::default();
         let at_start = clock.now();
         clock.invocation(1_000_000);
-        assert!(clock.since(at_start) < Duration::from_secs(100), "the first deadline is not growth");
+        assert!(clock.since(at_start) < MINUTE, "the first deadline is not growth");
         let first = clock.now();
         clock.invocation(1_600_000);
-        assert!(clock.since(first) >= Duration::from_secs(600));
-        assert!(clock.since(at_start) >= Duration::from_secs(600));
         clock.invocation(0);
-        assert!(clock.since(first) >= Duration::from_secs(600), "a missing deadline changes nothing");
+        assert!(clock.since(first) >= 10 * MINUTE, "a missing deadline changes nothing");
+        assert!(clock.since(at_start) >= 10 * MINUTE);
     }
 
     #[test]
     fn an_age_follows_the_wall_clock_when_the_monotonic_one_stood_still() {
         let clock = Clock::default();
         let mut moment = clock.now();
-        moment.wall -= Duration::from_secs(50);
-        assert!(clock.since(moment) >= Duration::from_secs(50));
-        moment.wall += Duration::from_secs(5_000);
-        assert!(clock.since(moment) < Duration::from_secs(50), "a wall clock set back is ignored");
+        moment.wall -= MINUTE;
+        assert!(clock.since(moment) >= MINUTE);
+        moment.wall += 100 * MINUTE;
+        assert!(clock.since(moment) < MINUTE, "a wall clock set back is ignored");
     }
 
     #[test]
     fn a_deadline_that_passes_leaves_no_time_and_one_that_was_over_before_is_ignored() {
-        let now = || u64::try_from(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
         let clock = Clock::default();
         assert_eq!(clock.remaining(), None);
-        clock.invocation(now() + 60_000);
-        assert!(clock.remaining().unwrap() > Duration::from_secs(30));
-        clock.invocation(now() + 2);
+        clock.invocation(now_ms() + 60_000);
+        assert!(clock.remaining().unwrap() > MINUTE / 2);
+        clock.invocation(now_ms() + 2);
         std::thread::sleep(Duration::from_millis(5));
         assert!(clock.remaining().is_none_or(|remaining| remaining.is_zero()));
-        clock.invocation(now() - 60_000);
+        clock.invocation(now_ms() - 60_000);
         assert_eq!(clock.remaining(), None);
     }
 
@@ -143,26 +142,22 @@ mod tests {
         let clock = Clock::of_function(Duration::from_secs(5));
         let at_start = clock.now();
         clock.invocation(u64::MAX);
-        assert!(clock.since(at_start) > Duration::from_secs(86_400));
-        assert!(clock.remaining().is_some());
+        assert!(clock.since(at_start) > 1_440 * MINUTE && clock.remaining().is_some());
         let then = clock.now();
         clock.invocation(1);
-        assert!(clock.since(then) < Duration::from_secs(60), "a deadline that goes back leaves the other clocks");
-        assert!(clock.since(at_start) > Duration::from_secs(86_400));
-        assert_eq!(clock.remaining(), None);
+        assert!(clock.since(then) < MINUTE, "a deadline that goes back leaves the other clocks");
+        assert!(clock.since(at_start) > 1_440 * MINUTE && clock.remaining().is_none());
     }
 
     #[test]
     fn a_cold_start_is_as_old_as_the_time_to_its_first_event() {
-        let wall_ms = u64::try_from(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
-        for (waited, expected) in [(0, 0..60), (600, 600..660)] {
+        for waited in [0, 600] {
             let clock = Clock::of_function(Duration::from_secs(5));
             let at_start = clock.now();
-            clock.invocation(wall_ms + (waited + 5) * 1_000);
+            clock.invocation(now_ms() + (waited + 5) * 1_000);
             let age = clock.since(at_start).as_secs();
-            // A second for the machine: the wall clock went on since it was read.
-            assert!((expected.start.max(1) - 1..expected.end).contains(&age), "{age} s after {waited} s");
-            assert!(clock.since(clock.now()) < Duration::from_secs(60), "only what precedes the event is older");
+            assert!((waited.max(1) - 1..waited + 60).contains(&age), "{age} s after {waited} s");
+            assert!(clock.since(clock.now()) < MINUTE, "only what precedes the event is older");
         }
     }
 }

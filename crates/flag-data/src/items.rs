@@ -284,56 +284,49 @@ impl Stored {
 mod tests {
     use super::*;
 
-    #[track_caller]
-    fn check(json: &str, version: u64, state: State) {
-        let stored = Stored::parse(json.to_owned());
-        assert_eq!((stored.version, stored.state), (version, state), "{json}");
-        assert_eq!(stored.json, json);
-    }
-
     #[test]
     fn items_and_every_dialect_of_tombstones_are_read() {
-        check(r#"{"key":"a","version":3,"on":true}"#, 3, State::Live);
-        check(r#"{"key":"a","version":3,"deleted":false}"#, 3, State::Live);
-        check(r#"{"version":4,"key":"$deleted","deleted":true}"#, 4, State::Deleted);
-        check(r#"{"key":"$deleted","on":false,"variations":[],"version":4,"deleted":true}"#, 4, State::Deleted);
-        check(r#"{"key":"a","version":4,"deleted":true}"#, 4, State::Deleted);
-        check(r#"{"version":4,"deleted":true}"#, 4, State::Deleted);
-        check("", 0, State::Malformed);
-        check(r#"{"key":"a"}"#, 0, State::Malformed);
-        check("[", 0, State::Malformed);
+        for (json, version, state) in [
+            (r#"{"key":"a","version":3,"on":true}"#, 3, State::Live),
+            (r#"{"key":"a","version":3,"deleted":false}"#, 3, State::Live),
+            (r#"{"version":4,"key":"$deleted","deleted":true}"#, 4, State::Deleted),
+            (r#"{"key":"$deleted","on":false,"variations":[],"version":4,"deleted":true}"#, 4, State::Deleted),
+            (r#"{"key":"a","version":4,"deleted":true}"#, 4, State::Deleted),
+            (r#"{"version":4,"deleted":true}"#, 4, State::Deleted),
+            ("", 0, State::Malformed),
+            (r#"{"key":"a"}"#, 0, State::Malformed),
+        ] {
+            assert_eq!(Stored::parse(json.to_owned()), Stored { version, state, json: json.to_owned() });
+        }
         assert_eq!(Stored::parse(Stored::tombstone(7).json), Stored::tombstone(7));
-    }
-
-    /// What the SDK is given of a flag that it cannot read; `None` if it cannot be used.
-    #[track_caller]
-    fn check_unreadable(field: &str, value: Value, expected: Option<&Value>) {
-        let mut flag = json!({
-            "key": "a", "version": 4, "on": false, "targets": [], "rules": [{"clauses": 7}], "prerequisites": [],
-            "variations": [true, false], "offVariation": 1, "fallthrough": {"variation": 0}, "salt": "s",
-        });
-        flag[field] = value;
-        let item = Item::new(ItemKind::Flag, flag.to_string(), None).ok();
-        let variation = item.as_ref().map(|item| {
-            assert!(item.references().is_empty());
-            let json: Value = serde_json::from_str(item.json()).unwrap();
-            assert_eq!(json["on"], false);
-            json["offVariation"].clone()
-        });
-        assert_eq!(variation.as_ref(), expected, "{flag}");
     }
 
     #[test]
     fn a_flag_that_is_off_needs_nothing_else_that_can_be_read() {
-        check_unreadable("salt", json!("s"), Some(&json!(1)));
-        check_unreadable("on", Value::Null, Some(&json!(1)));
-        check_unreadable("version", json!("four"), Some(&json!(1)));
-        check_unreadable("fallthrough", Value::Null, Some(&json!(1)));
-        check_unreadable("variations", Value::Null, Some(&Value::Null));
-        check_unreadable("offVariation", json!("second"), Some(&Value::Null));
-        check_unreadable("on", json!(true), None);
-        check_unreadable("on", json!("false"), None);
-        check_unreadable("key", Value::Null, None);
+        for (field, value, off_variation) in [
+            ("salt", json!("s"), Some(json!(1))),
+            ("on", Value::Null, Some(json!(1))),
+            ("version", json!("four"), Some(json!(1))),
+            ("fallthrough", Value::Null, Some(json!(1))),
+            ("variations", Value::Null, Some(Value::Null)),
+            ("offVariation", json!("second"), Some(Value::Null)),
+            ("on", json!(true), None),
+            ("on", json!("false"), None),
+            ("key", Value::Null, None),
+        ] {
+            let mut flag = json!({
+                "key": "a", "version": 4, "on": false, "targets": [], "rules": [{"clauses": 7}], "prerequisites": [],
+                "variations": [true, false], "offVariation": 1, "fallthrough": {"variation": 0}, "salt": "s",
+            });
+            flag[field] = value;
+            let item = Item::new(ItemKind::Flag, flag.to_string(), None).ok();
+            let read = item.map(|item| {
+                assert!(item.references().is_empty());
+                let flag: Value = serde_json::from_str(item.json()).unwrap();
+                (flag["on"].clone(), flag["offVariation"].clone())
+            });
+            assert_eq!(read, off_variation.map(|variation| (json!(false), variation)), "{flag}");
+        }
         assert!(Item::new(ItemKind::Segment, r#"{"key":"a","on":false}"#.to_owned(), None).is_err());
         assert!(Item::new(ItemKind::Flag, r#"{"key":"a","version":2}"#.to_owned(), None).is_err());
     }

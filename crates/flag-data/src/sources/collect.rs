@@ -172,13 +172,10 @@ impl Collection {
             if before >= Some(negated) {
                 continue;
             }
-            let is_allowed = before.is_some() || seen.len() < MAX_ITEMS;
-            if is_allowed {
-                seen.insert(wanted.clone(), negated);
-            }
+            seen.insert(wanted.clone(), negated);
             let (kind, key) = &wanted;
             let answer = state.answers.get(&wanted);
-            if answer.is_none() && before.is_none() && is_allowed && !self.resting.contains(&wanted) {
+            if answer.is_none() && before.is_none() && seen.len() <= MAX_ITEMS && !self.resting.contains(&wanted) {
                 resolved.open.push(wanted.clone());
             }
             let item = match answer {
@@ -186,7 +183,7 @@ impl Collection {
                 Some(Err(_)) | None => self.known(&wanted),
             };
             let is_kept = resolved.items.get(*kind, key).is_some();
-            let item = item.filter(|item| is_kept || (is_allowed && bytes + item.json().len() <= MAX_BYTES));
+            let item = item.filter(|item| is_kept || bytes + item.json().len() <= MAX_BYTES);
             if negated && *kind == ItemKind::Segment && item.is_none_or(|segment| segment.is_big) {
                 resolved.negated.get_or_insert_with(|| wanted.clone());
             }

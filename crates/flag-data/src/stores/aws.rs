@@ -4,7 +4,7 @@ use super::StoreError;
 use crate::transport::Transport;
 use aws_credential_types::Credentials;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Builder, Region, StalledStreamProtectionConfig};
-use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata};
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
@@ -13,6 +13,7 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
+use std::error::Error;
 use std::{env, fmt};
 
 /// DynamoDB returns at most 16 MB, before JSON escapes them.
@@ -70,11 +71,7 @@ pub(super) fn config_from_environment(region: Option<&str>, transport: Transport
 }
 
 /// An error of an AWS SDK as text: the service's code and message, or every cause of a request that was not answered.
-pub fn describe_aws_error<E, R>(error: &SdkError<E, R>) -> String
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-    R: fmt::Debug,
-{
+pub fn describe_aws_error(error: &(impl ProvideErrorMetadata + Error)) -> String {
     match error.code() {
         Some(code) => format!("{code}: {}", error.message().unwrap_or("no message")),
         None => DisplayErrorContext(error).to_string(),

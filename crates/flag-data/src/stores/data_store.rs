@@ -98,13 +98,8 @@ impl<S: Store> PersistentDataStore for DataStore<S> {
     }
 
     fn is_initialized(&self) -> bool {
-        match self.wait(|store| async move { store.read(&[]).await }) {
-            Ok(contents) => contents.marks.initialized,
-            Err(error) => {
-                log::warn!("the store counts as not initialized: {error}");
-                false
-            }
-        }
+        let contents = self.wait(|store| async move { store.read(&[]).await });
+        contents.is_ok_and(|contents| contents.marks.initialized)
     }
 }
 

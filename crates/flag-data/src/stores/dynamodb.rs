@@ -23,11 +23,12 @@ use crate::clock::Clock;
 use crate::items::{ItemKey, ItemKind};
 use crate::transport::Transport;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
-use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata};
 use aws_sdk_dynamodb::operation::put_item::builders::PutItemFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, DeleteRequest, KeysAndAttributes, PutRequest, WriteRequest};
 use aws_sdk_dynamodb::{Client, Config};
 use std::collections::{HashMap, HashSet};
+use std::error::Error;
 use std::time::{Duration, SystemTime};
 
 /// The size of an item with its attribute names. DynamoDB's limit is 400 KB; LaunchDarkly's other SDKs use it too.
@@ -129,7 +130,8 @@ impl DynamoDb {
         self.in_batches(keys, MAX_BATCH_READS, send).await
     }
 
-    async fn write(&self, requests: Vec<WriteRequest>) -> Result<(), StoreError> {
+    async fn write(&self, requests: Result<Vec<WriteRequest>, BuildError>) -> Result<(), StoreError> {
+        let requests = requests.map_err(|error| self.failed(&error))?;
         let send = |requests| async move {
             let write = self.client.batch_write_item().request_items(&self.table, requests);
             let written = write.send().await.map_err(|error| self.error(&error))?;
@@ -206,11 +208,7 @@ impl DynamoDb {
         StoreError::Failed { store: self.place.clone(), why: error.to_string() }
     }
 
-    fn error<E, R>(&self, error: &SdkError<E, R>) -> StoreError
-    where
-        E: ProvideErrorMetadata + std::error::Error + 'static,
-        R: std::fmt::Debug,
-    {
+    fn error(&self, error: &(impl ProvideErrorMetadata + Error)) -> StoreError {
         let (store, why) = (self.place.clone(), describe_aws_error(error));
         match error.code() {
             Some("ResourceNotFoundException") => StoreError::NoSuchTable { store },
@@ -285,27 +283,24 @@ impl Store for DynamoDb {
     }
 
     async fn replace(&self, everything: &Everything) -> Result<(), StoreError> {
-        let mut deletes: Vec<WriteRequest> = Vec::new();
+        let put = |row| {
+            let put = PutRequest::builder().set_item(Some(row)).build()?;
+            Ok(WriteRequest::builder().put_request(put).build())
+        };
+        let delete = |key| {
+            let delete = DeleteRequest::builder().set_key(Some(key)).build()?;
+            Ok(WriteRequest::builder().delete_request(delete).build())
+        };
+        let mut gone = Vec::new();
         for (kind, items) in everything.kinds() {
-            for row in self.query(kind).await?.iter().filter(|row| !items.contains_key(text(row, "key"))) {
-                let delete = DeleteRequest::builder().set_key(Some(self.key_of(kind, text(row, "key")))).build();
-                let delete = delete.map_err(|error| self.failed(&error))?;
-                deletes.push(WriteRequest::builder().delete_request(delete).build());
-            }
-            let mut puts = Vec::with_capacity(items.len());
-            for (key, item) in items {
-                match self.row(kind, key, item) {
-                    Ok(row) => {
-                        let put = PutRequest::builder().set_item(Some(row)).build();
-                        let put = put.map_err(|error| self.failed(&error))?;
-                        puts.push(WriteRequest::builder().put_request(put).build());
-                    }
-                    Err(error) => log::error!("{error}"),
-                }
-            }
-            self.write(puts).await?;
+            let rows = self.query(kind).await?;
+            let keys = rows.iter().map(|row| text(row, "key")).filter(|key| !items.contains_key(*key));
+            gone.extend(keys.map(|key| self.key_of(kind, key)));
+            let rows = items.iter().map(|(key, item)| self.row(kind, key, item));
+            let rows = rows.filter_map(|row| row.inspect_err(|error| log::error!("{error}")).ok());
+            self.write(rows.map(put).collect()).await?;
         }
-        self.write(deletes).await?;
+        self.write(gone.into_iter().map(delete).collect()).await?;
         self.mark_initialized().await
     }
 

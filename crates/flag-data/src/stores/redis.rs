@@ -27,13 +27,11 @@ use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, TlsCertificates,
+    ToRedisArgs,
 };
 use scopeguard::ScopeGuard;
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
-
-/// The default of LaunchDarkly's SDKs.
-const DEFAULT_PREFIX: &str = "launchdarkly";
 
 /// Writes a field of a hash if it still has the text that was read, or is still missing: field, new text, read text.
 const PUT_IF_UNCHANGED: &str = r"
@@ -59,12 +57,6 @@ local seen = tonumber(redis.call('GET', KEYS[1]) or '')
 if seen and seen >= tonumber(ARGV[1]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1])
 return 1";
-
-/// The start of each certificate in a PEM file.
-const PEM_START: &[u8] = b"-----BEGIN CERTIFICATE-----";
-
-/// The reply to HMGET.
-type Found = Vec<Option<String>>;
 
 /// Flag data in Redis.
 pub struct Redis {
@@ -92,7 +84,8 @@ impl Redis {
         Ok(Self {
             place: format!("Redis at {}", client.get_connection_info().addr()),
             client,
-            prefix: DEFAULT_PREFIX.to_owned(),
+            // The default of LaunchDarkly's SDKs.
+            prefix: "launchdarkly".to_owned(),
             clock: Clock::default(),
             timeout: DEFAULT_TIMEOUT,
             connection: Mutex::default(),
@@ -107,7 +100,8 @@ impl Redis {
         let pem = pem.into();
         let invalid = |why| StoreError::Settings { store: self.place.clone(), why };
         // The client accepts it, and then trusts no server.
-        if !pem.windows(PEM_START.len()).any(|text| text == PEM_START) {
+        let start = b"-----BEGIN CERTIFICATE-----";
+        if !pem.windows(start.len()).any(|text| text == start) {
             return Err(invalid("the root certificate is not a certificate in PEM format".to_owned()));
         }
         let certificates = TlsCertificates { client_tls: None, root_cert: Some(pem) };
@@ -150,7 +144,7 @@ impl Redis {
     }
 
     async fn connect(&self) -> RedisResult<MultiplexedConnection> {
-        // `run` limits the whole request; the client's own defaults are shorter.
+        // `query` limits the whole request; the client's own defaults are shorter.
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
         let new = self.client.get_multiplexed_async_connection_with_config(&config).await?;
         *self.connection.lock() = Some((new.clone(), self.clock.now()));
@@ -180,7 +174,7 @@ impl Redis {
     }
 
     /// Runs a script on one key, and returns whether it wrote.
-    async fn write_if(&self, script: &str, key: &str, arguments: &[&str]) -> Result<bool, StoreError> {
+    async fn write_if(&self, script: &str, key: &str, arguments: impl ToRedisArgs) -> Result<bool, StoreError> {
         let mut pipe = redis::pipe();
         pipe.cmd("EVAL").arg(script).arg(1).arg(key).arg(arguments);
         let (is_written,) = self.query(&pipe).await?;
@@ -208,8 +202,8 @@ impl Store for Redis {
             // HMGET without fields is an error, so it always has one: no item has an empty key.
             pipe.cmd("HMGET").arg(self.key(namespace(kind))).arg("").arg(of(kind).collect::<Vec<_>>());
         }
-        let (initialized, synced, flags, segments): (bool, Option<String>, Found, Found) = self.query(&pipe).await?;
-        let (mut flags, mut segments) = (flags.into_iter().skip(1), segments.into_iter().skip(1));
+        let (initialized, synced, flags, segments): (_, Option<String>, _, _) = self.query(&pipe).await?;
+        let [mut flags, mut segments] = [flags, segments].map(|found: Vec<_>| found.into_iter().skip(1));
         let items = keys.iter().map(|(kind, _)| {
             let found = match kind {
                 ItemKind::Flag => flags.next(),
@@ -217,10 +211,8 @@ impl Store for Redis {
             };
             found.flatten().map(Stored::parse)
         });
-        Ok(Contents {
-            items: items.collect(),
-            marks: Marks { initialized, synced: synced.as_deref().and_then(from_millis) },
-        })
+        let marks = Marks { initialized, synced: synced.as_deref().and_then(from_millis) };
+        Ok(Contents { items: items.collect(), marks })
     }
 
     async fn all(&self, kind: ItemKind) -> Result<HashMap<String, Stored>, StoreError> {
@@ -238,12 +230,11 @@ impl Store for Redis {
         condition: Condition<'_>,
     ) -> Result<bool, StoreError> {
         let hash = self.key(namespace(kind));
-        let version = item.version.to_string();
         match condition {
-            Condition::Newer => self.write_if(PUT_IF_NEWER, &hash, &[key, &item.json, &version]).await,
-            Condition::Unchanged(None) => self.write_if(PUT_IF_UNCHANGED, &hash, &[key, &item.json]).await,
-            Condition::Unchanged(Some(seen)) => {
-                self.write_if(PUT_IF_UNCHANGED, &hash, &[key, &item.json, &seen.json]).await
+            Condition::Newer => self.write_if(PUT_IF_NEWER, &hash, (key, &item.json, item.version)).await,
+            Condition::Unchanged(seen) => {
+                let seen = seen.map(|seen| &seen.json);
+                self.write_if(PUT_IF_UNCHANGED, &hash, (key, &item.json, seen)).await
             }
         }
     }
@@ -269,6 +260,6 @@ impl Store for Redis {
     }
 
     async fn mark_synced(&self, at: SystemTime) -> Result<(), StoreError> {
-        self.write_if(SET_IF_LARGER, &self.key(SYNCED), &[&to_millis(at).to_string()]).await.map(drop)
+        self.write_if(SET_IF_LARGER, &self.key(SYNCED), to_millis(at)).await.map(drop)
     }
 }

@@ -42,108 +42,73 @@ async fn collected(
     Ok(collection.resolve().unwrap())
 }
 
-fn keys(resolved: &Resolved) -> Vec<&str> {
-    let items = &resolved.items;
-    let keys: BTreeSet<_> = items.flags.keys().chain(items.segments.keys()).map(String::as_str).collect();
-    keys.into_iter().collect()
+/// The keys of the items, and of what is unknown.
+fn keys(resolved: &Resolved) -> (String, String) {
+    let items: BTreeSet<_> = resolved.items.kinds().into_iter().flat_map(|(_, items)| items.keys().cloned()).collect();
+    let unknown: Vec<_> = resolved.unknown.iter().map(|(_, key)| key.as_str()).collect();
+    (Vec::from_iter(items).join(" "), unknown.join(" "))
 }
 
 #[tokio::test]
 async fn a_flag_brings_its_references_and_nothing_else() {
-    let flags = [flag("a", &["b"], &["s"]), flag("b", &["c"], &[]), flag("c", &[], &["s"]), flag("other", &[], &[])];
-    let segments = [segment("s", &["t"]), segment("t", &[]), segment("u", &[])];
-    let resolved = collected(flags, segments).await.unwrap();
-    assert_eq!(keys(&resolved), ["a", "b", "c", "s", "t"]);
-    assert_eq!(resolved.items.get(ItemKind::Flag, "a").unwrap().version(), 3);
-}
-
-#[tokio::test]
-async fn a_circle_ends_and_goes_to_the_sdk_as_it_is() {
-    let flags = [flag("a", &["b"], &[]), flag("b", &["c"], &["s"]), flag("c", &["b"], &[])];
-    let resolved = collected(flags, [segment("s", &["s"])]).await.unwrap();
-    assert_eq!(keys(&resolved), ["a", "b", "c", "s"]);
-    assert!(resolved.unknown.is_empty());
-}
-
-#[tokio::test]
-async fn a_flag_that_is_off_has_no_references_nor_has_a_prerequisite_that_is_off() {
     let off = |entry| with(entry, "/on", false);
-    let (top, prerequisite) = (flag("a", &["b"], &[]), flag("b", &[], &["s"]));
-    for (flags, expected) in [
-        ([top.clone(), prerequisite.clone()], &["a", "b", "s"][..]),
-        ([off(top.clone()), prerequisite.clone()], &["a"]),
-        ([top, off(prerequisite)], &["a", "b"]),
+    let malformed = |key: &str| (key.to_owned(), json!(7));
+    for (flags, segments, expected, unknown) in [
+        (
+            vec![flag("a", &["b"], &["s"]), flag("b", &["c"], &[]), flag("c", &[], &["s"]), flag("x", &[], &[])],
+            vec![segment("s", &["t"]), segment("t", &[]), segment("u", &[])],
+            "a b c s t",
+            "",
+        ),
+        // A missing flag is an answer.
+        (vec![], vec![], "", ""),
+        // A circle goes to the SDK as it is.
+        (vec![flag("a", &["b"], &["s"]), flag("b", &["a"], &[])], vec![segment("s", &["s"])], "a b s", ""),
+        // An item that is off has no references.
+        (vec![off(flag("a", &["b"], &[])), flag("b", &[], &[])], vec![], "a", ""),
+        (vec![flag("a", &["b"], &[]), off(flag("b", &[], &["s"]))], vec![segment("s", &[])], "a b", ""),
+        (vec![flag("a", &["b"], &[]), malformed("b")], vec![], "a", "b"),
     ] {
-        assert_eq!(keys(&collected(flags, [segment("s", &[])]).await.unwrap()), expected);
+        let resolved = collected(flags, segments).await.unwrap();
+        assert_eq!(keys(&resolved), (expected.to_owned(), unknown.to_owned()));
     }
-}
-
-#[tokio::test]
-async fn a_malformed_flag_is_named_and_a_malformed_prerequisite_does_not_hinder() {
-    let error = collected([("a".to_owned(), json!({"key": "a"}))], []).await.unwrap_err().to_string();
+    let error = collected([malformed("a")], []).await.unwrap_err().to_string();
     assert!(error.contains("the flag \"a\" cannot be read"), "{error}");
-    let resolved = collected([flag("a", &["b"], &[]), ("b".to_owned(), json!(7))], []).await.unwrap();
-    assert_eq!(keys(&resolved), ["a"]);
-    assert_eq!(resolved.unknown, BTreeSet::from([(ItemKind::Flag, "b".to_owned())]));
 }
 
 #[tokio::test]
 async fn a_chain_without_end_is_refused() {
     let key = |n| if n == 0 { "a".to_owned() } else { format!("f{n}") };
     let flags = (0..=MAX_ITEMS).map(|n| flag(&key(n), &[&key(n + 1)], &[]));
-    let resolved = collected(flags, []).await.unwrap();
-    assert_eq!(resolved.unknown, BTreeSet::from([(ItemKind::Flag, key(MAX_ITEMS))]));
+    assert_eq!(keys(&collected(flags, []).await.unwrap()).1, key(MAX_ITEMS));
 }
 
-#[tokio::test]
-async fn an_environment_without_segments_has_its_flags() {
-    let (_, flag) = flag("a", &[], &[]);
-    for environment in [json!({"flags": {"a": flag}}), json!({"flags": {"a": flag}, "segments": null})] {
-        let collection = Collection::new("a", Arc::default(), BTreeSet::new());
-        collection.read_from(&Whole::parse(&environment.to_string(), "test data").unwrap()).await.unwrap();
-        assert_eq!(keys(&collection.resolve().unwrap()), ["a"], "{environment}");
+#[test]
+fn an_environment_without_segments_has_its_flags() {
+    for json in [r#"{"flags": {}}"#, r#"{"flags": {}, "segments": null}"#] {
+        assert!(Whole::parse(json, "test data").is_ok(), "{json}");
     }
 }
 
-#[tokio::test]
-async fn a_missing_flag_is_an_answer() {
-    assert!(keys(&collected([], []).await.unwrap()).is_empty());
+fn answer(collection: &Collection, kind: ItemKind, (key, item): Entry) {
+    let wanted = (kind, key);
+    collection.answer(&wanted, collection.parse(&wanted, Some(item.to_string()), None));
 }
 
-/// Segments of these sizes, which arrive in this order, and a flag that refers to them.
-struct InOrder(Vec<(&'static str, usize)>);
-
-impl Reader for InOrder {
-    async fn read(&self, wanted: &[ItemKey], collection: &Collection) {
-        let answer = |wanted: &ItemKey, item: &Value| {
-            collection.answer(wanted, collection.parse(wanted, Some(item.to_string()), None));
-        };
-        if let [top @ (ItemKind::Flag, _)] = wanted {
-            let keys: Vec<_> = self.0.iter().map(|(key, _)| *key).collect();
-            answer(top, &flag("a", &[], &keys).1);
-            return;
-        }
-        for (key, size) in &self.0 {
-            let (key, segment) = with(segment(key, &[]), "/salt", "x".repeat(*size));
-            answer(&(ItemKind::Segment, key), &segment);
-        }
-    }
-}
-
-#[tokio::test]
-async fn what_is_too_much_is_the_same_in_whatever_order_it_arrives() {
-    let sizes = [("s1", 900_000), ("s2", 900_000), ("s3", 900_000), ("s4", 900_000), ("s5", 900_000), ("s6", 10)];
+#[test]
+fn what_is_too_much_is_the_same_in_whatever_order_it_arrives() {
+    let mut sizes = [("s1", 900_000), ("s2", 900_000), ("s3", 900_000), ("s4", 900_000), ("s5", 900_000), ("s6", 10)];
     for turn in 0..sizes.len() {
-        let mut order = sizes.to_vec();
-        order.rotate_left(turn);
+        sizes.rotate_left(turn);
         if turn % 2 == 1 {
-            order.reverse();
+            sizes.reverse();
         }
         let collection = Collection::new("a", Arc::default(), BTreeSet::new());
-        collection.read_from(&InOrder(order.clone())).await.unwrap();
-        let resolved = collection.resolve().unwrap();
-        let unknown: Vec<_> = resolved.unknown.iter().map(|(_, key)| key.as_str()).collect();
-        assert_eq!(unknown, ["s5", "s6"], "{order:?}");
+        answer(&collection, ItemKind::Flag, flag("a", &[], &sizes.map(|(key, _)| key)));
+        for (key, size) in sizes {
+            answer(&collection, ItemKind::Segment, with(segment(key, &[]), "/salt", "x".repeat(size)));
+        }
+        assert_eq!(keys(&collection.resolve().unwrap()).1, "s5 s6", "{sizes:?}");
         assert!(collection.failures().iter().all(|(_, error)| error.to_string().contains("has more than 4194304")));
     }
 }
@@ -155,13 +120,9 @@ fn a_reference_that_failed_keeps_its_known_copy_and_its_references() {
         known.insert(ItemKind::Segment, key, Item::new(ItemKind::Segment, segment.to_string(), None).unwrap());
     }
     let collection = Collection::new("a", Arc::new(known), BTreeSet::new());
-    let (key, top) = flag("a", &[], &["s", "u"]);
-    let key = (ItemKind::Flag, key);
-    collection.answer(&key, collection.parse(&key, Some(top.to_string()), None));
+    answer(&collection, ItemKind::Flag, flag("a", &[], &["s", "u"]));
     collection.fail_open(&SourceError::Status { uri: "u".to_owned(), status: 500 });
-    let resolved = collection.resolve().unwrap();
-    assert_eq!(keys(&resolved), ["a", "s", "t"]);
-    assert_eq!(resolved.unknown, BTreeSet::from([(ItemKind::Segment, "u".to_owned())]));
+    assert_eq!(keys(&collection.resolve().unwrap()), ("a s t".to_owned(), "u".to_owned()));
 }
 
 #[tokio::test]
