@@ -63,39 +63,3 @@ fn parse(json: &str, what: &str, flag_key: &str) -> Result<(Resolved, SystemTime
     Bundled::new(json, what).fetch(&collection).now_or_never().unwrap_or(Ok(()))?;
     Ok((collection.resolve().unwrap_or_default(), fetched_at.into()))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use flag_data::items::ItemKind;
-    use std::time::Duration;
-
-    #[tokio::test]
-    async fn the_offline_flag_is_there() {
-        let collection = Collection::new("rebrand", Arc::default(), BTreeSet::new());
-        offline().fetch(&collection).await.unwrap();
-        assert!(collection.resolve().unwrap().items.get(ItemKind::Flag, "rebrand").is_some());
-    }
-
-    #[test]
-    fn packaged_data_has_its_date() {
-        let json = OFFLINE_FLAGS.replacen('{', r#"{"fetched_at":"2026-01-02T03:04:05Z","#, 1);
-        let (resolved, fetched_at) = parse(&json, "flags.json", "rebrand").unwrap();
-        assert!(resolved.items.get(ItemKind::Flag, "rebrand").is_some());
-        assert_eq!(fetched_at, SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045));
-    }
-
-    #[track_caller]
-    fn check_refused(json: &str, expected: &str) {
-        let error = parse(json, "flags.json", "rebrand").unwrap_err().to_string();
-        assert!(error.contains("flags.json") && error.contains(expected), "{error}");
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_read_says_why() {
-        check_refused("{}", "fetched_at");
-        check_refused(r#"{"fetched_at":"yesterday","flags":{}}"#, "yesterday");
-        check_refused(r#"{"fetched_at":"2026-01-02T03:04:05Z"}"#, "flags");
-        check_refused("not json", "expected");
-    }
-}

@@ -11,6 +11,7 @@
 
 mod bucketing;
 mod carrier;
+mod cloudfront;
 mod decision;
 mod events;
 mod faults;
