@@ -6,7 +6,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use flag_data::clock::Clock;
 use flag_data::sdk_key::SdkKey;
 use redirect::cloudfront::{Answer, Event};
-use redirect::flags::Flags;
+use redirect::flags::{DataState, Flags};
 use redirect::redirect::{Paths, Redirect, Signals, Verdict, Visit};
 use redirect::settings::Settings;
 use redirect::start;
@@ -73,7 +73,7 @@ async fn flags(targets: usize) -> Flags {
     let settings = Arc::new(settings.expect("redirect.toml is right"));
     let key = SdkKey::parse(KEY).expect("a key");
     let flags = start::flags(settings, key.as_ref(), Clock::default()).await.expect("the client starts");
-    assert_eq!(flags.evaluate(&Visitor::of_key("203.0.113.24"), true).data.as_str(), "fresh");
+    assert_eq!(flags.evaluate(&Visitor::of_key("203.0.113.24"), true).data, DataState::Fresh);
     flags
 }
 

@@ -1,13 +1,13 @@
 //! The log line of a decision.
 
-use crate::flags::{DataState, ErrorKind, Evaluation};
+use crate::flags::{DataState, Evaluation, Reason};
 use crate::log::Level;
 use crate::redirect::{Paths, Redirect, Verdict};
+use launchdarkly_server_sdk::EvalError;
 use serde::Serialize;
-use std::time::Duration;
 
 /// How old a flag store may be before each decision warns of it. The alarm in cloudformation/flag-store.yaml is sooner.
-const MAX_SYNC_AGE: Duration = Duration::from_secs(3_600);
+const MAX_SYNC_AGE_MS: u64 = 3_600_000;
 
 /// A decision, for the log. Fields that do not apply are left out.
 #[derive(Debug, Default, Serialize)]
@@ -26,12 +26,12 @@ pub struct DecisionLine {
     /// The value of the flag; absent if it was not evaluated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variation: Option<bool>,
-    /// LaunchDarkly's evaluation reason, or that the visitor has a preview.
+    /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<&'static str>,
+    pub reason: Option<Reason>,
     /// What the evaluation rests on.
     #[serde(flatten)]
-    pub rests_on: Option<RestsOn>,
+    pub evaluation: Option<Evaluation>,
     /// From the event to the answer, without Lambda's part, in microseconds.
     pub duration_us: u64,
     /// The part of it that was spent waiting for flag data.
@@ -55,22 +55,6 @@ pub enum Outcome {
     Error,
 }
 
-/// What an evaluation rests on.
-#[derive(Debug, Serialize)]
-#[allow(missing_docs)]
-pub struct RestsOn {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error_kind: Option<&'static str>,
-    pub source: &'static str,
-    pub data: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub data_age_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub flag_version: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub synced_age_ms: Option<u64>,
-}
-
 impl DecisionLine {
     /// Records a problem, which makes the line a warning.
     pub fn warn(&mut self, what: &str) {
@@ -85,35 +69,18 @@ impl DecisionLine {
         self.outcome = Outcome::Error;
     }
 
-    /// Records that a preview shows beta, whatever the flag says.
-    pub fn previewed(&mut self) {
-        self.reason = Some("PREVIEW");
-    }
-
     /// Records an evaluation, and what keeps it from being as good as it should be.
-    pub fn evaluated(&mut self, evaluation: &Evaluation, flag_key: &str) {
-        self.variation = Some(evaluation.verdict == Verdict::Beta);
-        self.reason = Some(evaluation.reason.as_str());
-        self.rests_on = Some(RestsOn {
-            error_kind: evaluation.reason.error().map(ErrorKind::as_str),
-            source: evaluation.source,
-            data: evaluation.data.as_str(),
-            data_age_ms: evaluation.data_age.map(millis),
-            flag_version: evaluation.flag_version,
-            synced_age_ms: evaluation.synced_age.map(millis),
-        });
-        match (evaluation.reason.error(), evaluation.data) {
-            (Some(ErrorKind::ClientNotReady), _) => self.warn("there is no flag data"),
-            (Some(ErrorKind::FlagNotFound), _) => {
+    pub fn evaluated(&mut self, evaluation: Evaluation, flag_key: &str) {
+        match (evaluation.error_kind, evaluation.data) {
+            (Some(EvalError::ClientNotReady), _) => self.warn("there is no flag data"),
+            (Some(EvalError::FlagNotFound), _) => {
                 self.warn(&format!("flag {flag_key:?} does not exist in this environment"));
             }
-            (Some(ErrorKind::WrongType), _) => self.warn(&format!("flag {flag_key:?} is not a boolean flag")),
-            (Some(ErrorKind::MalformedFlag), _) => self.warn(&format!("flag {flag_key:?} cannot be evaluated")),
-            (Some(ErrorKind::UserNotSpecified | ErrorKind::Exception), _) => {
-                self.warn(&format!("flag {flag_key:?} was not evaluated"));
-            }
+            (Some(EvalError::WrongType), _) => self.warn(&format!("flag {flag_key:?} is not a boolean flag")),
+            (Some(EvalError::MalformedFlag), _) => self.warn(&format!("flag {flag_key:?} cannot be evaluated")),
+            (Some(EvalError::Exception), _) => self.warn(&format!("flag {flag_key:?} was not evaluated")),
             (None, DataState::Older) => self.warn("the flag data is older than max_staleness_seconds allows"),
-            _ if evaluation.synced_age > Some(MAX_SYNC_AGE) => {
+            _ if evaluation.synced_age_ms > Some(MAX_SYNC_AGE_MS) => {
                 self.warn("flag-sync has not succeeded for more than an hour");
             }
             // In offline mode that is as it should be.
@@ -122,6 +89,9 @@ impl DecisionLine {
             }
             _ => {}
         }
+        self.variation = Some(evaluation.verdict == Verdict::Beta);
+        self.reason = Some(evaluation.reason);
+        self.evaluation = Some(evaluation);
     }
 
     /// Records the answer; `None` passes the request through. Path and query are the viewer's own business.
@@ -134,8 +104,4 @@ impl DecisionLine {
         self.outcome = if redirect.is_some() { Outcome::Redirect } else { Outcome::PassThrough };
         self.status = redirect.map(|redirect| redirect.status);
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,6 +1,6 @@
 //! The composition root: from a started process to a function that accepts events, or an init error.
 
-use crate::edge::{BetweenInvocations, Edge};
+use crate::edge::Edge;
 use crate::flags::{Flags, offline};
 use crate::log::{self, Level};
 use crate::preview_token::{PREVIEW_TOKEN_VARIABLE, PreviewToken};
@@ -15,6 +15,7 @@ use flag_data::stores::DynamoDb;
 #[cfg(feature = "redis")]
 use flag_data::stores::RedisDataStore;
 use flag_data::transport::Transport;
+use lambda_runtime::tower::util::MapFutureLayer;
 use lambda_runtime::{Error, Runtime, service_fn};
 use lambda_runtime_api_client::Client;
 use lambda_runtime_api_client::body::Body;
@@ -44,12 +45,23 @@ pub async fn edge_or_report() -> Arc<Edge> {
 /// # Errors
 /// Lambda's Runtime API is out of reach.
 pub async fn serve(edge: Arc<Edge>) -> Result<(), Error> {
-    let layer = BetweenInvocations(edge.clone());
+    let handling = edge.clone();
     let handler = service_fn(move |event| {
-        let edge = edge.clone();
+        let edge = handling.clone();
         async move { edge.handle(event).await }
     });
-    Runtime::new(handler).layer(layer).run().await
+    // Around the service that posts the response. What it waits for ends before the next event is requested: only until
+    // then is the environment certain not to be frozen.
+    // https://docs.aws.amazon.com/lambda/latest/dg/runtimes-custom.html
+    let after_response = MapFutureLayer::new(move |response| {
+        let edge = edge.clone();
+        async move {
+            let sent: Result<(), Error> = response.await;
+            edge.after_response().await;
+            sent
+        }
+    });
+    Runtime::new(handler).layer(after_response).run().await
 }
 
 /// Reads the settings and starts the flags.

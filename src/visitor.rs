@@ -4,7 +4,7 @@
 use crate::cloudfront::{Headers, ViewerRequest};
 use crate::preview_token::PreviewToken;
 use crate::redirect::{Cookie, Preview, Signals};
-use crate::settings::{Events, GUARD_COOKIE, PREVIEW_COOKIE, Settings};
+use crate::settings::{GUARD_COOKIE, PREVIEW_COOKIE, Settings};
 use launchdarkly_server_sdk::{Context, ContextBuilder, Reference};
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -182,16 +182,12 @@ impl<'a> Visitor<'a> {
         self.is_new.then(|| Cookie::Visitor(self.key.as_ref().to_owned()))
     }
 
-    /// The context, of kind `user`. Anonymous where no key may leave AWS, because the SDK omits such contexts; the values
-    /// of private attributes never leave it.
+    /// The context, of kind `user`. The values of private attributes never leave AWS.
     ///
     /// # Errors
     /// A key that LaunchDarkly's SDK refuses.
-    pub fn context(&self, events: Events) -> Result<Context, String> {
+    pub fn context(&self) -> Result<Context, String> {
         let mut builder = ContextBuilder::new(self.key.as_ref());
-        if events == Events::Summary {
-            builder.anonymous(true);
-        }
         for (name, value) in &self.attributes {
             builder.set_string(name, value).add_private_attribute(Reference::new(name));
         }

@@ -2,7 +2,7 @@
 
 use super::events::{EventSender, processor};
 use super::snapshot::{Data, Snapshot};
-use crate::settings::{Settings, Updates};
+use crate::settings::{Events, Settings, Updates};
 use bytes::Bytes;
 use flag_data::sdk_key::SdkKey;
 use flag_data::sources::SourceError;
@@ -62,8 +62,8 @@ pub(super) fn client(
         .streaming_base_url(&settings.launchdarkly_stream_uri)
         .events_base_url(&settings.launchdarkly_events_uri);
     let config = ConfigBuilder::new(key.map_or("offline", SdkKey::reveal)).service_endpoints(&endpoints);
-    let config = match events.and_then(|events| processor(settings.events, events)) {
-        Some(processor) => config.event_processor(&processor),
+    let config = match events.filter(|_| settings.events != Events::Off) {
+        Some(sender) => config.event_processor(&processor(sender)),
         None => config.event_processor(&NullEventProcessorBuilder::new()),
     };
     let config = match settings.updates {

@@ -11,7 +11,6 @@ use launchdarkly_sdk_transport::{ByteStream, HttpTransport, ResponseFuture};
 use launchdarkly_server_sdk::{Client, EventProcessorBuilder};
 use parking_lot::Mutex;
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -29,18 +28,11 @@ const NEVER: Duration = Duration::from_secs(86_400 * 365);
 /// <https://launchdarkly.com/docs/sdk/concepts/events>
 const PAYLOAD_ID: &str = "x-launchdarkly-payload-id";
 
-/// The SDK's event processor for the setting, or `None` for no events.
-pub(super) fn processor(setting: Events, sender: &EventSender) -> Option<EventProcessorBuilder<EventSender>> {
+/// The SDK's event processor, which sends by this transport.
+pub(super) fn processor(sender: &EventSender) -> EventProcessorBuilder<EventSender> {
     let mut builder = EventProcessorBuilder::new();
     builder.capacity(CAPACITY).flush_interval(NEVER).transport(sender.clone());
-    match setting {
-        Events::Off => return None,
-        Events::Full => {}
-        Events::Summary => {
-            builder.omit_anonymous_contexts(true);
-        }
-    }
-    Some(builder)
+    builder
 }
 
 /// The transport of the SDK's event sender. It knows whether events arrived, which `flush_blocking` does not return.
@@ -258,70 +250,9 @@ impl Schedule {
     }
 }
 
-/// A flag whose evaluations are counted but never reported one by one: feature and debug events carry the whole
-/// context, and so the viewer's address, also for anonymous contexts.
-///
-/// Tracking is asked for in four places: by the flag, by its fallthrough, by a rule, and by an experiment, which
-/// the SDK leaves alone for variations that are `untracked`; bucketing stays the same.
-/// <https://launchdarkly.com/docs/sdk/features/events>
-pub(super) fn without_tracking(json: &str) -> String {
-    fn untracked(holder: &mut Value) {
-        if let Some(Value::Array(variations)) = holder.pointer_mut("/rollout/variations") {
-            for variation in variations.iter_mut().filter_map(Value::as_object_mut) {
-                variation.insert("untracked".to_owned(), Value::Bool(true));
-            }
-        }
-    }
-    // A JSON that was checked on arrival is an object.
-    let Ok(Value::Object(mut flag)) = serde_json::from_str(json) else { return json.to_owned() };
-    flag.insert("trackEvents".to_owned(), Value::Bool(false));
-    flag.insert("trackEventsFallthrough".to_owned(), Value::Bool(false));
-    flag.remove("debugEventsUntilDate");
-    if let Some(fallthrough) = flag.get_mut("fallthrough") {
-        untracked(fallthrough);
-    }
-    if let Some(Value::Array(rules)) = flag.get_mut("rules") {
-        for rule in rules {
-            untracked(rule);
-            if let Value::Object(rule) = rule {
-                rule.insert("trackEvents".to_owned(), Value::Bool(false));
-            }
-        }
-    }
-    Value::Object(flag).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn tracking_is_switched_off_in_all_its_places_and_nothing_else_changes() {
-        let rollout = json!({"kind": "experiment", "seed": 61, "variations": [
-            {"variation": 0, "weight": 10, "untracked": false}, {"variation": 1, "weight": 99_990},
-        ]});
-        let flag = json!({
-            "key": "a", "version": 4, "on": true, "salt": "s", "variations": [true, false], "targets": [],
-            "prerequisites": [{"key": "b", "variation": 0}], "offVariation": 1, "x-unknown": {"kept": true},
-            "trackEvents": true, "trackEventsFallthrough": true, "debugEventsUntilDate": 99_999_999_999_999_u64,
-            "fallthrough": {"rollout": rollout},
-            "rules": [{"id": "r", "trackEvents": true, "rollout": rollout, "clauses": []}, {"variation": 1, "clauses": []}],
-        });
-        let untracked = json!({"kind": "experiment", "seed": 61, "variations": [
-            {"variation": 0, "weight": 10, "untracked": true}, {"variation": 1, "weight": 99_990, "untracked": true},
-        ]});
-        let mut expected = flag.clone();
-        expected["trackEvents"] = json!(false);
-        expected["trackEventsFallthrough"] = json!(false);
-        expected.as_object_mut().unwrap().remove("debugEventsUntilDate");
-        expected["fallthrough"]["rollout"] = untracked.clone();
-        expected["rules"][0]["trackEvents"] = json!(false);
-        expected["rules"][0]["rollout"] = untracked;
-        expected["rules"][1]["trackEvents"] = json!(false);
-        let changed: Value = serde_json::from_str(&without_tracking(&flag.to_string())).unwrap();
-        assert_eq!(changed, expected);
-    }
 
     #[test]
     fn a_problem_of_one_flush_is_not_one_of_the_next() {
@@ -339,31 +270,5 @@ mod tests {
         let of_second = flush.of(Some(&second));
         flush.ended(of_second, problem());
         assert_eq!(flush.problem, problem(), "its own");
-    }
-
-    #[test]
-    fn a_flush_is_due_when_the_oldest_event_has_waited_or_there_are_many() {
-        let clock = Clock::default();
-        clock.invocation(1_000_000);
-        let after = Duration::from_secs(30);
-        let backoff = Backoff::new(clock.clone(), 2 * after);
-        let mut schedule = Schedule { clock: clock.clone(), after, waiting: None, backoff };
-        assert!(!schedule.is_due());
-        schedule.evaluated(1);
-        clock.invocation(1_020_000);
-        schedule.evaluated(1);
-        assert!(!schedule.is_due());
-        clock.invocation(1_030_000);
-        assert!(schedule.is_due());
-        schedule.delivered();
-        assert!(!schedule.is_due());
-        for _ in 0..CAPACITY / 3 {
-            schedule.evaluated(1);
-        }
-        assert!(schedule.is_due());
-        schedule.failed(None);
-        schedule.evaluated(1);
-        clock.invocation(1_060_000);
-        assert!(schedule.is_due(), "a minute later it is tried again");
     }
 }

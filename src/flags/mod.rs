@@ -10,24 +10,25 @@ mod reporter;
 mod snapshot;
 
 pub use client::StartError;
-pub use evaluation::{DataState, ErrorKind, Evaluation, Reason};
+pub use evaluation::{DataState, Evaluation, Reason};
 pub use package::offline;
 
-use crate::redirect::Verdict;
 use crate::settings::{DEADLINE_RESERVE, Events, Settings, Updates};
 use crate::visitor::Visitor;
 use client::Decider;
+use evaluation::Outcome;
 use events::Delivery;
 use flag_data::clock::Clock;
+use flag_data::items::{Item, ItemKind};
 use flag_data::sdk_key::SdkKey;
 use flag_data::sources::FlagSource;
 use flag_data::transport::Transport;
-use launchdarkly_server_sdk::Context;
+use launchdarkly_server_sdk::{Context, EvalError};
 use package::Package;
 use parking_lot::Mutex;
 use refresh::Refresher;
 use reporter::Reporter;
-use snapshot::{Origin, Snapshot};
+use snapshot::{Data, Origin, Snapshot};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,7 +84,7 @@ impl Flags {
     fn renew_decider(&self) {
         let data = self.snapshot.data();
         let mut decider = self.decider.lock();
-        if self.refresher.is_none() || decider.snapshot.replace_if_equal(&data) {
+        if self.refresher.is_none() || Arc::ptr_eq(&decider.snapshot.data().items, &data.items) {
             return;
         }
         match Decider::new(&self.settings, None, data, None) {
@@ -132,7 +133,7 @@ impl Flags {
     /// Makes the event of the last evaluation.
     fn report(&self) {
         match self.reporter.as_ref().map(Reporter::report) {
-            Some(Ok(true)) => self.delivery.evaluated(self.snapshot.flags().max(1)),
+            Some(Ok(true)) => self.delivery.evaluated(self.snapshot.data().items.all(ItemKind::Flag).len().max(1)),
             Some(Err(error)) => self.delivery.failed(error.to_string(), None),
             Some(Ok(false)) | None => {}
         }
@@ -155,42 +156,41 @@ impl Flags {
 
     /// Evaluates the flag for a visitor, from what is in memory. Only an evaluation that is a visit makes an event.
     pub fn evaluate(&self, visitor: &Visitor<'_>, is_visit: bool) -> Evaluation {
-        let data_age = self.snapshot.age(&self.clock);
-        let data = match (self.snapshot.origin(), &self.refresher) {
-            (_, None) => DataState::Sdk,
-            (None, _) => DataState::Default,
-            (Some(Origin::Package(_)), _) => DataState::Bundled,
-            (Some(Origin::Source(_)), Some(refresher)) if !refresher.source().changes() => DataState::Bundled,
-            (Some(Origin::Source(_)), _) if data_age > Some(self.max_age()) => DataState::Older,
-            (Some(Origin::Source(_)), _) => DataState::Fresh,
-        };
-        let (verdict, reason) = if data == DataState::Default {
-            ErrorKind::ClientNotReady.result()
-        } else if self.snapshot.is_unsafe() {
-            ErrorKind::MalformedFlag.result()
-        } else {
-            match visitor.context(self.settings.events) {
-                Ok(context) => self.decide(context, is_visit),
-                Err(_) => ErrorKind::UserNotSpecified.result(),
-            }
+        let data = self.snapshot.data();
+        let age = data.age(&self.clock);
+        let state = self.state(&data, age);
+        let outcome = match visitor.context() {
+            _ if state == DataState::Default => Err(EvalError::ClientNotReady),
+            _ if data.negated.is_some() => Err(EvalError::MalformedFlag),
+            Ok(context) => self.decide(context, is_visit),
+            Err(_) => Err(EvalError::Exception),
         };
         Evaluation {
-            verdict,
-            reason,
-            data,
-            data_age,
+            verdict: evaluation::verdict(&outcome),
+            reason: outcome.map_or(Reason::Error, |(_, reason)| reason),
+            error_kind: outcome.err(),
             source: self.source(),
-            flag_version: self.snapshot.flag_version(&self.settings.flag_key),
-            synced_age: self.snapshot.synced().map(|synced| synced.elapsed().unwrap_or_default()),
+            data: state,
+            data_age_ms: age.map(millis),
+            flag_version: data.items.get(ItemKind::Flag, &self.settings.flag_key).map(Item::version),
+            synced_age_ms: data.synced.map(|synced| millis(synced.elapsed().unwrap_or_default())),
         }
     }
 
-    /// Data that was fetched on a viewer's time may be older by as much as they waited.
-    fn max_age(&self) -> Duration {
-        self.settings.max_staleness + self.settings.viewer_budget
+    fn state(&self, data: &Data, age: Option<Duration>) -> DataState {
+        // Data that was fetched on a viewer's time may be older by as much as they waited.
+        let max_age = self.settings.max_staleness + self.settings.viewer_budget;
+        let Some(refresher) = &self.refresher else { return DataState::Sdk };
+        match data.origin {
+            None => DataState::Default,
+            Some(Origin::Package(_)) => DataState::Bundled,
+            Some(Origin::Source(_)) if !refresher.source().changes() => DataState::Bundled,
+            Some(Origin::Source(_)) if age > Some(max_age) => DataState::Older,
+            Some(Origin::Source(_)) => DataState::Fresh,
+        }
     }
 
-    fn decide(&self, context: Context, is_visit: bool) -> (Verdict, Reason) {
+    fn decide(&self, context: Context, is_visit: bool) -> Outcome {
         let decider = self.decider.lock().clone();
         let sends_events = self.reporter.is_none() && self.settings.events != Events::Off;
         if sends_events && !is_visit {
@@ -204,4 +204,8 @@ impl Flags {
         }
         result
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,10 +1,9 @@
 //! Keeps the snapshot fresh in an environment that is frozen between invocations.
 
-use super::events::without_tracking;
 use super::failing::{FailingReferences, listed, named};
 use super::package::Package;
 use super::snapshot::{Data, Origin, Snapshot};
-use crate::settings::{Events, Settings};
+use crate::settings::Settings;
 use flag_data::backoff::Backoff;
 use flag_data::clock::{Clock, Moment};
 use flag_data::items::{ItemKey, ItemKind, Items};
@@ -40,7 +39,7 @@ struct Shared {
     source: Box<dyn FlagSource>,
     package: Package,
     snapshot: Snapshot,
-    /// What the source gave last, before anything was changed for the events: last known copies of references.
+    /// What the source gave last, and last known copies of references.
     known: Mutex<Arc<Items>>,
     /// A flag that waits for a reference.
     pending: Mutex<Option<Pending>>,
@@ -188,7 +187,7 @@ impl Refresher {
 impl Shared {
     fn is_older_than(&self, limit: Duration) -> bool {
         let pending = self.pending.lock().as_ref().and_then(|pending| pending.data.origin);
-        match pending.or_else(|| self.snapshot.origin()) {
+        match pending.or_else(|| self.snapshot.data().origin) {
             Some(Origin::Source(moment)) => self.source.changes() && self.clock.since(moment) >= limit,
             Some(Origin::Package(_)) | None => true,
         }
@@ -227,7 +226,7 @@ impl Shared {
         self.check_time_to_live(resolved.time_to_live);
         let before = self.snapshot.data();
         let is_complete = resolved.unknown.is_subset(&before.unknown);
-        let data = self.data(&resolved, Origin::Source(asked));
+        let data = data(&resolved, Origin::Source(asked));
         let mut pending = self.pending.lock();
         let since = match (&*pending, before.origin) {
             (Some(pending), _) => pending.since,
@@ -326,29 +325,14 @@ impl Shared {
         logged.time_to_live = too_long;
     }
 
-    /// As the SDK is to see it.
-    fn data(&self, resolved: &Resolved, origin: Origin) -> Data {
-        let items = match self.settings.events {
-            Events::Summary => resolved.items.map_flags(|flag| flag.with_json(without_tracking(flag.json()))),
-            Events::Full | Events::Off => resolved.items.clone(),
-        };
-        Data {
-            items: Arc::new(items),
-            origin: Some(origin),
-            synced: resolved.synced,
-            unknown: Arc::new(resolved.unknown.clone()),
-            negated: resolved.negated.clone(),
-        }
-    }
-
     /// With nothing in memory, the data of the package is used; when that has become too old, none is better.
     fn fall_back(&self) {
         let too_old = |made: &SystemTime| made.elapsed().is_ok_and(|age| age > self.settings.bundled_max_age);
-        match self.snapshot.origin() {
-            Some(Origin::Package(made)) if too_old(&made) => self.snapshot.clear(),
+        match self.snapshot.data().origin {
+            Some(Origin::Package(made)) if too_old(&made) => self.snapshot.set(Data::default()),
             None => match self.package.read(&self.settings.flag_key) {
                 Ok(Some((resolved, made))) if !too_old(made) => {
-                    self.replace(self.data(resolved, Origin::Package(*made)));
+                    self.replace(data(resolved, Origin::Package(*made)));
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -362,5 +346,16 @@ impl Shared {
             },
             Some(_) => {}
         }
+    }
+}
+
+/// What a fetch brought, as the SDK evaluates it.
+fn data(resolved: &Resolved, origin: Origin) -> Data {
+    Data {
+        items: Arc::new(resolved.items.clone()),
+        origin: Some(origin),
+        synced: resolved.synced,
+        unknown: Arc::new(resolved.unknown.clone()),
+        negated: resolved.negated.clone(),
     }
 }
