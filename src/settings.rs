@@ -158,9 +158,10 @@ impl Given<'_> {
 
     fn fault(&self, fault: &str, expected: impl fmt::Display) -> SettingError {
         let field = self.field;
-        SettingError(match self.is_of_environment {
-            true => format!("environment: {} {fault}; expected {expected}", variable(field)),
-            false => format!("redirect.toml: {field} {fault}; expected {expected}"),
+        SettingError(if self.is_of_environment {
+            format!("environment: {} {fault}; expected {expected}", variable(field))
+        } else {
+            format!("redirect.toml: {field} {fault}; expected {expected}")
         })
     }
 

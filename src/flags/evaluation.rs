@@ -68,7 +68,7 @@ pub(super) type Outcome = Result<(bool, Reason), EvalError>;
 
 /// What an outcome means for a viewer. Without data nobody is moved; every other error is an answer about a flag that can
 /// show nobody the new site.
-pub(super) fn verdict(outcome: &Outcome) -> Verdict {
+pub(super) fn verdict(outcome: Outcome) -> Verdict {
     match outcome {
         Ok((true, _)) => Verdict::Beta,
         Err(EvalError::ClientNotReady) => Verdict::NoData,

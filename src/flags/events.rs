@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,45 +49,32 @@ pub(super) struct EventSender {
 #[derive(Default)]
 struct Flush {
     number: u64,
-    /// The batches of this flush, by the id that the SDK repeats with the second attempt of a batch.
-    batches: Vec<HeaderValue>,
-    /// Those of the flush before.
-    earlier: Vec<HeaderValue>,
+    /// The flush that each batch belongs to, by the id that the SDK repeats with the second attempt of a batch.
+    batches: HashMap<HeaderValue, u64>,
     problem: Option<Problem>,
 }
 
-/// Why events not delivered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Problem {
-    text: String,
-    /// How long LaunchDarkly asks not to be called, at least.
-    wait: Option<Duration>,
-}
+/// Why events were not delivered, and how long LaunchDarkly asks not to be called, at least.
+type Problem = (String, Option<Duration>);
 
 impl Flush {
-    /// The number of the flush that a batch belongs to; `None` for one of an earlier flush.
-    fn of(&mut self, batch: Option<&HeaderValue>) -> Option<u64> {
-        let Some(batch) = batch else { return Some(self.number) };
-        if self.earlier.contains(batch) {
-            return None;
-        }
-        if !self.batches.contains(batch) {
-            self.batches.push(batch.clone());
-        }
-        Some(self.number)
+    fn begins(&mut self) {
+        let previous = self.number;
+        self.number += 1;
+        self.problem = None;
+        self.batches.retain(|_, number| *number == previous);
+    }
+
+    /// The number of the flush that a batch belongs to.
+    fn of(&mut self, batch: Option<&HeaderValue>) -> u64 {
+        batch.map_or(self.number, |batch| *self.batches.entry(batch.clone()).or_insert(self.number))
     }
 
     /// Records the result of a batch that belongs to the flush with that number.
-    fn ended(&mut self, number: Option<u64>, problem: Option<Problem>) {
-        if number == Some(self.number) {
+    fn ended(&mut self, number: u64, problem: Option<Problem>) {
+        if number == self.number {
             self.problem = problem;
         }
-    }
-
-    fn begins(&mut self) {
-        self.number += 1;
-        self.problem = None;
-        self.earlier = std::mem::take(&mut self.batches);
     }
 }
 
@@ -144,9 +132,9 @@ impl HttpTransport for EventSender {
                         *response.status_mut() = StatusCode::BAD_REQUEST;
                     }
                     let wait = (status == StatusCode::TOO_MANY_REQUESTS).then(|| retry_after(response.headers()));
-                    Some(Problem { text: format!("{uri} answered HTTP {}", status.as_u16()), wait })
+                    Some((format!("{uri} answered HTTP {}", status.as_u16()), wait))
                 }
-                Err(error) => Some(Problem { text: format!("{uri} was not reached: {}", error.inner()), wait: None }),
+                Err(error) => Some((format!("{uri} was not reached: {}", error.inner()), None)),
             };
             flush.lock().ended(number, problem);
             response
@@ -157,30 +145,44 @@ impl HttpTransport for EventSender {
 /// Sends the events that the SDK keeps, when they are due, and logs what becomes of them.
 pub(super) struct Delivery {
     sender: EventSender,
+    clock: Clock,
+    flush_after: Duration,
     schedule: Mutex<Schedule>,
+}
+
+struct Schedule {
+    /// When the oldest evaluation that may not have been sent was made, and how many events there may be.
+    waiting: Option<(Moment, usize)>,
+    backoff: Backoff,
     /// The problem that the log has.
-    logged: Mutex<Option<String>>,
+    logged: Option<String>,
 }
 
 impl Delivery {
     pub(super) fn new(clock: &Clock, settings: &Settings, transport: Transport) -> Self {
         let backoff = Backoff::new(clock.clone(), settings.max_staleness);
-        let schedule = Schedule { clock: clock.clone(), after: settings.flush_after, waiting: None, backoff };
+        let schedule = Mutex::new(Schedule { waiting: None, backoff, logged: None });
         let sender = EventSender { transport, setting: settings.events, flush: Arc::default() };
-        Self { sender, schedule: Mutex::new(schedule), logged: Mutex::default() }
+        Self { sender, clock: clock.clone(), flush_after: settings.flush_after, schedule }
     }
 
     pub(super) fn sender(&self) -> &EventSender {
         &self.sender
     }
 
-    /// Records an evaluation of a flag that needs so many flags.
+    /// Records an evaluation of a flag that needs so many flags. It makes at most an index event for its context, and a
+    /// feature and a debug event for each flag.
     pub(super) fn evaluated(&self, flags: usize) {
-        self.schedule.lock().evaluated(flags);
+        let mut schedule = self.schedule.lock();
+        let (since, count) = schedule.waiting.unwrap_or_else(|| (self.clock.now(), 0));
+        schedule.waiting = Some((since, count.saturating_add(1 + 2 * flags)));
     }
 
+    /// Whether the oldest event has waited for long enough, or there are as many as the SDK keeps.
     pub(super) fn is_due(&self) -> bool {
-        self.schedule.lock().is_due()
+        let schedule = self.schedule.lock();
+        let is_due = |(since, count)| count >= CAPACITY || self.clock.since(since) >= self.flush_after;
+        schedule.backoff.allows() && schedule.waiting.is_some_and(is_due)
     }
 
     pub(super) fn has_events(&self) -> bool {
@@ -195,58 +197,28 @@ impl Delivery {
         let problem = self.sender.flush.lock().problem.take();
         match problem {
             _ if !is_in_time => self.failed(format!("no answer within {budget:?}"), None),
-            Some(Problem { text, wait }) => self.failed(text, wait),
+            Some((why, wait)) => self.failed(why, wait),
             None => {
-                self.schedule.lock().delivered();
-                if self.logged.lock().take().is_some() {
+                let mut schedule = self.schedule.lock();
+                schedule.waiting = None;
+                schedule.backoff.succeeded();
+                if schedule.logged.take().is_some() {
                     log::warn!("events are delivered again");
                 }
             }
         }
     }
 
-    /// Logs why events not delivered, once per change, and waits before the next flush.
+    /// Logs why events were not delivered, once per change, and waits before the next flush. The SDK drops what it could
+    /// not deliver, so there is nothing to send again.
     pub(super) fn failed(&self, why: String, wait: Option<Duration>) {
-        self.schedule.lock().failed(wait);
-        let mut logged = self.logged.lock();
-        if logged.as_ref() != Some(&why) {
+        let mut schedule = self.schedule.lock();
+        schedule.waiting = None;
+        schedule.backoff.failed(wait);
+        if schedule.logged.as_ref() != Some(&why) {
             log::error!("events not delivered: {why}. The SDK drops them after two attempts");
-            *logged = Some(why);
+            schedule.logged = Some(why);
         }
-    }
-}
-
-/// When the SDK's events are to be flushed.
-#[derive(Debug)]
-struct Schedule {
-    clock: Clock,
-    after: Duration,
-    /// When the oldest evaluation that may not have been sent was made, and how many events there may be.
-    waiting: Option<(Moment, usize)>,
-    backoff: Backoff,
-}
-
-impl Schedule {
-    /// An evaluation makes at most an index event for its context, and a feature and a debug event for each flag.
-    fn evaluated(&mut self, flags: usize) {
-        let (since, count) = self.waiting.unwrap_or_else(|| (self.clock.now(), 0));
-        self.waiting = Some((since, count.saturating_add(1 + 2 * flags)));
-    }
-
-    fn is_due(&self) -> bool {
-        self.backoff.allows()
-            && self.waiting.is_some_and(|(since, count)| count >= CAPACITY || self.clock.since(since) >= self.after)
-    }
-
-    fn delivered(&mut self) {
-        self.waiting = None;
-        self.backoff.succeeded();
-    }
-
-    /// The SDK drops what it could not deliver, so there is nothing to send again; but the next flush comes later.
-    fn failed(&mut self, wait: Option<Duration>) {
-        self.waiting = None;
-        self.backoff.failed(wait);
     }
 }
 
@@ -256,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_problem_of_one_flush_is_not_one_of_the_next() {
-        let problem = || Some(Problem { text: "too late".to_owned(), wait: None });
+        let problem = || Some(("too late".to_owned(), None));
         let (first, second) = (HeaderValue::from_static("first"), HeaderValue::from_static("second"));
         let mut flush = Flush::default();
         flush.begins();

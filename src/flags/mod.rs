@@ -166,7 +166,7 @@ impl Flags {
             Err(_) => Err(EvalError::Exception),
         };
         Evaluation {
-            verdict: evaluation::verdict(&outcome),
+            verdict: evaluation::verdict(outcome),
             reason: outcome.map_or(Reason::Error, |(_, reason)| reason),
             error_kind: outcome.err(),
             source: self.source(),
