@@ -2,8 +2,8 @@
 //!
 //! Own types, because `aws_lambda_events` has none for CloudFront. The shapes are those of AWS's
 //! [event structure](https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/lambda-event-structure.html),
-//! but any field may be missing or of another type: AWS's own samples leave out several. A field that cannot be read
-//! spoils no other.
+//! but any field may be missing or of another type: AWS's own samples leave out several. An unreadable field does
+//! not affect the others.
 
 use crate::redirect::Redirect;
 use serde::Deserialize;
@@ -11,16 +11,16 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// What a Lambda@Edge function is invoked for.
+/// The event that invokes a Lambda@Edge function.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// A viewer request, to be decided.
+    /// A viewer request, which the function decides.
     ViewerRequest(ViewerRequest<'a>),
     /// An event of another kind: its request or response, which is returned as it is.
     Other(&'a RawValue),
 }
 
-/// The parts of a viewer request that a decision rests on. What is missing or not a string is `None`.
+/// The parts of a viewer request that a decision rests on. A field that is missing or not a string is `None`.
 #[derive(Debug)]
 pub struct ViewerRequest<'a> {
     /// The whole request as it arrived, to be passed back byte for byte.
@@ -35,7 +35,7 @@ pub struct ViewerRequest<'a> {
     pub uri: Option<Cow<'a, str>>,
     /// The query string without `?`.
     pub querystring: Option<Cow<'a, str>>,
-    /// The headers, unread: [`Headers::parse`] reads them where a setting needs them.
+    /// The headers as JSON: [`Headers::parse`] reads them if a setting needs them.
     pub headers: Option<&'a RawValue>,
 }
 
@@ -44,7 +44,7 @@ pub struct ViewerRequest<'a> {
 pub struct Headers<'a>(BTreeMap<Cow<'a, str>, &'a RawValue>);
 
 impl<'a> Headers<'a> {
-    /// Reads the names alone. Headers that cannot be read are none.
+    /// Reads the names only; values are parsed on demand. Unreadable headers count as none.
     pub fn parse(json: &'a RawValue) -> Self {
         Self(serde_json::from_str(json.get()).unwrap_or_default())
     }
@@ -63,7 +63,7 @@ impl<'a> Headers<'a> {
     }
 }
 
-/// A payload that is not a CloudFront event: what is missing.
+/// A payload that is not a CloudFront event, and what it lacks.
 #[derive(Debug, thiserror::Error)]
 #[error("not a CloudFront event: {0}")]
 pub struct NotCloudFront(String);
@@ -90,7 +90,7 @@ struct Parts<'a> {
     response: Option<&'a RawValue>,
 }
 
-/// The fields of `config` and `request` that matter, as JSON.
+/// The fields of `config` and `request` that the function reads, as JSON.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Fields<'a> {
@@ -187,7 +187,7 @@ impl Redirect {
     /// remembering the redirect, so that the flag's next change reaches everyone; CloudFront itself never caches a
     /// generated response.
     fn to_json(&self, cookies: &[String]) -> serde_json::Result<Box<RawValue>> {
-        // Few values differ from answer to answer: a serializer would take several times as long.
+        // Only a few values vary. A serializer would take several times as long.
         let status = if self.status == 307 { "307" } else { "302" };
         let location = serde_json::to_string(&self.location)?;
         let mut set_cookie = String::new();

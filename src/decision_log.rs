@@ -12,9 +12,9 @@ const MAX_SYNC_AGE_MS: u64 = 3_600_000;
 /// A decision, for the log. Fields that do not apply are left out.
 #[derive(Debug, Default, Serialize)]
 pub struct DecisionLine {
-    /// A warning when something kept the decision from being what it should be.
+    /// A warning if the decision is not the one that current flag data would give.
     pub level: Level,
-    /// Readable alone.
+    /// The answer in words, and the problem, if there is one.
     pub message: String,
     /// CloudFront's id of the request, or Lambda's where there is none.
     pub request_id: String,
@@ -26,15 +26,15 @@ pub struct DecisionLine {
     /// The value of the flag; absent if it was not evaluated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variation: Option<bool>,
-    /// Why.
+    /// Why the flag has that value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
     /// What the evaluation rests on.
     #[serde(flatten)]
     pub evaluation: Option<Evaluation>,
-    /// From the event to the answer, without Lambda's part, in microseconds.
+    /// From the event to the answer, without Lambda's overhead, in microseconds.
     pub duration_us: u64,
-    /// The part of it that was spent waiting for flag data.
+    /// How much of it was spent waiting for flag data, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waited_us: Option<u64>,
     /// Whether this is the environment's first decision.
@@ -69,7 +69,7 @@ impl DecisionLine {
         self.outcome = Outcome::Error;
     }
 
-    /// Records an evaluation, and what keeps it from being as good as it should be.
+    /// Records an evaluation, and a warning if it rests on old data or none.
     pub fn evaluated(&mut self, evaluation: Evaluation, flag_key: &str) {
         match (evaluation.error_kind, evaluation.data) {
             (Some(EvalError::ClientNotReady), _) => self.warn("there is no flag data"),
@@ -83,7 +83,7 @@ impl DecisionLine {
             _ if evaluation.synced_age_ms > Some(MAX_SYNC_AGE_MS) => {
                 self.warn("flag-sync has not succeeded for more than an hour");
             }
-            // In offline mode that is as it should be.
+            // Offline mode has no other data, so it is not a problem there.
             (None, DataState::Bundled) if evaluation.source != "bundled" => {
                 self.warn("the flag data is that of the package");
             }
@@ -94,7 +94,7 @@ impl DecisionLine {
         self.evaluation = Some(evaluation);
     }
 
-    /// Records the answer; `None` passes the request through. Path and query are the viewer's own business.
+    /// Records the answer; `None` passes the request through. Path and query stay out of the log: they are private.
     pub fn answered(&mut self, redirect: Option<&Redirect>, paths: &Paths) {
         let what = match redirect {
             None => "pass-through".to_owned(),

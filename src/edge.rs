@@ -1,4 +1,4 @@
-//! The edge function: an event arrives, an answer is returned, and what can wait is done after that.
+//! The edge function: reads an event, returns an answer, and does everything else after the response.
 
 use crate::cloudfront::{Answer, Event, ViewerRequest};
 use crate::decision_log::DecisionLine;
@@ -119,7 +119,7 @@ impl Edge {
         Some(redirect)
     }
 
-    /// Does what can wait until the viewer has their answer: writes the log line, fetches flag data, sends events.
+    /// Does what no viewer should wait for: writes the log line, fetches flag data, sends events.
     pub async fn after_response(&self) {
         uninterrupted(self.log_and_refresh()).await;
     }
@@ -138,7 +138,7 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// The answer to a decision, also to one that panicked. `None` passes the request through.
+/// The redirect of a decision, or the fallback if it panicked. `None` passes the request through.
 fn or_fallback(
     decision: std::thread::Result<Option<Redirect>>,
     paths: &Paths,
@@ -152,8 +152,7 @@ fn or_fallback(
     redirect
 }
 
-/// A panic in what follows a response, which the hook logs, does not end the environment: the next viewer gets an answer
-/// too.
+/// Keeps a panic after the response from ending the execution environment. The panic hook logs it.
 async fn uninterrupted(after: impl Future<Output = ()>) {
     let _ = AssertUnwindSafe(after).catch_unwind().await;
 }

@@ -29,7 +29,7 @@ pub fn init() {
     }));
 }
 
-/// A line of its own.
+/// Writes a message as a line.
 pub fn message(level: Level, message: &str) {
     #[derive(Serialize)]
     struct Message<'a> {
@@ -39,7 +39,7 @@ pub fn message(level: Level, message: &str) {
     line(&Message { level, message });
 }
 
-/// Writes a line in one piece. A log that cannot be written is not a reason to fail a viewer.
+/// Writes a line in one piece. A failure is ignored: no viewer should get an error because of the log.
 pub fn line(line: &impl Serialize) {
     if let Ok(mut bytes) = serde_json::to_vec(line) {
         bytes.push(b'\n');
@@ -49,7 +49,7 @@ pub fn line(line: &impl Serialize) {
 
 struct Lines;
 
-/// How long a repeated message of the SDK is not logged again.
+/// How long a message of the SDK is not repeated in the log.
 const QUIET: Duration = Duration::from_secs(600);
 
 /// How many messages are remembered. A healthy SDK has a handful.
@@ -62,7 +62,7 @@ struct Repeats(BTreeMap<String, Instant>);
 static REPEATS: Mutex<Repeats> = Mutex::new(Repeats(BTreeMap::new()));
 
 impl Repeats {
-    /// Whether a message is to be logged: not if it was within the last ten minutes.
+    /// Whether to log a message: not if it was logged within the last ten minutes.
     fn is_due(&mut self, text: &str, now: Instant) -> bool {
         self.0.retain(|_, logged| now.duration_since(*logged) < QUIET);
         if self.0.len() >= MAX_REMEMBERED {

@@ -7,21 +7,21 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// The reserve at the end of an invocation: nothing of ours runs in the last 500 ms before its deadline.
+/// The reserve at the end of an invocation: the function does nothing in the last 500 ms before the deadline.
 pub const DEADLINE_RESERVE: Duration = Duration::from_millis(500);
 
-/// The cookie of whoever has a preview.
+/// The cookie that shows beta to a visitor with a preview link.
 pub const PREVIEW_COOKIE: &str = "redirect-preview";
-/// The cookie of whoever was led home from beta in root mode.
+/// The cookie that keeps a viewer on the current site after a redirect from beta, in root mode.
 pub const GUARD_COOKIE: &str = "redirect-guard";
 
-/// Headers that hold secrets, and attributes that a context has already.
+/// Headers that hold secrets, and names that a LaunchDarkly context reserves.
 const REFUSED_HEADERS: [&str; 7] = ["cookie", "authorization", "key", "kind", "anonymous", "name", "_meta"];
 
 /// How the flag data is kept fresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Updates {
-    /// Fetched after a response, while no viewer waits; nothing runs in a frozen environment.
+    /// Fetched after a response, while no viewer waits and the environment is not frozen.
     BetweenInvocations,
     /// The SDK's own streaming connection.
     Streaming,
@@ -54,7 +54,7 @@ pub enum Fetch {
 /// What LaunchDarkly learns of the evaluations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Events {
-    /// What the SDK sends by itself: contexts, which hold the viewers' addresses, and counts.
+    /// The SDK's own events: contexts, which hold the viewers' addresses, and counts.
     Full,
     /// Counts only; no viewer's address leaves AWS.
     Summary,
@@ -67,11 +67,11 @@ pub enum Events {
 pub enum Log {
     /// One line per decision.
     All,
-    /// Only what went wrong.
+    /// Only problems.
     Problems,
 }
 
-/// Declares the settings: the name and type here, the field of `redirect.toml`, and the parser that checks it.
+/// Declares the settings: name, type, field of `redirect.toml`, and the parser that checks it.
 macro_rules! settings {
     ($($name:ident: $type:ty = $field:literal, $parser:expr;)*) => {
         /// The checked settings. `redirect.toml` documents each field.
@@ -197,8 +197,8 @@ impl Given<'_> {
         })
     }
 
-    /// Segments that mean the same to every server and browser, encoded or not. `/site/index.html` as beta of `/site`
-    /// would be the front page of both sites.
+    /// Only segments that every server and browser reads alike, encoded or not. Not `index.html`: `/site/index.html` as beta
+    /// of `/site` would be the front page of both sites.
     fn path(self) -> Result<String, SettingError> {
         let is_name = |segment: &str| !segment.is_empty() && segment != "index.html" && !segment.starts_with('.');
         let fits = |segment: &str| is_name(segment) && is_plain(segment, "._~-");
@@ -299,18 +299,18 @@ impl Given<'_> {
 
     /// LaunchDarkly's rule for keys: letters, digits, `.`, `_` and `-`.
     fn key(self) -> Result<String, SettingError> {
-        // A path of dots would lead elsewhere.
+        // A key of dots would be a relative path.
         let is_key = self.value.len() <= 256 && is_plain(&self.value, "._-") && self.value.chars().any(|c| c != '.');
         self.accept_if(is_key, "a LaunchDarkly flag key: letters, digits, '.', '_' and '-'")
     }
 }
 
-/// Whether a text has ASCII letters, digits and these others alone.
+/// Whether a text consists of ASCII letters, digits and `others`.
 fn is_plain(text: &str, others: &str) -> bool {
     text.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
 }
 
-/// What stands between commas.
+/// The entries of a list with commas.
 fn listed(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(str::to_owned).collect()
 }
@@ -332,8 +332,7 @@ impl Settings {
     /// Reads and checks every setting. `file` and `environment` return the text of a field, if they have it.
     ///
     /// # Errors
-    /// The first setting that is missing or wrong, or the budgets together, if they do not fit into the
-    /// function's timeout.
+    /// The first setting that is missing, invalid, or does not fit the others.
     pub fn read(
         file: impl Fn(&str) -> Option<String>,
         environment: impl Fn(&str) -> Option<String>,
@@ -358,12 +357,12 @@ impl Settings {
         self.init_budget.max(self.viewer_budget).max(self.between_budget).max(Duration::from_millis(1))
     }
 
-    /// A field that is wrong beside the others, and what is expected of it.
+    /// A field that does not fit the others, and what is expected of it.
     fn conflict(&self) -> Option<(&'static str, String)> {
         let Self { current_path, beta_path, viewer_budget, init_budget, between_budget, .. } = self;
         let is_fetched_here = self.updates == Updates::BetweenInvocations;
-        // A cold start that Lambda repeats inside an invocation counts against the function's timeout, so it is the longer
-        // of the two waits that must fit, with what follows it.
+        // A cold start that Lambda repeats inside an invocation counts against the function's timeout, so the longer of the
+        // two waits must fit, with the work after the response.
         let needed = *viewer_budget.max(init_budget) + *between_budget + DEADLINE_RESERVE;
         if needed > self.function_timeout {
             let expected = format!(
@@ -376,7 +375,7 @@ impl Settings {
             let expected = "more than 0, because viewer_budget_ms is 0 too and no fetch would ever have time to end";
             return Some(("between_budget_ms", expected.to_owned()));
         }
-        // With beta above the current site, each page of that would be one of beta too.
+        // If beta were above the current site, each page of the current site would be a page of beta too.
         if current_path.strip_prefix(beta_path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
             return Some(("beta_path", format!("a path other than current_path ({current_path}), and not above it")));
         }

@@ -1,16 +1,16 @@
-//! What the flag says for a viewer, and what that rests on.
+//! The evaluation of the flag for a viewer, and the data that it rests on.
 
 use crate::redirect::Verdict;
 use launchdarkly_server_sdk::{Client, Context, EvalError, FlagDetailConfig, Reason as SdkReason};
 use serde::{Deserialize, Serialize};
 
-/// An evaluation, and what it rests on, as the log has it.
+/// An evaluation and the data that it rests on, with the fields of the log line.
 #[derive(Debug, Serialize)]
 pub struct Evaluation {
-    /// Which site.
+    /// Which site the viewer should see.
     #[serde(skip)]
     pub verdict: Verdict,
-    /// Why.
+    /// Why the flag has its value.
     #[serde(skip)]
     pub reason: Reason,
     /// Why there is no result, for the reason `ERROR`.
@@ -47,7 +47,7 @@ pub enum Reason {
     Preview,
 }
 
-/// Which data a decision rests on.
+/// How current the data of a decision is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DataState {
@@ -55,9 +55,9 @@ pub enum DataState {
     Fresh,
     /// Older, because its source is out of reach.
     Older,
-    /// That of the package, or of the repository in offline mode.
+    /// From the package, or from the repository in offline mode.
     Bundled,
-    /// None.
+    /// There is no data.
     Default,
     /// Kept by the SDK, which streams or polls.
     Sdk,
@@ -66,8 +66,8 @@ pub enum DataState {
 /// The value of the flag and LaunchDarkly's reason for it, or why there is no value.
 pub(super) type Outcome = Result<(bool, Reason), EvalError>;
 
-/// What an outcome means for a viewer. Without data nobody is moved; every other error is an answer about a flag that can
-/// show nobody the new site.
+/// What an outcome means for a viewer. Without data nobody is moved. Every other error means the current site: the flag
+/// cannot show anyone the new one.
 pub(super) fn verdict(outcome: Outcome) -> Verdict {
     match outcome {
         Ok((true, _)) => Verdict::Beta,
@@ -90,8 +90,8 @@ pub(super) fn evaluate(client: &Client, context: &Context, flag_key: &str) -> Ou
     Ok((detail.value == Some(true), reason))
 }
 
-/// Evaluates the flag by a client that sends events, without recording one: the SDK can do that for all flags together,
-/// not for one.
+/// Evaluates the flag with a client that sends events, but without an event. The SDK offers that for all flags together
+/// only.
 /// <https://launchdarkly.com/docs/sdk/features/all-flags>
 pub(super) fn evaluate_without_event(client: &Client, context: &Context, flag_key: &str) -> Outcome {
     if !client.initialized() {

@@ -17,26 +17,26 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How many events the SDK keeps; so many make a flush due before its time, because more would be dropped. The SDK
-/// allocates memory for all of them at once, three times over.
+/// How many events the SDK keeps before it drops more, so that many make a flush due at once. The SDK allocates memory for
+/// all of them when it starts, three times over.
 const CAPACITY: usize = 300;
 
-/// The SDK's own timer would fire when a frozen environment thaws, on a viewer's time. It never does within the life
-/// of an environment, which is hours.
+/// The SDK's own timer would fire when a frozen environment thaws, while a viewer waits. This is longer than an environment
+/// lives.
 const NEVER: Duration = Duration::from_secs(86_400 * 365);
 
-/// Names a batch of events; the same on the second attempt.
+/// The header that identifies a batch of events, also on the second attempt.
 /// <https://launchdarkly.com/docs/sdk/concepts/events>
 const PAYLOAD_ID: &str = "x-launchdarkly-payload-id";
 
-/// The SDK's event processor, which sends by this transport.
+/// The SDK's event processor with this transport.
 pub(super) fn processor(sender: &EventSender) -> EventProcessorBuilder<EventSender> {
     let mut builder = EventProcessorBuilder::new();
     builder.capacity(CAPACITY).flush_interval(NEVER).transport(sender.clone());
     builder
 }
 
-/// The transport of the SDK's event sender. It knows whether events arrived, which `flush_blocking` does not return.
+/// The transport of the SDK's event sender. It records whether events arrived, which `flush_blocking` does not return.
 #[derive(Clone)]
 pub(super) struct EventSender {
     transport: Transport,
@@ -44,12 +44,12 @@ pub(super) struct EventSender {
     flush: Arc<Mutex<Flush>>,
 }
 
-/// The flush in progress. The SDK continues with one that was not waited for, and its result may arrive during the next:
-/// it says nothing about that one.
+/// The flush in progress. The SDK continues a flush that timed out, and its result may arrive during the next flush, to
+/// which it does not belong.
 #[derive(Default)]
 struct Flush {
     number: u64,
-    /// The flush that each batch belongs to, by the id that the SDK repeats with the second attempt of a batch.
+    /// The flush that each batch belongs to, by the batch's id.
     batches: HashMap<HeaderValue, u64>,
     problem: Option<Problem>,
 }
@@ -79,8 +79,8 @@ impl Flush {
 }
 
 impl EventSender {
-    /// What may be sent of a batch: in `summary` the counts alone, whichever client made them. The SDK's streaming
-    /// and polling evaluate the flag as LaunchDarkly gives it, tracking included.
+    /// The part of a batch that may be sent: with `summary` the counts alone. Index events carry the context; so do feature
+    /// and debug events, which a flag can request.
     fn allowed(&self, request: Request<Option<Bytes>>) -> Option<Request<Option<Bytes>>> {
         if self.setting != Events::Summary {
             return Some(request);
@@ -103,7 +103,7 @@ fn is_summary(event: &RawValue) -> bool {
     serde_json::from_str::<Event>(event.get()).is_ok_and(|event| event.kind == "summary")
 }
 
-/// LaunchDarkly's answer to events, for a batch of which nothing was left.
+/// LaunchDarkly's answer to events, for a batch without any that may be sent.
 fn accepted() -> Response<ByteStream> {
     let nothing: ByteStream = Box::pin(futures_util::stream::empty());
     let mut response = Response::new(nothing);
@@ -126,8 +126,8 @@ impl HttpTransport for EventSender {
                 Ok(response) if response.status().is_success() => None,
                 Ok(response) => {
                     let status = response.status();
-                    // After any other 4xx than 400, 408 and 429 the SDK sends no event ever again. But a batch that
-                    // was too large says nothing about the next one, and a key may be accepted again.
+                    // After any 4xx except 400, 408 and 429 the SDK sends no events for good. But the next batch may be
+                    // smaller, and a rejected key may be accepted again.
                     if status.is_client_error() {
                         *response.status_mut() = StatusCode::BAD_REQUEST;
                     }
@@ -142,7 +142,7 @@ impl HttpTransport for EventSender {
     }
 }
 
-/// Sends the events that the SDK keeps, when they are due, and logs what becomes of them.
+/// Sends the SDK's events when they are due, and logs whether they arrived.
 pub(super) struct Delivery {
     sender: EventSender,
     clock: Clock,
@@ -151,10 +151,10 @@ pub(super) struct Delivery {
 }
 
 struct Schedule {
-    /// When the oldest evaluation that may not have been sent was made, and how many events there may be.
+    /// The time of the oldest evaluation whose events may not have been sent, and the largest possible number of events.
     waiting: Option<(Moment, usize)>,
     backoff: Backoff,
-    /// The problem that the log has.
+    /// The problem that was logged last.
     logged: Option<String>,
 }
 
@@ -170,8 +170,8 @@ impl Delivery {
         &self.sender
     }
 
-    /// Records an evaluation of a flag that needs so many flags. It makes at most an index event for its context, and a
-    /// feature and a debug event for each flag.
+    /// Records an evaluation that read this number of flags. It makes at most an index event for its context, and a feature
+    /// and a debug event for each flag.
     pub(super) fn evaluated(&self, flags: usize) {
         let mut schedule = self.schedule.lock();
         let (since, count) = schedule.waiting.unwrap_or_else(|| (self.clock.now(), 0));
@@ -189,8 +189,8 @@ impl Delivery {
         self.schedule.lock().waiting.is_some()
     }
 
-    /// The SDK's `flush_blocking` returns true also when nothing was delivered, and waits for ever for a time of zero;
-    /// its `close` may hang and is never called.
+    /// The SDK's `flush_blocking` returns true even if nothing was delivered, and waits forever with a timeout of zero. Its
+    /// `close` may hang and is never called.
     pub(super) async fn flush(&self, client: &Client, budget: Duration) {
         self.sender.flush.lock().begins();
         let is_in_time = client.flush_blocking(budget).await;
@@ -209,8 +209,8 @@ impl Delivery {
         }
     }
 
-    /// Logs why events were not delivered, once per change, and waits before the next flush. The SDK drops what it could
-    /// not deliver, so there is nothing to send again.
+    /// Logs why events were not delivered, if the log does not have it yet, and starts a back-off. The SDK drops undelivered
+    /// events, so nothing is sent again.
     pub(super) fn failed(&self, why: String, wait: Option<Duration>) {
         let mut schedule = self.schedule.lock();
         schedule.waiting = None;

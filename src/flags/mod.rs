@@ -1,4 +1,4 @@
-//! The flag, for one execution environment: what it is evaluated from, and when its events are sent.
+//! The flag in one execution environment: fetches its data, evaluates it, and sends its events.
 
 mod client;
 mod evaluation;
@@ -36,13 +36,13 @@ use std::time::Duration;
 pub struct Flags {
     settings: Arc<Settings>,
     clock: Clock,
-    /// What is known of the flag.
+    /// The flag data.
     snapshot: Snapshot,
-    /// Keeps the snapshot fresh; `None` where the SDK itself keeps its data fresh.
+    /// Keeps the snapshot fresh; `None` if the SDK streams or polls.
     refresher: Option<Refresher>,
-    /// Decides.
+    /// Evaluates the flag for viewers.
     decider: Mutex<Arc<Decider>>,
-    /// Makes the events; `None` where there are none, or the decider makes them.
+    /// Makes the events; `None` if there are none, or if the decider makes them.
     reporter: Option<Reporter>,
     delivery: Delivery,
 }
@@ -80,7 +80,7 @@ impl Flags {
         Ok(Self { settings, clock, snapshot, refresher, decider: Mutex::new(Arc::new(decider)), reporter, delivery })
     }
 
-    /// Lets decisions rest on the snapshot, if it has changed.
+    /// Replaces the decider if the snapshot has changed.
     fn renew_decider(&self) {
         let data = self.snapshot.data();
         let mut decider = self.decider.lock();
@@ -102,8 +102,8 @@ impl Flags {
         }
     }
 
-    /// Before a decision: fetches data if what is there is too old, for no longer than `viewer_budget_ms`. Returns how
-    /// long the viewer waited, if a fetch was necessary.
+    /// Before a decision: fetches data if the snapshot is too old, for at most `viewer_budget_ms`. Returns how long the
+    /// viewer waited, if a fetch was necessary.
     pub async fn on_arrival(&self) -> Option<Duration> {
         let waited = self.refresher.as_ref()?.on_arrival().await;
         self.renew_decider();
@@ -139,7 +139,7 @@ impl Flags {
         }
     }
 
-    /// Sends the events that there are, when the environment is shut down.
+    /// Sends all events, when the environment is shut down.
     pub async fn flush_all(&self, budget: Duration) {
         if self.delivery.has_events() {
             self.flush(budget).await;
@@ -154,7 +154,7 @@ impl Flags {
         }
     }
 
-    /// Evaluates the flag for a visitor, from what is in memory. Only an evaluation that is a visit makes an event.
+    /// Evaluates the flag for a visitor, from the data in memory. Only a visit makes an event.
     pub fn evaluate(&self, visitor: &Visitor<'_>, is_visit: bool) -> Evaluation {
         let data = self.snapshot.data();
         let age = data.age(&self.clock);
@@ -178,7 +178,7 @@ impl Flags {
     }
 
     fn state(&self, data: &Data, age: Option<Duration>) -> DataState {
-        // Data that was fetched on a viewer's time may be older by as much as they waited.
+        // Data that a viewer waited for may be older by the time of the wait.
         let max_age = self.settings.max_staleness + self.settings.viewer_budget;
         let Some(refresher) = &self.refresher else { return DataState::Sdk };
         match data.origin {

@@ -1,4 +1,4 @@
-//! Flag data that comes with the function: for the offline mode, and in the package for when there is nothing better.
+//! Flag data that comes with the function: that of offline mode, and that of the package, which is the last resort.
 
 use chrono::{DateTime, FixedOffset};
 use flag_data::sources::{Bundled, Collection, FlagSource, Resolved, SourceError};
@@ -20,7 +20,7 @@ pub fn offline() -> Bundled {
 /// The flag data in the package: `flags.json`, fetched when it was made.
 pub(super) struct Package {
     path: Option<PathBuf>,
-    /// Read when it is first needed, which most environments never see. A failed read is tried again.
+    /// Read on first use, which most environments never have. A failed read is retried.
     contents: OnceCell<Option<(Resolved, SystemTime)>>,
 }
 
@@ -59,7 +59,7 @@ fn parse(json: &str, what: &str, flag_key: &str) -> Result<(Resolved, SystemTime
     let fetched_at: DateTime<FixedOffset> = DateTime::parse_from_rfc3339(fetched_at)
         .map_err(|error| malformed(format!("fetched_at is {fetched_at:?}: {error}")))?;
     let collection = Collection::new(flag_key, Arc::default(), BTreeSet::new());
-    // Reading what is in memory never waits.
+    // A read from memory is ready at once.
     Bundled::new(json, what).fetch(&collection).now_or_never().unwrap_or(Ok(()))?;
     Ok((collection.resolve().unwrap_or_default(), fetched_at.into()))
 }

@@ -1,4 +1,4 @@
-//! The flag data in memory, as the SDK's persistent data store: what was fetched, when, and from where.
+//! The flag data in memory, with its age and origin. The SDK reads it as a persistent data store.
 
 use flag_data::clock::{Clock, Moment};
 use flag_data::items::{Item, ItemKey, ItemKind, Items};
@@ -10,21 +10,21 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// The origin of the data in memory, and how old it is.
+/// Where data comes from, and its time.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Origin {
-    /// The source, at that moment.
+    /// The source, requested at that moment.
     Source(Moment),
-    /// The package, which was made at that time.
+    /// The package, made at that time.
     Package(SystemTime),
 }
 
-/// What the SDK evaluates from.
+/// The data that the SDK evaluates the flag from.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Data {
     pub(super) items: Arc<Items>,
     pub(super) origin: Option<Origin>,
-    /// When flag-sync last made the store that the data comes from equal to LaunchDarkly.
+    /// When flag-sync last made the store equal to LaunchDarkly, if the data comes from a store.
     pub(super) synced: Option<SystemTime>,
     /// References that count as missing because they could not be fetched.
     pub(super) unknown: Arc<BTreeSet<ItemKey>>,
@@ -51,12 +51,12 @@ impl Data {
 pub(super) struct Snapshot(Arc<RwLock<Data>>);
 
 impl Snapshot {
-    /// What is in it now.
+    /// The current data.
     pub(super) fn data(&self) -> Data {
         self.0.read().clone()
     }
 
-    /// Replaces the data. Items that are equal stay the same allocation, by which a change is recognized.
+    /// Replaces the data. Equal items keep their allocation, so that a comparison of addresses shows a change.
     pub(super) fn set(&self, mut data: Data) {
         let mut held = self.0.write();
         if held.items == data.items {
