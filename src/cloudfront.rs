@@ -159,34 +159,15 @@ fn text(json: Option<&RawValue>) -> Option<Cow<'_, str>> {
     Some(text)
 }
 
-/// What the function answers.
-#[derive(Debug)]
-pub enum Answer<'a> {
-    /// The request (or response) of the event, unchanged: CloudFront continues with it.
-    PassThrough(&'a RawValue),
-    /// A response made here, and the cookies that it sets.
-    Redirect(Redirect, Vec<String>),
-}
-
-impl Answer<'_> {
-    /// The answer as Lambda accepts it.
-    ///
-    /// # Errors
-    /// None: text is always JSON.
-    pub fn to_json(&self) -> serde_json::Result<Box<RawValue>> {
-        match self {
-            Self::PassThrough(raw) => Ok((*raw).to_owned()),
-            Self::Redirect(redirect, cookies) => redirect.to_json(cookies),
-        }
-    }
-}
-
 impl Redirect {
     /// The [generated response](https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/lambda-generating-http-responses-programming-model.html):
     /// the status is text, a header name in lower case maps to a list of values. `no-store` keeps browsers from
     /// remembering the redirect, so that the flag's next change reaches everyone; CloudFront itself never caches a
     /// generated response.
-    fn to_json(&self, cookies: &[String]) -> serde_json::Result<Box<RawValue>> {
+    ///
+    /// # Errors
+    /// None: text is always JSON.
+    pub fn to_json(&self, cookies: &[String]) -> serde_json::Result<Box<RawValue>> {
         // Only a few values vary. A serializer would take several times as long.
         let status = if self.status == 307 { "307" } else { "302" };
         let location = serde_json::to_string(&self.location)?;

@@ -1,6 +1,6 @@
 //! The edge function: reads an event, returns an answer, and does everything else after the response.
 
-use crate::cloudfront::{Answer, Event, ViewerRequest};
+use crate::cloudfront::{Event, ViewerRequest};
 use crate::decision_log::DecisionLine;
 use crate::flags::{Flags, Reason};
 use crate::log::{self, Level};
@@ -62,27 +62,27 @@ impl Edge {
     }
 
     async fn answer(&self, payload: &RawValue, line: &mut DecisionLine) -> Result<Box<RawValue>, Diagnostic> {
-        let answer = match Event::parse(payload) {
+        match Event::parse(payload) {
             Ok(Event::ViewerRequest(request)) => {
                 let decision = AssertUnwindSafe(self.decide(&request, line)).catch_unwind().await;
                 match or_fallback(decision, &self.paths, line) {
                     Some(redirect) => {
-                        let cookies = redirect.cookies.iter().map(|cookie| self.visitors.set_cookie(cookie)).collect();
-                        Answer::Redirect(redirect, cookies)
+                        let cookies = redirect.cookies.iter().map(|cookie| self.visitors.set_cookie(cookie));
+                        let answer = redirect.to_json(&cookies.collect::<Vec<_>>());
+                        answer.map_err(|error| Diagnostic::from(Box::new(error) as Error))
                     }
-                    None => Answer::PassThrough(request.raw),
+                    None => Ok(request.raw.to_owned()),
                 }
             }
             Ok(Event::Other(raw)) => {
                 line.warn("not a viewer request: attach the function to the viewer-request event");
-                Answer::PassThrough(raw)
+                Ok(raw.to_owned())
             }
             Err(error) => {
                 line.error(error.to_string());
-                return Err(Diagnostic { error_type: "NotCloudFront".to_owned(), error_message: line.message.clone() });
+                Err(Diagnostic { error_type: "NotCloudFront".to_owned(), error_message: line.message.clone() })
             }
-        };
-        answer.to_json().map_err(|error| Diagnostic::from(Box::new(error) as Error))
+        }
     }
 
     /// `None` passes the request through.

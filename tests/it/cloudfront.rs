@@ -1,6 +1,6 @@
 //! The event and the answer on the wire.
 
-use redirect::cloudfront::{Answer, Event, Headers};
+use redirect::cloudfront::{Event, Headers};
 use redirect::redirect::Redirect;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -80,14 +80,14 @@ fn a_header_that_cannot_be_read_spoils_no_other() {
 
 #[test]
 fn a_redirect_is_a_response_that_cloudfront_accepts() {
-    let json = |location: &str, cookies| {
-        let redirect = Redirect::new(307, location.to_owned());
-        Answer::Redirect(redirect, cookies).to_json().unwrap().get().to_owned()
+    let json = |location: &str, cookies: &[&str]| {
+        let cookies: Vec<_> = cookies.iter().map(|cookie| (*cookie).to_owned()).collect();
+        Redirect::new(307, location.to_owned()).to_json(&cookies).unwrap().get().to_owned()
     };
     let start = r#"{"status":"307","headers":{"location":[{"key":"Location","value":"/site/a?b"}],"cache-control":[{"key":"Cache-Control","value":"no-store"}]"#;
-    assert_eq!(json("/site/a?b", vec![]), format!("{start}}}}}"));
+    assert_eq!(json("/site/a?b", &[]), format!("{start}}}}}"));
     let cookies = r#","set-cookie":[{"key":"Set-Cookie","value":"a=b"},{"key":"Set-Cookie","value":"c=d"}]}}"#;
-    assert_eq!(json("/site/a?b", vec!["a=b".to_owned(), "c=d".to_owned()]), format!("{start}{cookies}"));
-    let quoted: Value = serde_json::from_str(&json(r#"/site/a?""#, vec![])).unwrap();
+    assert_eq!(json("/site/a?b", &["a=b", "c=d"]), format!("{start}{cookies}"));
+    let quoted: Value = serde_json::from_str(&json(r#"/site/a?""#, &[])).unwrap();
     assert_eq!(quoted["headers"]["location"][0]["value"], r#"/site/a?""#);
 }
