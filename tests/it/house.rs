@@ -27,7 +27,9 @@ fn imports(folder: &Path, root: &str) -> Imports {
         }
     }
     let modules: BTreeSet<_> = imports.keys().cloned().collect();
-    imports.values_mut().for_each(|named| named.retain(|other| modules.contains(other)));
+    for named in imports.values_mut() {
+        named.retain(|other| modules.contains(other));
+    }
     imports
 }
 
