@@ -1,12 +1,13 @@
 //! The log of a preview: the requests, the function's decisions and messages, and that something else changed.
 
+use super::distribution::Handler;
 use super::viewer::request_id;
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use tokio::sync::broadcast;
 
 /// How many entries are kept for a page that is opened later.
@@ -27,7 +28,7 @@ pub(super) enum News {
 #[derive(Debug, Serialize)]
 pub(super) struct Entry {
     id: String,
-    at_ms: u64,
+    at_ms: u128,
     #[serde(flatten)]
     what: What,
 }
@@ -35,7 +36,7 @@ pub(super) struct Entry {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum What {
-    Served(Served),
+    Served(Box<Served>),
     /// The function's own log line.
     Decision(Value),
     Message(String),
@@ -61,18 +62,9 @@ pub(super) struct Served {
     /// The rule that was broken, or what failed.
     pub problem: Option<String>,
     /// From the request to the answer, a cold start included.
-    pub took_us: u64,
+    pub took_us: u128,
     /// The part of a cold start, up to the request for the first event.
-    pub start_us: Option<u64>,
-}
-
-/// What ran on a viewer request.
-#[derive(Clone, Copy, Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Handler {
-    Function,
-    Script,
-    Nothing,
+    pub start_us: Option<u128>,
 }
 
 /// The log. Clones share it.
@@ -89,7 +81,7 @@ impl Journal {
 
     /// Records a request that was answered.
     pub(super) fn served(&self, id: String, served: Served) {
-        self.add(id, What::Served(served));
+        self.add(id, What::Served(served.into()));
     }
 
     /// Records a line that the function wrote: a decision, which belongs to a request, or a message. A line in another
@@ -121,8 +113,8 @@ impl Journal {
     }
 
     fn add(&self, id: String, what: What) {
-        let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let entry = Arc::new(Entry { id, at_ms: u64::try_from(at.as_millis()).unwrap_or(u64::MAX), what });
+        let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let entry = Arc::new(Entry { id, at_ms: at.as_millis(), what });
         let mut entries = self.entries.lock();
         if entries.len() == MAX_ENTRIES {
             entries.pop_front();

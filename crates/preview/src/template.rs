@@ -1,12 +1,13 @@
 //! The CloudFormation template as `just deploy` fills it in: with a package, so that the function is attached, and with
 //! the paths of `redirect.toml`.
 
+use anyhow::{Context, Result};
 use saphyr::{LoadableYamlNode, Scalar, Yaml};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-/// Without effect on this machine: it has no certificate, no firewall, no cache and no bucket, and loopback needs no
-/// compression.
-const NO_EFFECT: [&str; 15] = [
+/// Without effect on this machine: it has no certificate, no firewall and no cache, the bucket is a folder, and loopback
+/// needs no compression.
+const NO_EFFECT: [&str; 16] = [
     "Aliases",
     "CachePolicyId",
     "Comment",
@@ -19,103 +20,61 @@ const NO_EFFECT: [&str; 15] = [
     "OriginAccessControlId",
     "PriceClass",
     "S3OriginConfig",
+    "TargetOriginId",
     "ViewerCertificate",
     "ViewerProtocolPolicy",
     "WebACLId",
 ];
 
-/// What the preview cannot show of the template.
-#[derive(Debug, thiserror::Error)]
-#[error("cloudformation/edge.yaml: {0}")]
-pub struct TemplateError(pub(super) String);
+/// The template as JSON, without what has no effect. `!Ref A` to a resource is `"A"`, `!GetAtt A.B` is `"A.B"`.
+pub(super) fn resolved(text: &str, current_path: &str, beta_path: &str) -> Result<Value> {
+    let documents = Yaml::load_from_str(text)?;
+    let document = documents.first().context("the file is empty")?;
+    Ok(Paths { current_path, beta_path }.resolve(document).unwrap_or_default())
+}
 
-/// A template.
-pub(super) struct Template<'a> {
-    document: Yaml<'a>,
+struct Paths<'a> {
     current_path: &'a str,
     beta_path: &'a str,
 }
 
-impl<'a> Template<'a> {
-    pub(super) fn parse(text: &'a str, current_path: &'a str, beta_path: &'a str) -> Result<Self, TemplateError> {
-        let documents = Yaml::load_from_str(text).map_err(|error| TemplateError(error.to_string()))?;
-        let document = documents.into_iter().next().ok_or_else(|| TemplateError("the file is empty".to_owned()))?;
-        Ok(Self { document, current_path, beta_path })
-    }
-
-    /// The name of the only resource of a type.
-    pub(super) fn only(&self, kind: &str) -> Result<&str, TemplateError> {
-        let resources = self.at(&["Resources"])?.as_mapping().into_iter().flat_map(|resources| resources.keys());
-        let names: Vec<_> = resources.filter_map(Yaml::as_str).filter(|name| self.kind(name) == Some(kind)).collect();
-        match *names {
-            [name] => Ok(name),
-            _ => Err(TemplateError(format!("the preview needs one resource of type {kind}, not {}", names.len()))),
-        }
-    }
-
-    /// The type of a resource.
-    pub(super) fn kind(&self, name: &str) -> Option<&str> {
-        self.at(&["Resources", name, "Type"]).ok()?.as_str()
-    }
-
-    pub(super) fn at(&self, path: &[&str]) -> Result<&Yaml<'a>, TemplateError> {
-        path.iter().try_fold(&self.document, |node, key| {
-            node.as_mapping_get(key).ok_or_else(|| TemplateError(format!("{} is missing", path.join("."))))
+impl Paths<'_> {
+    /// `None` is `AWS::NoValue`, as if the node were absent.
+    fn resolve(&self, node: &Yaml<'_>) -> Option<Value> {
+        Some(match node {
+            Yaml::Value(Scalar::Integer(number)) => json!(number),
+            Yaml::Value(Scalar::String(text)) => json!(text),
+            Yaml::Sequence(items) => items.iter().filter_map(|item| self.resolve(item)).collect(),
+            Yaml::Mapping(entries) => {
+                let entries = entries.iter().filter_map(|(key, entry)| Some((key.as_str()?, self.resolve(entry)?)));
+                entries.filter(|(key, _)| !NO_EFFECT.contains(key)).collect()
+            }
+            Yaml::Tagged(tag, argument) => return self.intrinsic(&tag.suffix, argument),
+            _ => Value::Null,
         })
     }
 
-    /// What has an effect on this machine, as JSON: `!Ref A` to a resource is `"A"`, `!GetAtt A.B` is `"A.B"`. `None` is
-    /// `AWS::NoValue`, as if it were absent.
-    pub(super) fn resolved(&self, node: &Yaml<'_>) -> Result<Option<Value>, TemplateError> {
-        let unknown = || Err(TemplateError(format!("the preview does not know {node:?} as it is used here")));
-        Ok(Some(match node {
-            Yaml::Value(Scalar::Boolean(truth)) => json!(truth),
-            Yaml::Value(Scalar::Integer(number)) => json!(number),
-            Yaml::Value(Scalar::String(text)) => json!(text),
-            Yaml::Sequence(items) => {
-                let items = items.iter().map(|item| self.resolved(item));
-                items.filter_map(Result::transpose).collect::<Result<_, _>>()?
+    /// An intrinsic function. One that is not known here stays an object, which nothing that the preview reads may be.
+    fn intrinsic(&self, name: &str, argument: &Yaml<'_>) -> Option<Value> {
+        let text = argument.as_str().unwrap_or_default();
+        match (name, text, argument) {
+            ("Ref", "AWS::NoValue", _) => None,
+            ("Ref", "CurrentPath", _) => Some(json!(self.current_path)),
+            ("Ref", "BetaPath", _) => Some(json!(self.beta_path)),
+            ("Ref" | "GetAtt", _, _) => Some(json!(text)),
+            ("Sub", _, Yaml::Value(_)) => {
+                let text = text.replace("${CurrentPath}", self.current_path).replace("${BetaPath}", self.beta_path);
+                Some(if text.contains("${") { json!({ name: text }) } else { json!(text) })
             }
-            Yaml::Mapping(entries) => {
-                let mut object = Map::new();
-                for (key, entry) in entries {
-                    let key = key.as_str().unwrap_or_default();
-                    if !NO_EFFECT.contains(&key)
-                        && let Some(value) = self.resolved(entry)?
-                    {
-                        object.insert(key.to_owned(), value);
-                    }
+            ("If", _, Yaml::Sequence(branches)) => match branches.as_slice() {
+                [condition, then, _] if condition.as_str() == Some("IsAttached") => self.resolve(then),
+                [condition, then, otherwise] if condition.as_str() == Some("AtRoot") => {
+                    self.resolve(if self.current_path == "/" { then } else { otherwise })
                 }
-                Value::Object(object)
-            }
-            Yaml::Tagged(tag, argument) => match (tag.suffix.as_str(), argument.as_ref()) {
-                ("Ref", Yaml::Value(Scalar::String(name))) => match name.as_ref() {
-                    "AWS::NoValue" => return Ok(None),
-                    "CurrentPath" => json!(self.current_path),
-                    "BetaPath" => json!(self.beta_path),
-                    resource => json!(resource),
-                },
-                ("GetAtt", Yaml::Value(Scalar::String(name))) => json!(name),
-                ("Sub", Yaml::Value(Scalar::String(text))) => {
-                    let text = text.replace("${CurrentPath}", self.current_path).replace("${BetaPath}", self.beta_path);
-                    if text.contains("${") {
-                        return unknown();
-                    }
-                    json!(text)
-                }
-                ("If", Yaml::Sequence(branches)) => match branches.as_slice() {
-                    [condition, then, otherwise] => match condition.as_str() {
-                        Some("IsAttached") => return self.resolved(then),
-                        Some("AtRoot") if self.current_path == "/" => return self.resolved(then),
-                        Some("AtRoot") => return self.resolved(otherwise),
-                        _ => return unknown(),
-                    },
-                    _ => return unknown(),
-                },
-                _ => return unknown(),
+                _ => Some(json!({ name: null })),
             },
-            _ => return unknown(),
-        }))
+            _ => Some(json!({ name: null })),
+        }
     }
 }
 
@@ -123,50 +82,26 @@ impl<'a> Template<'a> {
 mod tests {
     use super::*;
 
-    const TEMPLATE: &str = r#"
-Resources:
-  Thing:
-    Type: A::Thing
-    Properties:
-      Number: 7
-      Comment: !Sub "${AWS::StackName}"
-      Attached: !If [IsAttached, [!Ref Other], !Ref AWS::NoValue]
-      Detached: !If [IsAttached, !Ref AWS::NoValue, [x]]
-      Names: [!GetAtt Other.Arn, !Ref AWS::NoValue, yes]
-      Paths: [!Ref BetaPath, !If [AtRoot, /, !Sub "${CurrentPath}/*"]]
-  Odd: {Type: B::Thing, Properties: {Name: !Join ["-", [a, b]]}}
-  Conditional: {Type: B::Thing, Properties: {Name: !If [HasDomain, a, b]}}
-  Named: {Type: C::Thing, Properties: {Name: !Sub "${AWS::StackName}-x"}}
-"#;
-
-    fn properties(name: &str, current_path: &str) -> Result<Option<Value>, TemplateError> {
-        let template = Template::parse(TEMPLATE, current_path, "/beta").unwrap();
-        template.resolved(template.at(&["Resources", name, "Properties"])?)
+    #[track_caller]
+    fn check(yaml: &str, current_path: &str, expected: &Value) {
+        assert_eq!(&resolved(&format!("x: {yaml}"), current_path, "/beta").unwrap(), expected, "{yaml}");
     }
 
     #[test]
     fn the_function_is_attached_and_the_paths_are_those_of_the_settings() {
-        for (current_path, expected) in [("/site", "/site/*"), ("/", "/")] {
-            let names = ["Other.Arn", "yes"];
-            let expected = json!({"Number": 7, "Attached": ["Other"], "Names": names, "Paths": ["/beta", expected]});
-            assert_eq!(properties("Thing", current_path).unwrap(), Some(expected));
-        }
-    }
-
-    #[track_caller]
-    fn check_error<T: std::fmt::Debug>(outcome: Result<T, TemplateError>, expected: &str) {
-        let error = outcome.unwrap_err().to_string();
-        assert!(error.starts_with("cloudformation/edge.yaml: ") && error.contains(expected), "{error}");
+        check("{Timeout: 7, Comment: none}", "/site", &json!({"x": {"Timeout": 7}}));
+        check("[!GetAtt Other.Arn, !Ref AWS::NoValue, yes]", "/site", &json!({"x": ["Other.Arn", "yes"]}));
+        check("!If [IsAttached, [!Ref Other], !Ref AWS::NoValue]", "/site", &json!({"x": ["Other"]}));
+        check("!If [IsAttached, !Ref AWS::NoValue, [a]]", "/site", &json!({}));
+        check("[!Ref BetaPath, !Ref CurrentPath]", "/site", &json!({"x": ["/beta", "/site"]}));
+        check("!If [AtRoot, /, !Sub \"${CurrentPath}/*\"]", "/site", &json!({"x": "/site/*"}));
+        check("!If [AtRoot, /, !Sub \"${CurrentPath}/*\"]", "/", &json!({"x": "/"}));
     }
 
     #[test]
-    fn what_is_not_known_is_named() {
-        check_error(properties("Odd", "/"), "Join");
-        check_error(properties("Conditional", "/"), "HasDomain");
-        check_error(properties("Named", "/"), "AWS::StackName");
-        check_error(properties("Missing", "/"), "Resources.Missing.Properties is missing");
-        let template = Template::parse(TEMPLATE, "/", "/beta").unwrap();
-        assert_eq!(template.only("A::Thing").unwrap(), "Thing");
-        check_error(template.only("B::Thing"), "one resource of type B::Thing, not 2");
+    fn an_intrinsic_function_that_is_not_known_stays_an_object() {
+        check("!Join [\"-\", [a, b]]", "/", &json!({"x": {"Join": null}}));
+        check("!If [HasDomain, a, b]", "/", &json!({"x": {"If": null}}));
+        check("!Sub \"${AWS::StackName}-x\"", "/", &json!({"x": {"Sub": "${AWS::StackName}-x"}}));
     }
 }
