@@ -1,11 +1,11 @@
 //! CloudFront, as far as a viewer sees it: the cache behavior, the function, the origin, the error page.
 
 use super::distribution::{Behavior, Distribution, Handler};
-use super::environment::{Environment, Invocation};
-use super::journal::{Journal, Served};
+use super::environment::Environment;
+use super::journal::Journal;
 use super::rules::{self, Effect, MAX_URL_LENGTH};
 use super::script;
-use super::viewer::{Viewer, cookie};
+use super::viewer::{Viewer, cookie, split};
 use anyhow::{Error, anyhow};
 use axum::body::Body;
 use axum::response::{Html, IntoResponse, Response};
@@ -14,6 +14,7 @@ use http::request::Parts;
 use http::{HeaderMap, Request, StatusCode};
 use redirect::preview_token::PreviewToken;
 use redirect::settings::Settings;
+use serde_json::json;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use tower::ServiceExt;
@@ -47,20 +48,14 @@ pub(super) struct CloudFront {
     pub journal: Journal,
 }
 
-/// CloudFront's own error, with the reason that only its logs would have.
-struct Refusal {
-    status: StatusCode,
-    /// The part that failed, as `x-cache` names it.
-    origin: &'static str,
-    problem: Error,
-}
+/// CloudFront's own error: its status, the part that failed, and the reason that only CloudFront's logs would have.
+type Refusal = (StatusCode, &'static str, Error);
 
 impl CloudFront {
     /// Answers a viewer's request. No function here reads the body of a request, nor does S3.
-    pub(super) async fn answer(&self, request: Parts, peer: IpAddr) -> Response {
+    pub(super) async fn answer(&self, request: &Parts, peer: IpAddr) -> Response {
         let begun = Instant::now();
-        let mut viewer = Viewer::new(&request, peer);
-        let url = viewer.url();
+        let mut viewer = Viewer::new(request, peer);
         if let ("/", Some(object)) = (viewer.uri.as_str(), &self.distribution.default_root_object) {
             viewer.uri = format!("/{object}");
         }
@@ -76,7 +71,7 @@ impl CloudFront {
                 let origin = if is_script { "FunctionGeneratedResponse" } else { "LambdaGeneratedResponse" };
                 (from(origin, response), None)
             }
-            Err(Refusal { status, origin, problem }) => {
+            Err((status, origin, problem)) => {
                 let problem = format!("{problem:#}");
                 let escaped = problem.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
                 let page = ERROR_PAGE.replace("{title}", &status.to_string()).replace("{problem}", &escaped);
@@ -89,21 +84,22 @@ impl CloudFront {
             Some(token) => text.replace(token.reveal(), "TOKEN"),
             None => text.to_owned(),
         };
-        let served = Served {
-            behavior: behavior.path_pattern.clone(),
-            handler,
-            status: response.status().as_u16(),
-            location: headers(LOCATION).next().map(shown),
-            sets_cookies: headers(SET_COOKIE).filter_map(|cookie| Some(cookie.split_once('=')?.0.to_owned())).collect(),
-            problem: problem.as_deref().map(shown),
-            took_us: begun.elapsed().as_micros(),
-            start_us: start.map(|start| start.as_micros()),
-            url: shown(&url),
-            visitor: cookie(&viewer.headers, &self.settings.visitor_cookie).map(str::to_owned),
-            viewer: viewer.address,
-            method: viewer.method,
-        };
-        self.journal.served(viewer.id.clone(), served);
+        let served = json!({
+            "viewer": viewer.address,
+            "visitor": cookie(&viewer.headers, &self.settings.visitor_cookie),
+            "method": viewer.method,
+            "url": shown(&request.uri.to_string()),
+            "behavior": behavior.path_pattern,
+            "handler": handler,
+            "status": response.status().as_u16(),
+            "location": headers(LOCATION).next().map(shown),
+            "sets_cookies": headers(SET_COOKIE).map(|cookie| split(cookie).0).collect::<Vec<_>>(),
+            "problem": problem.as_deref().map(shown),
+            "took_us": begun.elapsed().as_micros(),
+            // The part of a cold start, up to the request for the first event.
+            "start_us": start.map(|start| start.as_micros()),
+        });
+        self.journal.add(&viewer.id, "served", &served);
         ([("x-amz-cf-id", viewer.id)], response).into_response()
     }
 
@@ -112,15 +108,15 @@ impl CloudFront {
         match handler {
             Handler::Nothing => (Ok(Effect::Continue { uri: viewer.uri.clone() }), None),
             Handler::Script => {
-                let answer = script::run(&self.distribution.script, &viewer.script_event(), &viewer.query)
-                    .map_err(refused(StatusCode::SERVICE_UNAVAILABLE, "FunctionExecutionError"));
-                let invalid = refused(StatusCode::BAD_GATEWAY, "FunctionValidationError");
+                let answer = script::run(&self.distribution.script, &viewer.script_event(), &viewer.query);
+                let answer = answer.map_err(|why| (StatusCode::SERVICE_UNAVAILABLE, "FunctionExecutionError", why));
+                let invalid = |why| (StatusCode::BAD_GATEWAY, "FunctionValidationError", why);
                 (answer.and_then(|answer| script::effect(answer).map_err(invalid)), None)
             }
             Handler::Function => {
-                let Invocation { answer, start } = self.environment.invoke(viewer.lambda_event().to_string()).await;
-                let answer = answer.map_err(refused(StatusCode::SERVICE_UNAVAILABLE, "LambdaExecutionError"));
-                let invalid = refused(StatusCode::BAD_GATEWAY, "LambdaValidationError");
+                let (answer, start) = self.environment.invoke(viewer.lambda_event().to_string()).await;
+                let answer = answer.map_err(|why| (StatusCode::SERVICE_UNAVAILABLE, "LambdaExecutionError", why));
+                let invalid = |why| (StatusCode::BAD_GATEWAY, "LambdaValidationError", why);
                 (answer.and_then(|answer| rules::enforce(&answer, &viewer.headers).map_err(invalid)), start)
             }
         }
@@ -174,17 +170,13 @@ impl CloudFront {
 fn check(viewer: &Viewer, behavior: &Behavior) -> Result<Handler, Refusal> {
     if viewer.uri.len() + viewer.query.len() >= MAX_URL_LENGTH {
         let problem = anyhow!("the URL is longer than {MAX_URL_LENGTH} characters");
-        return Err(refused(StatusCode::URI_TOO_LONG, "Error")(problem));
+        return Err((StatusCode::URI_TOO_LONG, "Error", problem));
     }
     if !behavior.allowed_methods.contains(&viewer.method) {
         let problem = anyhow!("the behavior {} does not allow {}", behavior.path_pattern, viewer.method);
-        return Err(refused(StatusCode::FORBIDDEN, "Error")(problem));
+        return Err((StatusCode::FORBIDDEN, "Error", problem));
     }
     Ok(behavior.handler())
-}
-
-fn refused(status: StatusCode, origin: &'static str) -> impl FnOnce(Error) -> Refusal {
-    move |problem| Refusal { status, origin, problem }
 }
 
 /// A response with the header that names its origin.

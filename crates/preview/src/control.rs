@@ -62,17 +62,6 @@ pub(super) enum FaultName {
     Rejected,
 }
 
-impl FaultName {
-    fn fault(self) -> Fault {
-        match self {
-            Self::None => Fault::None,
-            Self::Down => Fault::BlackHole,
-            Self::Slow => Fault::SlowHeaders(SLOW),
-            Self::Rejected => Fault::Status(401, None),
-        }
-    }
-}
-
 impl Control {
     fn stand_in(&self) -> Result<&LaunchDarkly> {
         self.stand_in.as_ref().context(
@@ -91,7 +80,6 @@ impl Control {
         let item = Item::new(ItemKind::Flag, flag.to_string(), None).map_err(Error::msg)?;
         items.insert(ItemKind::Flag, key.clone(), item);
         population.evaluate(&items, key)?;
-        drop(population);
         launchdarkly.set_flag(&flag);
         self.cloudfront.journal.state_changed();
         Ok(())
@@ -99,8 +87,14 @@ impl Control {
 
     fn set_fault(&self, name: FaultName) -> Result<()> {
         let launchdarkly = self.stand_in()?;
-        launchdarkly.fail(name.fault());
-        launchdarkly.fail_events(name.fault());
+        let fault = match name {
+            FaultName::None => Fault::None,
+            FaultName::Down => Fault::BlackHole,
+            FaultName::Slow => Fault::SlowHeaders(SLOW),
+            FaultName::Rejected => Fault::Status(401, None),
+        };
+        launchdarkly.fail(fault.clone());
+        launchdarkly.fail_events(fault);
         *self.fault.lock() = name;
         self.cloudfront.journal.state_changed();
         Ok(())
@@ -146,7 +140,7 @@ impl Control {
             "is_live": self.stand_in.is_none(),
             "population": population.picture,
             "fault": *self.fault.lock(),
-            "environment": environment.status(),
+            "environment": *environment.status.lock(),
             "freezes": self.freezes,
             "max_staleness_seconds": settings.max_staleness.as_secs(),
             "viewer_budget_ms": settings.viewer_budget.as_millis(),
@@ -186,7 +180,7 @@ async fn visit(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
-    control.cloudfront.answer(request.into_parts().0, peer.ip()).await
+    control.cloudfront.answer(&request.into_parts().0, peer.ip()).await
 }
 
 /// The state and the log, and every change of them, as server-sent events.
@@ -197,7 +191,7 @@ async fn news(State(control): State<Arc<Control>>) -> Sse<impl Stream<Item = Res
     let changes = stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await.ok()?, receiver)));
     let events = stream::iter(known).chain(changes).map(move |news| match news {
         News::State => Event::default().event("state").json_data(control.state()),
-        News::Entry(entry) => Event::default().event("entry").json_data(&*entry),
+        News::Entry(entry) => Event::default().event("entry").json_data(entry),
     });
     Sse::new(events).keep_alive(KeepAlive::default())
 }

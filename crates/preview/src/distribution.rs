@@ -166,23 +166,18 @@ mod tests {
     #[test]
     fn the_template_attaches_the_function_where_the_decision_needs_it() {
         let sites = ("/site", "/site/beta");
-        let outside = ["/", "/about.html", "/sitemap.xml", "/favicon.ico", "/site", "/site/", "/site-map/x"];
-        let pages = ["/site/beta", "/site/beta/", "/site/beta/index.html", "/site/beta/a/b", "/site/beta/../../x"];
-        let others =
-            ["/site/index.html", "/site/beta.html", "/site//a", "/site/beta/logo.svg", "/site/beta/a/style.css"];
-        check_paths(sites, Function, &outside);
-        check_paths(sites, Function, &pages);
+        check_paths(sites, Function, &["/", "/about.html", "/sitemap.xml", "/favicon.ico"]);
+        check_paths(sites, Function, &["/site", "/site/", "/site-map/x", "/site/beta", "/site/beta/"]);
+        check_paths(sites, Function, &["/site/beta/index.html", "/site/beta/a/b", "/site/beta/../../x"]);
         check_paths(sites, Script, &["/site/a/", "/site/a/b.c/", "/site/a/."]);
-        check_paths(sites, Nothing, &others);
-    }
-
-    #[test]
-    fn the_template_follows_the_paths() {
-        check_paths(("/shop", "/next"), Function, &["/next/a.html", "/site/a.html"]);
-        check_paths(("/shop", "/next"), Script, &["/shop/a/"]);
-        let pages = ["/", "/about", "/a/b.html", "/v1.2/docs", "/beta", "/beta/", "/beta/a.html"];
-        check_paths(("/", "/beta"), Function, &pages);
-        check_paths(("/", "/beta"), Nothing, &["/logo.svg", "/a/b.css", "/.well-known/x", "/beta/logo.svg"]);
+        check_paths(sites, Nothing, &["/site/index.html", "/site/beta.html", "/site//a"]);
+        check_paths(sites, Nothing, &["/site/beta/logo.svg", "/site/beta/a/style.css"]);
+        let sites = ("/shop", "/next");
+        check_paths(sites, Function, &["/next/a.html", "/site/a.html"]);
+        check_paths(sites, Script, &["/shop/a/"]);
+        let sites = ("/", "/beta");
+        check_paths(sites, Function, &["/", "/about", "/a/b.html", "/v1.2/docs", "/beta", "/beta/", "/beta/a.html"]);
+        check_paths(sites, Nothing, &["/logo.svg", "/a/b.css", "/.well-known/x", "/beta/logo.svg"]);
     }
 
     #[test]
@@ -216,6 +211,8 @@ mod tests {
         check_refused("LambdaFunctionARN: !Ref FunctionVersion", "LambdaFunctionARN: !Ref Function", "`Function`");
         check_refused("- PathPattern: !Ref B", "- Odd: x\n            PathPattern: !Ref B", "unknown field `Odd`");
         check_refused("PathPattern: !Ref BetaPath", "PathPattern: !Join [a, b]", "CacheBehaviors[1].PathPattern");
+        check_refused("PathPattern: !Ref BetaPath", "PathPattern: !Sub ${Other}", "CacheBehaviors[1].PathPattern");
+        check_refused("DefaultRootObject: !If [AtRoot", "DefaultRootObject: !If [Other", "DefaultRootObject");
         check_refused("Enabled: true", "Enabled: true\n        OriginGroups: {}", "unknown field `OriginGroups`");
         check_refused("- Id: site", "- Id: other\n          - Id: site", "Origins: invalid length 2");
         check_refused("Runtime: cloudfront-js-2.0", "Runtime: cloudfront-js-1.0", "not cloudfront-js-1.0");

@@ -2,17 +2,17 @@
 //! other, starts cold, is frozen and thawed, and can be killed at any time.
 
 use super::journal::Journal;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Serialize;
-use standins::{Following, Function, Outcome, RuntimeApi, lambda_environment};
+use standins::{Function, Outcome, RuntimeApi, lambda_environment};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::process::Command;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 /// How long Lambda waits for a function to ask for its first event.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html>
@@ -33,14 +33,14 @@ pub(super) struct Program {
 }
 
 /// What the control page shows of the environment.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Status {
     state: State,
     cold_starts: u64,
     invocations: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum State {
     /// There is no process.
@@ -50,19 +50,11 @@ enum State {
     Frozen,
 }
 
-/// The end of an invocation.
-pub(super) struct Invocation {
-    /// The answer, or why there is none.
-    pub answer: Result<Bytes>,
-    /// How long the cold start took, if there was one.
-    pub start: Option<Duration>,
-}
-
 /// The environment.
 pub(super) struct Environment {
     /// Locked for as long as the environment is busy: waiting requests are served in order.
     worker: Arc<tokio::sync::Mutex<Worker>>,
-    status: Arc<Mutex<Status>>,
+    pub status: Arc<Mutex<Status>>,
 }
 
 impl Environment {
@@ -74,17 +66,17 @@ impl Environment {
         Self { worker: Arc::new(worker.into()), status }
     }
 
-    /// Hands an event to the function.
-    pub(super) async fn invoke(&self, event: String) -> Invocation {
+    /// The function's answer to an event, or why there is none: a 503 for the viewer. Also how long a cold start took.
+    pub(super) async fn invoke(&self, event: String) -> (Result<Bytes>, Option<Duration>) {
         let mut worker = self.worker.clone().lock_owned().await;
         // Tasks, because the invocation goes on if the viewer leaves, and after the answer.
         let invocation = tokio::spawn(async move {
             let answer = worker.answer(event).await;
             let start = worker.start.take();
             tokio::spawn(async move { worker.settle().await });
-            Invocation { answer, start }
+            (answer, start)
         });
-        invocation.await.unwrap_or_else(|error| Invocation { answer: Err(error.into()), start: None })
+        invocation.await.unwrap_or_else(|error| (Err(error.into()), None))
     }
 
     /// Freezes it now, and lets ten minutes pass for the function: it sees the time by its next deadline.
@@ -98,30 +90,21 @@ impl Environment {
     pub(super) async fn kill(&self) {
         self.worker.lock().await.kill().await;
     }
-
-    pub(super) fn status(&self) -> Status {
-        *self.status.lock()
-    }
 }
 
 struct Worker {
     program: Program,
     journal: Journal,
     status: Arc<Mutex<Status>>,
-    running: Option<Running>,
+    running: Option<(RuntimeApi, Function)>,
     /// How long the cold start of the present invocation took.
     start: Option<Duration>,
     /// How far the function's time is ahead of this machine's.
     time_passed: Duration,
 }
 
-struct Running {
-    api: RuntimeApi,
-    function: Function,
-}
-
 impl Worker {
-    /// The function's answer to an event. The error says why there is none: a 503 for the viewer.
+    /// The function's answer to an event. A function that gives none is killed.
     async fn answer(&mut self, event: String) -> Result<Bytes> {
         let outcome = self.outcome(event).await;
         if outcome.is_err() {
@@ -132,53 +115,53 @@ impl Worker {
         Ok(body)
     }
 
-    /// How the function handles an event, in time and without ending. Starts it if there is none.
+    /// How the function handles an event. Starts it if it does not run.
     async fn outcome(&mut self, event: String) -> Result<Outcome> {
-        let running = match self.running.take_if(|running| running.function.is_alive()) {
+        let running = match self.running.take_if(|(_, function)| function.is_alive()) {
             Some(running) => running,
             None => self.start().await?,
         };
-        let Running { api, function } = self.running.insert(running);
+        let (api, function) = self.running.insert(running);
         function.thaw();
         self.status.lock().invocations += 1;
         let limit = self.program.timeout;
         let deadline = SystemTime::now() + self.time_passed + limit;
-        tokio::select! {
-            outcome = timeout(limit, api.invoke_with_deadline(event, deadline)) => {
-                outcome.with_context(|| took_longer_than(limit))?.context("the function's process ended")
-            }
-            status = function.ended() => bail!("the function's process ended without an answer ({})", status?),
-        }
+        within(limit, function, api.invoke_with_deadline(event, deadline)).await?.context("the function is gone")
     }
 
-    async fn start(&mut self) -> Result<Running> {
+    async fn start(&mut self) -> Result<(RuntimeApi, Function)> {
         let begun = Instant::now();
         let api = RuntimeApi::start().await?;
         let mut command = Command::new(&self.program.path);
         command.env_clear().envs(lambda_environment(&api)).envs(&self.program.variables);
         end_with_this_process(&mut command);
         let mut function = Function::run(command).context("the function could not be started")?;
-        tokio::spawn(follow(function.follow(), self.journal.clone()));
+        let (mut log, journal) = (function.follow(), self.journal.clone());
+        tokio::spawn(async move {
+            while let Some(lines) = log.next().await {
+                for line in lines {
+                    journal.line(&line);
+                }
+            }
+        });
         self.status.lock().cold_starts += 1;
-        tokio::select! {
-            () = api.polled(1) => {}
-            error = api.init_error() => bail!("the function did not start: {error}"),
-            status = function.ended() => bail!("the function's process ended without an answer ({})", status?),
-            () = sleep(INIT_TIMEOUT) => bail!(took_longer_than(INIT_TIMEOUT)),
-        }
+        let ready = async {
+            tokio::select! {
+                () = api.polled(1) => Ok(()),
+                error = api.init_error() => Err(anyhow!("the function did not start: {error}")),
+            }
+        };
+        within(INIT_TIMEOUT, &mut function, ready).await??;
         self.start = Some(begun.elapsed());
-        Ok(Running { api, function })
+        Ok((api, function))
     }
 
     /// Waits until the function asks for its next event: until then it does what a viewer need not wait for.
     async fn settle(&mut self) {
-        let Some(Running { api, function }) = &mut self.running else { return };
-        let is_ready = tokio::select! {
-            ready = timeout(self.program.timeout, api.polled(api.invocations() + 1)) => ready.is_ok(),
-            _ = function.ended() => false,
-        };
-        if !is_ready {
-            self.journal.message("the function did not ask for another event; its environment is killed".to_owned());
+        let Some((api, function)) = &mut self.running else { return };
+        let ready = api.polled(api.invocations() + 1);
+        if within(self.program.timeout, function, ready).await.is_err() {
+            self.journal.message("the function did not ask for another event; its environment is killed");
             self.kill().await;
         } else if self.program.freeze {
             self.freeze();
@@ -188,16 +171,16 @@ impl Worker {
     }
 
     async fn kill(&mut self) {
-        if let Some(mut running) = self.running.take() {
+        if let Some((_, mut function)) = self.running.take() {
             // It may have ended already.
-            let _ = running.function.kill().await;
+            let _ = function.kill().await;
         }
         self.show(State::None);
     }
 
     fn freeze(&self) {
-        if let Some(running) = &self.running {
-            running.function.freeze();
+        if let Some((_, function)) = &self.running {
+            function.freeze();
             self.show(State::Frozen);
         }
     }
@@ -208,8 +191,13 @@ impl Worker {
     }
 }
 
-fn took_longer_than(limit: Duration) -> String {
-    format!("the function took longer than {limit:?}")
+/// What the function does, unless that takes too long or its process ends.
+async fn within<T>(limit: Duration, function: &mut Function, does: impl Future<Output = T>) -> Result<T> {
+    tokio::select! {
+        biased; // An answer counts also from a function that ends right after it.
+        outcome = timeout(limit, does) => outcome.with_context(|| format!("the function took longer than {limit:?}")),
+        status = function.ended() => bail!("the function's process ended without an answer ({})", status?),
+    }
 }
 
 /// Kills the function when the preview ends without having had time to, also while the function is frozen. Linux sends
@@ -223,13 +211,5 @@ fn end_with_this_process(command: &mut Command) {
             0 => Ok(()),
             _ => Err(std::io::Error::last_os_error()),
         });
-    }
-}
-
-async fn follow(mut log: Following, journal: Journal) {
-    while let Some(lines) = log.next().await {
-        for line in lines {
-            journal.line(&line);
-        }
     }
 }

@@ -39,11 +39,6 @@ pub(super) fn check_key(key: &str, visitor_cookie: &str) -> Result<()> {
 }
 
 impl FlagSetting {
-    /// On for half the viewers.
-    pub(super) fn half() -> Self {
-        Self { on: true, new_site_percent: 50.0, targets: Vec::new() }
-    }
-
     /// Checks that the flag can be set like this.
     pub(super) fn check(&self, visitor_cookie: &str) -> Result<()> {
         let percent = self.new_site_percent;

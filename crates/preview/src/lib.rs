@@ -132,7 +132,7 @@ pub async fn run(options: Options) -> Result<()> {
         let control = control.clone();
         tokio::spawn(async move { control.follow(source).await });
     } else {
-        control.set_flag(&FlagSetting::half())?;
+        control.set_flag(&FlagSetting { on: true, new_site_percent: 50.0, targets: Vec::new() })?;
     }
 
     // A closed standard output does not end the preview.
@@ -175,9 +175,8 @@ fn variables(stand_in: Option<&LaunchDarkly>) -> BTreeMap<String, String> {
 
 /// The real environment of the SDK key.
 fn live_source(settings: &Settings) -> Result<sources::LaunchDarkly> {
-    let key = SdkKey::parse(&env::var(SDK_KEY_VARIABLE).unwrap_or_default())?;
-    let key =
-        key.with_context(|| format!("--live needs the SDK key of a LaunchDarkly environment in {SDK_KEY_VARIABLE}"))?;
+    let key = SdkKey::parse(&env::var(SDK_KEY_VARIABLE).unwrap_or_default())?
+        .with_context(|| format!("--live needs the SDK key of a LaunchDarkly environment in {SDK_KEY_VARIABLE}"))?;
     let transport = Transport::new(Clock::default(), LIVE_TIMEOUT);
     let source = sources::LaunchDarkly::new(transport, &settings.launchdarkly_base_uri, &key);
     Ok(if settings.fetch == Fetch::Environment { source.whole_environment() } else { source })

@@ -1,20 +1,13 @@
 //! Path rules stand in two places: in the function, and in the CloudFront Function of edge.yaml, which stands in while the
 //! function is not attached. Both must lead a viewer of the current site to the same place.
 
+use crate::distribution::Distribution;
 use crate::script;
 use redirect::redirect::{Paths, Signals, Verdict, Visit};
 use serde_json::{Value, json};
 use std::fs;
 
 const EDGE: &str = include_str!("../../../cloudformation/edge.yaml");
-
-fn current_site((current, beta): (&str, &str)) -> String {
-    let (_, code) = EDGE.split_once("FunctionCode: !Sub |\n").unwrap();
-    let indented = code.lines().take_while(|line| line.is_empty() || line.starts_with("        "));
-    let code = indented.collect::<Vec<_>>().join("\n");
-    assert_eq!(code.matches("${").count(), 2, "one for each path");
-    code.replace("${CurrentPath}", current).replace("${BetaPath}", beta)
-}
 
 /// `302 /site/a`, or the path that is served.
 fn by_script(code: &str, method: &str, path: &str, query: &str) -> String {
@@ -40,7 +33,7 @@ fn by_function(paths: &Paths, method: &str, path: &str, query: &str) -> String {
 #[track_caller]
 fn check_paths(sites: (&str, &str)) -> usize {
     let (current, beta) = sites;
-    let code = current_site(sites);
+    let code = Distribution::read(EDGE, current, beta).unwrap().script;
     let rules = Paths::new(current, beta);
     let current = current.trim_end_matches('/');
     let below_beta = beta.rsplit('/').next().unwrap();
@@ -58,11 +51,9 @@ fn check_paths(sites: (&str, &str)) -> usize {
     for home in [current, beta].into_iter().filter(|home| !home.is_empty()) {
         paths.extend([home.to_owned(), format!("{home}/"), format!("{home}x/a"), format!("{home}/\\example.com/")]);
     }
-    let events = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../events")).unwrap();
-    for event in
-        events.map(|file| file.unwrap().path()).filter(|path| path.extension().is_some_and(|end| end == "json"))
-    {
-        let event: Value = serde_json::from_str(&fs::read_to_string(event).unwrap()).unwrap();
+    for file in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../events")).unwrap() {
+        let event = fs::read_to_string(file.unwrap().path()).unwrap();
+        let event: Value = serde_json::from_str(&event).unwrap_or_default();
         let uri = event["Records"][0]["cf"]["request"]["uri"].as_str().unwrap_or_default();
         // CloudFront normalizes nothing, and the CloudFront Function neither: only the function resolves dot segments.
         if uri.starts_with('/') && uri.is_ascii() && !uri.contains("..") && !uri.contains(['\r', '\n']) {

@@ -80,11 +80,8 @@ impl Population {
     fn update(&mut self, sees: String, flag: FlagView) {
         let before = self.picture.take().unwrap_or_default();
         let (from, to) = (self.flag.setting.new_site_percent, flag.setting.new_site_percent);
-        let is_share_alone = {
-            let mut with_share = self.flag.clone();
-            (with_share.version, with_share.setting.new_site_percent) = (flag.version, to);
-            with_share == flag
-        };
+        (self.flag.version, self.flag.setting.new_site_percent) = (flag.version, to);
+        let is_share_alone = self.flag == flag;
         let mut drag = before.drag;
         if !is_share_alone || (drag.to_percent - drag.from_percent) * (to - from) < 0.0 {
             drag.from_percent = if is_share_alone { from } else { to };
@@ -124,20 +121,16 @@ impl Store for ItemStore<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flag::FlagSetting;
     use flag_data::items::Item;
-    use serde_json::json;
 
-    fn set(population: &mut Population, percent: u32, on: bool) {
-        let flag = json!({
-            "key": "rebrand", "version": 1, "on": on, "prerequisites": [], "targets": [], "rules": [], "salt": "s",
-            "offVariation": 1, "variations": [true, false],
-            "fallthrough": {"rollout": {"variations": [
-                {"variation": 0, "weight": percent * 1000}, {"variation": 1, "weight": 100_000 - percent * 1000}]}},
-        });
+    fn set(population: &mut Population, percent: u8, on: bool) -> Picture {
+        let setting = FlagSetting { on, new_site_percent: percent.into(), targets: Vec::new() };
         let mut items = Items::default();
-        let item = Item::new(ItemKind::Flag, flag.to_string(), None).unwrap();
+        let item = Item::new(ItemKind::Flag, setting.flag("rebrand", 1).to_string(), None).unwrap();
         items.insert(ItemKind::Flag, "rebrand".to_owned(), item);
         population.evaluate(&items, "rebrand").unwrap();
+        population.picture.clone().unwrap()
     }
 
     #[test]
@@ -145,12 +138,10 @@ mod tests {
         let mut population = Population::new("");
         assert_eq!(population.keys.len(), 1_000);
         assert!(population.picture.is_none(), "before the flag is known");
-        set(&mut population, 0, true);
-        for percent in 1..=100 {
-            set(&mut population, percent, true);
-            assert_eq!(population.picture.clone().unwrap().last_change.to_current, 0, "{percent} %");
+        for percent in 0..=100 {
+            assert_eq!(set(&mut population, percent, true).last_change.to_current, 0, "{percent} %");
         }
-        let picture = population.picture.clone().unwrap();
+        let picture = set(&mut population, 100, true);
         assert_eq!(picture.drag, Drag { from_percent: 0.0, to_percent: 100.0, moved: 1_000, moved_again: 0 });
         assert_eq!((picture.new, picture.sees.len()), (1_000, 1_000));
     }
@@ -158,32 +149,28 @@ mod tests {
     #[test]
     fn a_new_direction_begins_a_new_drag() {
         let mut population = Population::new("");
-        set(&mut population, 50, true);
-        let half = population.picture.clone().unwrap();
+        let half = set(&mut population, 50, true);
         assert!((430..570).contains(&half.new), "{}", half.new);
         set(&mut population, 70, true);
-        set(&mut population, 50, true);
-        let back = population.picture.clone().unwrap();
+        let back = set(&mut population, 50, true);
         assert_eq!(back.sees, half.sees, "the same share is the same viewers");
         assert_eq!((back.drag.from_percent, back.drag.moved_again), (70.0, 0));
-        set(&mut population, 50, false);
-        let off = population.picture.clone().unwrap();
+        let off = set(&mut population, 50, false);
         assert_eq!((off.new, off.last_change.to_current), (0, half.new));
     }
 
     #[test]
     fn a_switch_is_not_part_of_a_drag() {
         let mut population = Population::new("");
-        for (percent, on) in [(100, true), (100, false), (100, true), (70, true)] {
-            set(&mut population, percent, on);
+        for on in [true, false, true] {
+            set(&mut population, 100, on);
         }
-        let picture = population.picture.clone().unwrap();
+        let picture = set(&mut population, 70, true);
         let moved = 1_000 - picture.new;
         assert!((230..370).contains(&moved), "{moved}");
         assert_eq!(picture.drag, Drag { from_percent: 100.0, to_percent: 70.0, moved, moved_again: 0 });
         set(&mut population, 70, false);
-        set(&mut population, 20, false);
-        assert_eq!(population.picture.clone().unwrap().drag.moved, 0, "while it is off, the share moves nobody");
+        assert_eq!(set(&mut population, 20, false).drag.moved, 0, "while it is off, the share moves nobody");
     }
 
     #[test]

@@ -42,9 +42,8 @@ pub(super) fn run(code: &str, event: &Value, query: &str) -> Result<Value> {
 }
 
 /// A response, or a request.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-#[derive(Default)]
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 struct Answer {
     status_code: Option<u16>,
     uri: Option<String>,

@@ -56,12 +56,6 @@ impl Viewer {
         }
     }
 
-    /// Path and query string, as sent.
-    pub(super) fn url(&self) -> String {
-        let mark = if self.query.is_empty() { "" } else { "?" };
-        [&self.uri, mark, &self.query].concat()
-    }
-
     /// The event for a Lambda@Edge function.
     /// <https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/lambda-event-structure.html>
     pub(super) fn lambda_event(&self) -> Value {
@@ -121,7 +115,7 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 }
 
 /// The name and the value of a cookie or a parameter.
-fn split(pair: &str) -> (&str, &str) {
+pub(super) fn split(pair: &str) -> (&str, &str) {
     pair.split_once('=').unwrap_or((pair, ""))
 }
 
