@@ -166,7 +166,7 @@ impl CloudFront {
     }
 }
 
-/// What runs on a request, unless CloudFront refuses it before.
+/// What runs on a request, unless CloudFront refuses it first.
 fn check(viewer: &Viewer, behavior: &Behavior) -> Result<Handler, Refusal> {
     if viewer.uri.len() + viewer.query.len() >= MAX_URL_LENGTH {
         let problem = anyhow!("the URL is longer than {MAX_URL_LENGTH} characters");

@@ -20,7 +20,7 @@ pub(super) struct Distribution {
     custom_error_responses: Vec<ErrorPage>,
     /// What `/` stands for, if it does not stand for itself.
     pub default_root_object: Option<String>,
-    /// One, so that no behavior needs to name it.
+    /// Only one, so the preview can ignore `TargetOriginId`.
     #[serde(rename = "Origins")]
     _origins: [IgnoredAny; 1],
     /// The code of the CloudFront Function.
@@ -121,7 +121,7 @@ impl Behavior {
     }
 }
 
-/// A part of the template. The error says where that differs from what the preview knows.
+/// Reads a part of the template. The error names the place that the preview does not know.
 fn part<T: DeserializeOwned>(template: &Value, pointer: &str) -> Result<T> {
     let value = template.pointer(pointer).unwrap_or(&Value::Null);
     serde_path_to_error::deserialize(value).with_context(|| pointer.to_owned())

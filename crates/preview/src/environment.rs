@@ -191,10 +191,10 @@ impl Worker {
     }
 }
 
-/// What the function does, unless that takes too long or its process ends.
+/// Waits for something that the function does. The error is that it takes too long or that its process ends.
 async fn within<T>(limit: Duration, function: &mut Function, does: impl Future<Output = T>) -> Result<T> {
     tokio::select! {
-        biased; // An answer counts also from a function that ends right after it.
+        biased; // An answer counts even if the function ends right after it.
         outcome = timeout(limit, does) => outcome.with_context(|| format!("the function took longer than {limit:?}")),
         status = function.ended() => bail!("the function's process ended without an answer ({})", status?),
     }

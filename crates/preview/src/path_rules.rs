@@ -29,7 +29,7 @@ fn by_function(paths: &Paths, method: &str, path: &str, query: &str) -> String {
     }
 }
 
-/// Both on every path of these segments below the prefixes that matter; returns how many paths there were.
+/// Compares both on every path of these segments below the prefixes that matter; returns how many paths there were.
 #[track_caller]
 fn check_paths(sites: (&str, &str)) -> usize {
     let (current, beta) = sites;

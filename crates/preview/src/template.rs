@@ -23,7 +23,7 @@ const NO_EFFECT: [&str; 13] = [
     "WebACLId",
 ];
 
-/// The template as JSON, without what has no effect. `!Ref A` to a resource is `"A"`, `!GetAtt A.B` is `"A.B"`.
+/// The template as JSON, without [`NO_EFFECT`]. `!Ref A` to a resource is `"A"`, `!GetAtt A.B` is `"A.B"`.
 pub(super) fn resolved(text: &str, current_path: &str, beta_path: &str) -> Result<Value> {
     let documents = Yaml::load_from_str(text)?;
     let document = documents.first().context("the file is empty")?;
@@ -51,7 +51,7 @@ impl Paths<'_> {
         })
     }
 
-    /// An intrinsic function. One that is not known here stays an object, which nothing that the preview reads may be.
+    /// The value of an intrinsic function. An unknown one becomes an object, which no field of the preview accepts.
     fn intrinsic(&self, name: &str, argument: &Yaml<'_>) -> Option<Value> {
         let text = argument.as_str().unwrap_or_default();
         let branches = argument.as_sequence().map_or(&[][..], Vec::as_slice);
