@@ -228,6 +228,26 @@ events_faults! {
 }
 
 #[tokio::test]
+async fn events_that_failed_are_not_sent_again_and_the_next_ones_wait() {
+    let settings = [("REDIRECT_FLUSH_AFTER_SECONDS", "0"), ("REDIRECT_REFRESH_AFTER_SECONDS", "3600")];
+    let mut world = World::new(launchdarkly(flag(3, true)).await, &settings).await;
+    world.launchdarkly.fail_events(Fault::Status(429, Some(40)));
+    let start = SystemTime::now();
+    // The SDK sends each batch twice.
+    for (second, requests) in [(0, 2), (20, 2), (35, 2), (45, 4)] {
+        world.send_at(&event("/a", "192.0.2.1"), start + Duration::from_secs(second)).await;
+        assert_eq!(world.launchdarkly.count("POST /bulk"), requests, "second {second}");
+    }
+    world.launchdarkly.fail_events(Fault::None);
+    let next = start + Duration::from_secs(100);
+    world.send_at(&event("/a", "192.0.2.1"), next).await;
+    assert_eq!(counted(&world.launchdarkly.events()), 1, "the SDK drops what failed");
+    assert_eq!(world.launchdarkly.count("POST /bulk"), 5);
+    world.send_at(&event("/a", "192.0.2.1"), next + Duration::from_secs(1)).await;
+    assert_eq!(world.launchdarkly.count("POST /bulk"), 6, "no back-off is left");
+}
+
+#[tokio::test]
 async fn an_events_server_that_is_down_does_not_concern_viewers() {
     let settings = [("REDIRECT_FLUSH_AFTER_SECONDS", "0"), ("LAUNCHDARKLY_EVENTS_URI", "http://127.0.0.1:1")];
     let mut world = World::new(launchdarkly(flag(3, true)).await, &settings).await;

@@ -6,8 +6,30 @@ use std::path::Path;
 
 type Imports = BTreeMap<String, BTreeSet<String>>;
 
-/// Which modules each module of a folder names, by its path after `root`. A folder counts as one module.
-fn imports(folder: &Path, root: &str) -> Imports {
+/// The first names after each `prefix`: one, or those between braces.
+fn names<'a>(text: &'a str, prefix: &str) -> impl Iterator<Item = &'a str> {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    text.split(prefix).skip(1).flat_map(move |rest| {
+        let mut depth = 0;
+        let group = rest.strip_prefix('{').map(|group| {
+            let end = group.find(|c| {
+                depth += i32::from(c == '{') - i32::from(c == '}');
+                depth < 0
+            });
+            &group[..end.unwrap()]
+        });
+        let mut inner = 0;
+        let parts = group.unwrap_or(rest).split(move |c| {
+            inner += i32::from(c == '{') - i32::from(c == '}');
+            inner == 0 && c == ','
+        });
+        let count = if group.is_some() { usize::MAX } else { 1 };
+        parts.take(count).filter_map(move |part| part.trim().split(|c| !is_name(c)).next())
+    })
+}
+
+/// The other modules that each module of a folder imports. A folder in it counts as one module.
+fn imports(folder: &Path, prefixes: &[&str]) -> Imports {
     let mut imports = Imports::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -18,11 +40,12 @@ fn imports(folder: &Path, root: &str) -> Imports {
                 files.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
             } else if path.extension().is_some_and(|ending| ending == "rs") {
                 let text = fs::read_to_string(path).unwrap();
-                let text: String = text.lines().filter(|line| !line.trim().starts_with("//")).collect();
-                let named =
-                    text.split(root).skip(1).map(|rest| rest.split(|c: char| !(c.is_alphanumeric() || c == '_')));
-                let named = named.filter_map(|mut rest| rest.next().map(str::to_owned));
-                imports.entry(module.clone()).or_default().extend(named.filter(|other| *other != module));
+                let code = text.split("#[cfg(test)]").next().unwrap().lines();
+                let text: String = code.filter(|line| !line.trim().starts_with("//")).collect();
+                let named = imports.entry(module.clone()).or_default();
+                for prefix in prefixes {
+                    named.extend(names(&text, prefix).filter(|other| *other != module).map(str::to_owned));
+                }
             }
         }
     }
@@ -48,16 +71,22 @@ fn circle(mut imports: Imports) -> Imports {
 #[test]
 fn modules_import_each_other_in_one_direction() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for (folder, prefix, module, imported) in [
-        ("src", "crate::", "edge", "flags"),
-        ("src/flags", "super::", "refresh", "snapshot"),
-        ("crates/flag-data/src", "crate::", "sources", "items"),
-        ("crates/flag-sync/src", "crate::", "writer", "comparison"),
-        ("crates/preview/src", "super::", "cloudfront", "distribution"),
-        ("crates/standins/src", "super::", "launchdarkly", "serve"),
+    for (folder, prefixes, module, imported) in [
+        ("src", ["crate::", "redirect::"], "edge", "flags"),
+        ("src/flags", ["super::", "crate::flags::"], "refresh", "snapshot"),
+        ("crates/flag-data/src", ["crate::", "flag_data::"], "sources", "items"),
+        ("crates/flag-sync/src", ["crate::", "super::"], "writer", "comparison"),
+        ("crates/preview/src", ["crate::", "super::"], "cloudfront", "distribution"),
+        ("crates/standins/src", ["crate::", "super::"], "launchdarkly", "serve"),
     ] {
-        let imports = imports(&root.join(folder), prefix);
+        let imports = imports(&root.join(folder), &prefixes);
         assert!(imports[module].contains(imported), "{folder}: {imports:?}");
         assert_eq!(circle(imports), Imports::new(), "{folder}: a circle");
     }
+}
+
+#[test]
+fn imports_between_braces_are_seen() {
+    let text = "use crate::{a::{self, x}, b};use crate::c::d; let e = crate::e::f();";
+    assert_eq!(names(text, "crate::").collect::<Vec<_>>(), ["a", "b", "c", "e"]);
 }
