@@ -134,6 +134,11 @@ async fn a_signed_webhook_brings_the_store_up_to_date() {
     lambda.launchdarkly.set_flag(&flag("a", 2));
     assert_eq!(lambda.post(BODY, false, json!({"X-LD-SIGNATURE": signature(BODY)})).await, 200, "any header case");
     assert_eq!(lambda.version().await, Some(2));
+    assert_eq!(
+        lambda.post(BODY, false, json!({"x-ld-signature": signature(BODY).to_uppercase()})).await,
+        200,
+        "any case"
+    );
     let packed = BASE64.encode(BODY.as_bytes());
     assert_eq!(lambda.post(&packed, true, signed.clone()).await, 200, "base64");
     assert_eq!(lambda.post(BODY, false, signed).await, 200, "replayed");
@@ -151,7 +156,9 @@ async fn an_unsigned_webhook_does_nothing() {
     let checks = [
         (BODY, json!({})),
         (BODY, json!({"x-ld-signature": ""})),
+        (BODY, json!({"x-ld-signature": "not hexadecimal"})),
         (BODY, json!({"x-ld-signature": "0".repeat(64)})),
+        (BODY, json!({"x-ld-signature": signature(BODY)[..32]})),
         (BODY, json!({"x-ld-signature": wrong})),
         ("", json!({"x-ld-signature": signature(BODY)})),
     ];
