@@ -14,7 +14,7 @@ use flag_sync::comparison::{Comparison, Difference};
 use flag_sync::writer::{Report, SyncError};
 use serde_json::{Value, json};
 use standins::samples::{data, flag, segment};
-use standins::{DynamoDbFault, DynamoDbProxy, Fault};
+use standins::{Aws, DynamoDbFault, Fault};
 use standins::{samples, servers};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -545,7 +545,7 @@ async fn a_row_of_dynamodb_without_version_or_item_is_repaired() {
 async fn a_first_run_that_fails_marks_nothing() {
     let flags: Vec<_> = (0..40).map(|n| flag(&format!("flag-{n}"), 1)).collect();
     let (_standin, source) = launchdarkly(&flags, &[segment("s", 1, &[])]).await;
-    let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
+    let proxy = Aws::start().await.unwrap();
     let table = servers::new_table().await;
     let store = DynamoDbDataStore::builder(&table).config(crate::databases::config(&proxy.uri())).build().unwrap();
     proxy.fail("PutItem", 20, usize::MAX, DynamoDbFault::Refuse);

@@ -137,7 +137,8 @@ impl Worker {
     /// Answers an event, and waits until the function asks for the next.
     async fn invoke(&mut self, event: Vec<u8>, answer: oneshot::Sender<Invocation>) {
         let (begun, mut start) = (Instant::now(), None);
-        let running = if let Some(running) = self.running.take_if(|running| running.function.is_alive()) {
+        let is_alive = |running: &mut Running| matches!(running.function.process.try_wait(), Ok(None));
+        let running = if let Some(running) = self.running.take_if(is_alive) {
             Ok(running)
         } else {
             let started = self.start().await;
@@ -152,15 +153,14 @@ impl Worker {
                 return self.show(State::None);
             }
         };
-        let polls = running.api.polls();
         let outcome = self.answer(&mut running, event).await;
         let is_lost = matches!(outcome, Err(Failure::TimedOut(_) | Failure::Ended(_)));
         let _ = answer.send(Invocation { answer: outcome, start });
         // Until it asks for the next event, it may do what a viewer need not wait for.
         let is_ready = !is_lost
             && tokio::select! {
-                ready = timeout(self.program.timeout, running.api.polled(polls + 1)) => ready.is_ok(),
-                _ = running.function.ended() => false,
+                ready = timeout(self.program.timeout, running.api.idle()) => ready.is_ok(),
+                _ = running.function.process.wait() => false,
             };
         if !is_ready && !is_lost {
             let message = "the function did not ask for another event; its environment is killed";
@@ -185,7 +185,7 @@ impl Worker {
                 Ok(outcome) => Err(Failure::Reported(outcome.map(|outcome| reported(&outcome.body)).unwrap_or_default())),
                 Err(_) => Err(Failure::TimedOut(limit)),
             },
-            status = function.ended() => Err(ended(status)),
+            status = function.process.wait() => Err(ended(status)),
         }
     }
 
@@ -200,7 +200,7 @@ impl Worker {
         tokio::select! {
             () = api.polled(1) => Ok(()),
             error = api.init_error() => Err(Failure::Init(error)),
-            status = function.ended() => Err(ended(status)),
+            status = function.process.wait() => Err(ended(status)),
             () = tokio::time::sleep(INIT_TIMEOUT) => Err(Failure::TimedOut(INIT_TIMEOUT)),
         }?;
         Ok(Running { api, function })
@@ -209,7 +209,7 @@ impl Worker {
     async fn kill(&mut self) {
         if let Some(mut running) = self.running.take() {
             // It may have ended already.
-            let _ = running.function.kill().await;
+            let _ = running.function.process.kill().await;
         }
         self.show(State::None);
     }
