@@ -400,12 +400,19 @@ async fn data_of_the_package_that_is_too_old_yields_to_the_default() {
 
 #[tokio::test]
 async fn data_of_the_package_that_cannot_be_read_is_logged_once() {
-    let mut world = packaged("broken", "{\"fetched_at\": \"today\"}").await;
-    for _ in 0..3 {
-        check(&world.visit("/a", "192.0.2.1").await, "broken", "302 /site/a", "default");
+    for (contents, why) in [
+        ("{\"fetched_at\": \"today\"}", "fetched_at is \\\"today\\\""),
+        ("{}", "missing field `fetched_at`"),
+        ("{\"fetched_at\": \"2026-01-02T03:04:05Z\"}", "missing field `flags`"),
+        ("not json", "expected"),
+    ] {
+        let mut world = packaged("broken", contents).await;
+        for _ in 0..3 {
+            check(&world.visit("/a", "192.0.2.1").await, contents, "302 /site/a", "default");
+        }
+        let logged: Vec<_> = world.messages().into_iter().filter(|line| line.contains("flags.json")).collect();
+        assert!(logged.len() == 1 && logged[0].contains(why), "{contents}: {logged:?}");
     }
-    let logged: Vec<_> = world.messages().into_iter().filter(|line| line.contains("flags.json")).collect();
-    assert_eq!(logged.len(), 1, "{logged:?}");
 }
 
 #[tokio::test]

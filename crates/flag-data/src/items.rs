@@ -196,12 +196,6 @@ impl Item {
         self.etag.as_deref()
     }
 
-    /// The same item with other JSON.
-    #[must_use]
-    pub fn with_json(&self, json: String) -> Self {
-        Self { json: json.into(), ..self.clone() }
-    }
-
     /// As a persistent data store of the SDK returns it.
     pub fn serialized(&self) -> SerializedItem {
         SerializedItem { version: self.version, deleted: self.deleted, serialized_item: self.json.to_string() }
@@ -244,13 +238,6 @@ impl Items {
                 mine.entry(key.clone()).or_insert_with(|| item.clone());
             }
         }
-    }
-
-    /// The same items with each flag changed by `change`.
-    #[must_use]
-    pub fn map_flags(&self, change: impl Fn(&Item) -> Item) -> Self {
-        let flags = self.flags.iter().map(|(key, flag)| (key.clone(), change(flag))).collect();
-        Self { flags, segments: self.segments.clone() }
     }
 }
 
