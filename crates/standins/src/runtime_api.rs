@@ -1,7 +1,6 @@
 //! Lambda's [Runtime API](https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html), for one function at a time.
 
 use super::serve::{Body, Server, header, response, set_header};
-use super::servers::unique;
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use parking_lot::Mutex;
@@ -30,7 +29,6 @@ pub struct RuntimeApi {
 }
 
 struct Event {
-    id: String,
     body: Bytes,
     deadline_ms: u128,
     sender: oneshot::Sender<Outcome>,
@@ -38,8 +36,8 @@ struct Event {
 
 struct State {
     queue: tokio::sync::Mutex<mpsc::UnboundedReceiver<Event>>,
-    /// The event that the function has, and since when.
-    handed_out: Mutex<Option<(Event, Instant)>>,
+    /// The event that the function has, with its id, and since when.
+    handed_out: Mutex<Option<(String, Event, Instant)>>,
     /// The user agent of each request for an event.
     polls: watch::Sender<Vec<String>>,
     invocations: AtomicU64,
@@ -76,7 +74,7 @@ impl RuntimeApi {
     pub async fn invoke_with_deadline(&self, event: impl Into<Bytes>, deadline: SystemTime) -> Option<Outcome> {
         let (sender, receiver) = oneshot::channel();
         let deadline_ms = deadline.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-        self.events.send(Event { id: unique("request"), body: event.into(), deadline_ms, sender }).ok()?;
+        self.events.send(Event { body: event.into(), deadline_ms, sender }).ok()?;
         receiver.await.ok()
     }
 
@@ -118,7 +116,7 @@ async fn answer(state: Arc<State>, request: Request<Bytes>) -> Response<Body> {
             next(&state).await
         }
         (&Method::POST, [_, "runtime", "invocation", id, kind @ ("response" | "error")]) => {
-            if let Some((event, since)) = state.handed_out.lock().take_if(|(event, _)| event.id == *id) {
+            if let Some((_, event, since)) = state.handed_out.lock().take_if(|(known, ..)| known == id) {
                 let body = request.body().clone();
                 let _ = event.sender.send(Outcome { body, is_error: *kind == "error", took: since.elapsed() });
             }
@@ -143,16 +141,16 @@ async fn answer(state: Arc<State>, request: Request<Bytes>) -> Response<Body> {
 
 async fn next(state: &State) -> Response<Body> {
     let Some(event) = state.queue.lock().await.recv().await else { return response(500, "{}") };
-    state.invocations.fetch_add(1, Ordering::Relaxed);
+    let id = state.invocations.fetch_add(1, Ordering::Relaxed).to_string();
     let mut answer = response(200, event.body.clone());
     for (name, value) in [
-        ("lambda-runtime-aws-request-id", event.id.as_str()),
+        ("lambda-runtime-aws-request-id", id.as_str()),
         ("lambda-runtime-deadline-ms", &event.deadline_ms.to_string()),
         ("lambda-runtime-invoked-function-arn", "arn:aws:lambda:us-east-1:000000000000:function:redirect:1"),
         ("lambda-runtime-trace-id", "Root=1-00000000-000000000000000000000000;Sampled=0"),
     ] {
         set_header(&mut answer, name, value);
     }
-    *state.handed_out.lock() = Some((event, Instant::now()));
+    *state.handed_out.lock() = Some((id, event, Instant::now()));
     answer
 }

@@ -94,7 +94,8 @@ impl<S> Drop for Server<S> {
     }
 }
 
-/// Whether a body failed that way, and the connection is to be reset. The peer's own reset looks the same, which does no harm.
+/// Whether a body ended with a reset, which the connection is to end with too. The peer's own reset looks the same, which
+/// does no harm.
 fn is_reset(error: &hyper::Error) -> bool {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
     cause.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
