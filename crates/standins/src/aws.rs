@@ -147,11 +147,9 @@ impl State {
 }
 
 async fn answer(state: Arc<State>, request: Request<Bytes>) -> Response<Body> {
-    let operation = header(request.headers(), "x-amz-target").and_then(|target| target.rsplit('.').next());
-    let operation = operation.unwrap_or_default().to_owned();
+    let operation = header(request.headers(), "x-amz-target").rsplit('.').next().unwrap_or_default().to_owned();
     // `AWS4-HMAC-SHA256 Credential=<key>/<date>/<region>/..`
-    let region = header(request.headers(), "authorization").and_then(|value| value.split('/').nth(2));
-    let region = region.unwrap_or_default().to_owned();
+    let region = header(request.headers(), "authorization").split('/').nth(2).unwrap_or_default().to_owned();
     let fault = state.fault(&operation, &region);
     state.seen.send_modify(|seen| seen.push((operation.clone(), region)));
     let unprocessed = if operation == "BatchGetItem" { "UnprocessedKeys" } else { "UnprocessedItems" };
@@ -161,9 +159,7 @@ async fn answer(state: Arc<State>, request: Request<Bytes>) -> Response<Body> {
             return secret(&state.secrets.lock(), &operation, &asked);
         }
         None => None,
-        Some(DynamoDbFault::Throttle) => {
-            return aws_error("ProvisionedThroughputExceededException", "too many requests");
-        }
+        Some(DynamoDbFault::Throttle) => return aws_error("ProvisionedThroughputExceededException", "slow down"),
         Some(DynamoDbFault::Refuse) => return aws_error("AccessDeniedException", "no policy allows it"),
         Some(DynamoDbFault::Hang) => return std::future::pending().await,
         Some(DynamoDbFault::Cut) => return cut(response(200, ""), &Bytes::from("{}"), Some(io::ErrorKind::Other)),

@@ -2,7 +2,7 @@
 //!
 //! Formats: <https://launchdarkly.com/docs/sdk/relay-proxy/endpoints> and the SDKs' own requests.
 
-use super::serve::{Body, Server, cut, header, response, set_header};
+use super::serve::{Body, Server, cut, header, response, with_header};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -203,7 +203,7 @@ impl State {
 async fn answer(state: Arc<State>, request: Request<Bytes>) -> Response<Body> {
     let (path, headers) = (request.uri().path(), request.headers());
     state.seen.send_modify(|all| all.push(request.clone()));
-    if header(headers, "authorization") != Some(&state.key) {
+    if header(headers, "authorization") != state.key {
         return response(401, r#"{"message":"invalid SDK key"}"#);
     }
     let fault = state.fault(path);
@@ -225,17 +225,16 @@ async fn answer(state: Arc<State>, request: Request<Bytes>) -> Response<Body> {
     let Some(body) = body else { return failing(fault, Bytes::new(), response(404, "{}")).await };
 
     let etag = format!("\"{:016x}\"", BuildHasherDefault::<DefaultHasher>::default().hash_one(&body));
-    let unchanged = fault == Fault::None && header(headers, "if-none-match") == Some(&etag);
-    let accepts_gzip = header(headers, "accept-encoding").is_some_and(|encodings| encodings.contains("gzip"));
-    let is_packed = accepts_gzip && !unchanged;
+    let unchanged = fault == Fault::None && header(headers, "if-none-match") == etag;
+    let is_packed = header(headers, "accept-encoding").contains("gzip") && !unchanged;
     let body: Bytes = if is_packed { gzip(&body) } else { body.into_bytes() }.into();
     let mut answer = if unchanged { response(304, "") } else { response(200, body.clone()) };
-    set_header(&mut answer, "etag", &etag);
+    answer = with_header(answer, "etag", &etag);
     if let Some(age) = *state.max_age.lock() {
-        set_header(&mut answer, "cache-control", &format!("max-age={age}"));
+        answer = with_header(answer, "cache-control", &format!("max-age={age}"));
     }
     if is_packed {
-        set_header(&mut answer, "content-encoding", "gzip");
+        answer = with_header(answer, "content-encoding", "gzip");
     }
     failing(fault, body, answer).await
 }
@@ -254,7 +253,7 @@ async fn failing(fault: Fault, body: Bytes, mut answer: Response<Body>) -> Respo
         Fault::Status(status, retry_after) => {
             answer = response(status, "{}");
             if let Some(seconds) = retry_after {
-                set_header(&mut answer, "retry-after", &seconds.to_string());
+                answer = with_header(answer, "retry-after", &seconds.to_string());
             }
         }
         Fault::BlackHole => std::future::pending().await,
@@ -263,18 +262,12 @@ async fn failing(fault: Fault, body: Bytes, mut answer: Response<Body>) -> Respo
         Fault::CutBody => answer = cut(answer, &body, Some(io::ErrorKind::Other)),
         Fault::ResetBody => answer = cut(answer, &body, Some(io::ErrorKind::ConnectionReset)),
         Fault::TruncatedJson => *answer.body_mut() = response(200, body.slice(..body.len() / 2)).into_body(),
-        Fault::Text(content_type, text) => {
-            answer = response(200, text);
-            set_header(&mut answer, "content-type", content_type);
-        }
+        Fault::Text(content_type, text) => answer = with_header(response(200, text), "content-type", content_type),
         Fault::Huge(size) => {
             let spaces = stream::iter([Ok(Frame::data(Bytes::from(vec![b' '; size])))]);
             answer = response(200, "").map(|_| Body::new(StreamBody::new(spaces)));
         }
-        Fault::Redirect(location) => {
-            answer = response(302, "");
-            set_header(&mut answer, "location", location);
-        }
+        Fault::Redirect(location) => answer = with_header(response(302, ""), "location", location),
     }
     answer
 }
@@ -285,7 +278,5 @@ fn put_and_patches(state: &State) -> Response<Body> {
     let first = stream::iter([format!("event: put\ndata: {{\"path\":\"/\",\"data\":{}}}\n\n", state.whole())]);
     let rest = stream::unfold(changes, |mut changes| async move { Some((changes.recv().await.ok()?, changes)) });
     let frames = first.chain(rest).map(|text| Ok(Frame::data(Bytes::from(text))));
-    let mut answer = Response::new(Body::new(StreamBody::new(frames)));
-    set_header(&mut answer, "content-type", "text/event-stream");
-    answer
+    with_header(Response::new(Body::new(StreamBody::new(frames))), "content-type", "text/event-stream")
 }

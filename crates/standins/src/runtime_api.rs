@@ -1,6 +1,6 @@
 //! Lambda's [Runtime API](https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html), for one function at a time.
 
-use super::serve::{Body, Server, header, response, set_header};
+use super::serve::{Body, Server, header, response, with_header};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use parking_lot::Mutex;
@@ -111,8 +111,8 @@ async fn answer(state: Arc<State>, request: Request<Bytes>) -> Response<Body> {
     let parts: Vec<&str> = request.uri().path().trim_start_matches('/').split('/').collect();
     match (request.method(), parts.as_slice()) {
         (&Method::GET, [_, "runtime", "invocation", "next"]) => {
-            let agent = header(request.headers(), "user-agent").unwrap_or_default();
-            state.polls.send_modify(|polls| polls.push(agent.to_owned()));
+            let agent = header(request.headers(), "user-agent").to_owned();
+            state.polls.send_modify(|polls| polls.push(agent));
             next(&state).await
         }
         (&Method::POST, [_, "runtime", "invocation", id, kind @ ("response" | "error")]) => {
@@ -128,10 +128,8 @@ async fn answer(state: Arc<State>, request: Request<Bytes>) -> Response<Body> {
         }
         (&Method::POST, [_, "extension", "register"]) => {
             state.extensions.fetch_add(1, Ordering::Relaxed);
-            let mut answer =
-                response(200, r#"{"functionName":"redirect","functionVersion":"1","handler":"bootstrap"}"#);
-            set_header(&mut answer, "lambda-extension-identifier", "1");
-            answer
+            let body = r#"{"functionName":"redirect","functionVersion":"1","handler":"bootstrap"}"#;
+            with_header(response(200, body), "lambda-extension-identifier", "1")
         }
         // No event ever comes for an extension that asked for none.
         (&Method::GET, [_, "extension", "event", "next"]) => std::future::pending().await,
@@ -149,7 +147,7 @@ async fn next(state: &State) -> Response<Body> {
         ("lambda-runtime-invoked-function-arn", "arn:aws:lambda:us-east-1:000000000000:function:redirect:1"),
         ("lambda-runtime-trace-id", "Root=1-00000000-000000000000000000000000;Sampled=0"),
     ] {
-        set_header(&mut answer, name, value);
+        answer = with_header(answer, name, value);
     }
     *state.handed_out.lock() = Some((id, event, Instant::now()));
     answer

@@ -101,9 +101,9 @@ fn is_reset(error: &hyper::Error) -> bool {
     cause.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
 }
 
-/// The value of a header, if it is a text.
-pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
+/// The value of a header; empty if it is missing or not a text.
+pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 /// A response with a JSON body.
@@ -111,20 +111,19 @@ pub(crate) fn response(status: u16, body: impl Into<Bytes>) -> Response<Body> {
     let body = Full::new(body.into()).map_err(|never| match never {});
     let mut response = Response::new(Body::new(body));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
-    set_header(&mut response, "content-type", "application/json");
-    response
+    with_header(response, "content-type", "application/json")
 }
 
 /// Sets a header, unless the value is invalid.
-pub(crate) fn set_header(response: &mut Response<Body>, name: &'static str, value: &str) {
+pub(crate) fn with_header(mut response: Response<Body>, name: &'static str, value: &str) -> Response<Body> {
     if let Ok(value) = HeaderValue::from_str(value) {
         response.headers_mut().insert(name, value);
     }
+    response
 }
 
 /// Leaves half of the body, announced as a whole one. Then comes an error of this kind, or nothing more.
-pub(crate) fn cut(mut response: Response<Body>, body: &Bytes, end: Option<io::ErrorKind>) -> Response<Body> {
-    set_header(&mut response, "content-length", &body.len().to_string());
+pub(crate) fn cut(response: Response<Body>, body: &Bytes, end: Option<io::ErrorKind>) -> Response<Body> {
     let first = stream::iter([Ok(Frame::data(body.slice(..body.len() / 2)))]);
     let end = stream::once(async move {
         // Only while the body waits is its first half sent.
@@ -134,5 +133,6 @@ pub(crate) fn cut(mut response: Response<Body>, body: &Bytes, end: Option<io::Er
             None => std::future::pending().await,
         }
     });
-    response.map(|_| Body::new(StreamBody::new(first.chain(end))))
+    let response = response.map(|_| Body::new(StreamBody::new(first.chain(end))));
+    with_header(response, "content-length", &body.len().to_string())
 }

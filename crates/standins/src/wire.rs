@@ -2,7 +2,9 @@
 
 #![allow(clippy::missing_panics_doc, clippy::panic, clippy::unwrap_used, clippy::indexing_slicing)] // A test fails by panicking.
 
+use futures_util::future::select;
 use parking_lot::Mutex;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -51,10 +53,7 @@ impl Wire {
                     read
                 });
                 tokio::spawn(async {
-                    tokio::select! {
-                        () = there => {}
-                        () = back => {}
-                    }
+                    select(pin!(there), pin!(back)).await;
                 });
             }
         });
