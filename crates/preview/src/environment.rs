@@ -117,7 +117,7 @@ impl Worker {
 
     /// How the function handles an event. Starts it if it does not run.
     async fn outcome(&mut self, event: String) -> Result<Outcome> {
-        let running = match self.running.take_if(|(_, function)| function.is_alive()) {
+        let running = match self.running.take_if(|(_, function)| matches!(function.process.try_wait(), Ok(None))) {
             Some(running) => running,
             None => self.start().await?,
         };
@@ -159,8 +159,7 @@ impl Worker {
     /// Waits until the function asks for its next event: until then it does what a viewer need not wait for.
     async fn settle(&mut self) {
         let Some((api, function)) = &mut self.running else { return };
-        let ready = api.polled(api.invocations() + 1);
-        if within(self.program.timeout, function, ready).await.is_err() {
+        if within(self.program.timeout, function, api.idle()).await.is_err() {
             self.journal.message("the function did not ask for another event; its environment is killed");
             self.kill().await;
         } else if self.program.freeze {
@@ -173,7 +172,7 @@ impl Worker {
     async fn kill(&mut self) {
         if let Some((_, mut function)) = self.running.take() {
             // It may have ended already.
-            let _ = function.kill().await;
+            let _ = function.process.kill().await;
         }
         self.show(State::None);
     }
@@ -196,7 +195,7 @@ async fn within<T>(limit: Duration, function: &mut Function, does: impl Future<O
     tokio::select! {
         biased; // An answer counts even if the function ends right after it.
         outcome = timeout(limit, does) => outcome.with_context(|| format!("the function took longer than {limit:?}")),
-        status = function.ended() => bail!("the function's process ended without an answer ({})", status?),
+        status = function.process.wait() => bail!("the function's process ended without an answer ({})", status?),
     }
 }
 
