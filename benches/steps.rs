@@ -5,8 +5,8 @@
 use criterion::{Criterion, criterion_group, criterion_main};
 use flag_data::clock::Clock;
 use flag_data::sdk_key::SdkKey;
-use redirect::cloudfront::{Answer, Event};
-use redirect::flags::Flags;
+use redirect::cloudfront::Event;
+use redirect::flags::{DataState, Flags};
 use redirect::redirect::{Paths, Redirect, Signals, Verdict, Visit};
 use redirect::settings::Settings;
 use redirect::start;
@@ -49,8 +49,7 @@ fn evaluate(criterion: &mut Criterion) {
 
 fn serialize(criterion: &mut Criterion) {
     let redirect = Redirect::new(302, "/site/beta/shop/bicycles/city/index.html?size=54".to_owned());
-    let answer = Answer::Redirect(redirect, Vec::new());
-    criterion.bench_function("serialize", |bencher| bencher.iter(|| black_box(&answer).to_json().is_ok()));
+    criterion.bench_function("serialize", |bencher| bencher.iter(|| black_box(&redirect).to_json(&[]).is_ok()));
 }
 
 /// Flags with an environment whose flag names so many viewers.
@@ -73,7 +72,7 @@ async fn flags(targets: usize) -> Flags {
     let settings = Arc::new(settings.expect("redirect.toml is right"));
     let key = SdkKey::parse(KEY).expect("a key");
     let flags = start::flags(settings, key.as_ref(), Clock::default()).await.expect("the client starts");
-    assert_eq!(flags.evaluate(&Visitor::of_key("203.0.113.24"), true).data.as_str(), "fresh");
+    assert_eq!(flags.evaluate(&Visitor::of_key("203.0.113.24"), true).data, DataState::Fresh);
     flags
 }
 

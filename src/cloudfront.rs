@@ -2,8 +2,8 @@
 //!
 //! Own types, because `aws_lambda_events` has none for CloudFront. The shapes are those of AWS's
 //! [event structure](https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/lambda-event-structure.html),
-//! but any field may be missing or of another type: AWS's own samples leave out several. A field that cannot be read
-//! spoils no other.
+//! but any field may be missing or of another type: AWS's own samples leave out several. An unreadable field does
+//! not affect the others.
 
 use crate::redirect::Redirect;
 use serde::Deserialize;
@@ -11,16 +11,16 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// What a Lambda@Edge function is invoked for.
+/// The event that invokes a Lambda@Edge function.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// A viewer request, to be decided.
+    /// A viewer request, which the function decides.
     ViewerRequest(ViewerRequest<'a>),
     /// An event of another kind: its request or response, which is returned as it is.
     Other(&'a RawValue),
 }
 
-/// The parts of a viewer request that a decision rests on. What is missing or not a string is `None`.
+/// The parts of a viewer request that a decision rests on. A field that is missing or not a string is `None`.
 #[derive(Debug)]
 pub struct ViewerRequest<'a> {
     /// The whole request as it arrived, to be passed back byte for byte.
@@ -35,7 +35,7 @@ pub struct ViewerRequest<'a> {
     pub uri: Option<Cow<'a, str>>,
     /// The query string without `?`.
     pub querystring: Option<Cow<'a, str>>,
-    /// The headers, unread: [`Headers::parse`] reads them where a setting needs them.
+    /// The headers as JSON: [`Headers::parse`] reads them if a setting needs them.
     pub headers: Option<&'a RawValue>,
 }
 
@@ -44,7 +44,7 @@ pub struct ViewerRequest<'a> {
 pub struct Headers<'a>(BTreeMap<Cow<'a, str>, &'a RawValue>);
 
 impl<'a> Headers<'a> {
-    /// Reads the names alone. Headers that cannot be read are none.
+    /// Reads the names only; values are parsed on demand. Unreadable headers count as none.
     pub fn parse(json: &'a RawValue) -> Self {
         Self(serde_json::from_str(json.get()).unwrap_or_default())
     }
@@ -63,7 +63,7 @@ impl<'a> Headers<'a> {
     }
 }
 
-/// A payload that is not a CloudFront event: what is missing.
+/// A payload that is not a CloudFront event, and what it lacks.
 #[derive(Debug, thiserror::Error)]
 #[error("not a CloudFront event: {0}")]
 pub struct NotCloudFront(String);
@@ -90,7 +90,7 @@ struct Parts<'a> {
     response: Option<&'a RawValue>,
 }
 
-/// The fields of `config` and `request` that matter, as JSON.
+/// The fields of `config` and `request` that the function reads, as JSON.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Fields<'a> {
@@ -159,35 +159,16 @@ fn text(json: Option<&RawValue>) -> Option<Cow<'_, str>> {
     Some(text)
 }
 
-/// What the function answers.
-#[derive(Debug)]
-pub enum Answer<'a> {
-    /// The request (or response) of the event, unchanged: CloudFront continues with it.
-    PassThrough(&'a RawValue),
-    /// A response made here, and the cookies that it sets.
-    Redirect(Redirect, Vec<String>),
-}
-
-impl Answer<'_> {
-    /// The answer as Lambda accepts it.
-    ///
-    /// # Errors
-    /// None: text is always JSON.
-    pub fn to_json(&self) -> serde_json::Result<Box<RawValue>> {
-        match self {
-            Self::PassThrough(raw) => Ok((*raw).to_owned()),
-            Self::Redirect(redirect, cookies) => redirect.to_json(cookies),
-        }
-    }
-}
-
 impl Redirect {
     /// The [generated response](https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/lambda-generating-http-responses-programming-model.html):
     /// the status is text, a header name in lower case maps to a list of values. `no-store` keeps browsers from
     /// remembering the redirect, so that the flag's next change reaches everyone; CloudFront itself never caches a
     /// generated response.
-    fn to_json(&self, cookies: &[String]) -> serde_json::Result<Box<RawValue>> {
-        // Few values differ from answer to answer: a serializer would take several times as long.
+    ///
+    /// # Errors
+    /// None: text is always JSON.
+    pub fn to_json(&self, cookies: &[String]) -> serde_json::Result<Box<RawValue>> {
+        // Only a few values vary. A serializer would take several times as long.
         let status = if self.status == 307 { "307" } else { "302" };
         let location = serde_json::to_string(&self.location)?;
         let mut set_cookie = String::new();
@@ -210,115 +191,5 @@ impl Redirect {
             "}}",
         ];
         RawValue::from_string(parts.concat())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check_error(payload: &str, expected: &str) {
-        let payload = RawValue::from_string(payload.to_owned()).unwrap();
-        let error = Event::parse(&payload).unwrap_err().to_string();
-        assert!(error.contains(expected), "{error:?} does not name {expected:?}");
-    }
-
-    #[test]
-    fn an_error_names_what_is_missing() {
-        check_error("{}", "`Records`");
-        check_error("[]", "expected struct Payload");
-        check_error(r#"{"Records":null}"#, "`Records`");
-        check_error(r#"{"Records":[]}"#, "`Records[0]`");
-        check_error(r#"{"Records":[{}]}"#, "`Records[0].cf`");
-        check_error(r#"{"Records":[{"cf":{}}]}"#, "`Records[0].cf.request`");
-        check_error("7", "expected struct Payload");
-        check_error(r#"{"Records":{}}"#, "expected a sequence");
-    }
-
-    #[track_caller]
-    fn check_other(payload: &str, expected: &str) {
-        let payload = RawValue::from_string(payload.to_owned()).unwrap();
-        match Event::parse(&payload).unwrap() {
-            Event::Other(raw) => assert_eq!(raw.get(), expected),
-            Event::ViewerRequest(request) => panic!("taken for a viewer request: {request:?}"),
-        }
-    }
-
-    #[test]
-    fn an_event_of_another_kind_is_returned_as_it_is() {
-        check_other(r#"{"Records":[{"cf":{"response":{"status": "200"}}}]}"#, r#"{"status": "200"}"#);
-        check_other(r#"{"Records":[{"cf":{"request":{},"response":{"a":1e400}}}]}"#, r#"{"a":1e400}"#);
-        check_other(
-            r#"{"Records":[{"cf":{"config":{"eventType":"origin-request"},"request":{"uri":"/"}}}]}"#,
-            r#"{"uri":"/"}"#,
-        );
-        check_other(
-            r#"{"Records":[{"cf":{"config":{"eventType":"origin-response"},"request":{},"response":[]}}]}"#,
-            "[]",
-        );
-    }
-
-    #[test]
-    fn fields_that_are_not_strings_are_none() {
-        let payload = r#"{"Records":[{"cf":{"config":7,"request":{"uri":5,"clientIp":null,"method":["GET"],"querystring":"a\u003db"}}}]}"#;
-        let payload = RawValue::from_string(payload.to_owned()).unwrap();
-        let Event::ViewerRequest(request) = Event::parse(&payload).unwrap() else { panic!("not a viewer request") };
-        assert_eq!(request.uri, None);
-        assert_eq!(request.client_ip, None);
-        assert_eq!(request.method, None);
-        assert_eq!(request.querystring.as_deref(), Some("a=b"));
-    }
-
-    #[test]
-    fn a_field_that_cannot_be_read_spoils_no_other_and_the_request_goes_back_as_it_is() {
-        for (raw, uri, method) in [
-            (r#"{"uri":1e400,"method":"GET"}"#, None, Some("GET")),
-            (r#"{"uri":"/site/a","querystring":"\ud800","method":"GET"}"#, Some("/site/a"), Some("GET")),
-            (r#"{"uri":"/a","uri":"/b"}"#, None, None),
-            ("7", None, None),
-        ] {
-            let payload = format!(r#"{{"Records":[{{"cf":{{"request": {raw} }}}}]}}"#);
-            let payload = RawValue::from_string(payload).unwrap();
-            let Event::ViewerRequest(request) = Event::parse(&payload).unwrap() else { panic!("not a viewer request") };
-            assert_eq!((request.uri.as_deref(), request.method.as_deref()), (uri, method));
-            assert_eq!(request.raw.get(), raw);
-        }
-        check_other(
-            r#"{"Records":[{"cf":{"config":{"eventType":"origin-request","requestId":"\ud800"},"request":{"uri":"/"}}}]}"#,
-            r#"{"uri":"/"}"#,
-        );
-    }
-
-    #[test]
-    fn a_location_with_quotes_is_a_valid_answer() {
-        let redirect = Redirect::new(302, r#"/site/a?""#.to_owned());
-        let answer = Answer::Redirect(redirect, Vec::new()).to_json().unwrap();
-        let answer: serde_json::Value = serde_json::from_str(answer.get()).unwrap();
-        assert_eq!(answer["headers"]["location"][0]["value"], r#"/site/a?""#);
-    }
-
-    #[test]
-    fn a_redirect_is_a_response_that_cloudfront_accepts() {
-        let redirect = Redirect::new(307, "/site/a?b".to_owned());
-        let json = |cookies| Answer::Redirect(redirect.clone(), cookies).to_json().unwrap().get().to_owned();
-        let start = r#"{"status":"307","headers":{"location":[{"key":"Location","value":"/site/a?b"}],"cache-control":[{"key":"Cache-Control","value":"no-store"}]"#;
-        assert_eq!(json(vec![]), format!("{start}}}}}"));
-        let cookies = r#","set-cookie":[{"key":"Set-Cookie","value":"a=b"},{"key":"Set-Cookie","value":"c=d"}]}}"#;
-        assert_eq!(json(vec!["a=b".to_owned(), "c=d".to_owned()]), format!("{start}{cookies}"));
-    }
-
-    #[test]
-    fn a_header_that_cannot_be_read_spoils_no_other() {
-        let json = r#"{"a":[{"key":"A","value":"1"},{"value":"2"}],"b":[{"key":"B"}],"c":7,"d":[],"e":[{"value":"\ud800"},7,{"value":"1"}],"f":[{"value":"\u0041"}]}"#;
-        let json = RawValue::from_string(json.to_owned()).unwrap();
-        let headers = Headers::parse(&json);
-        assert_eq!(headers.values("a"), ["1", "2"]);
-        assert_eq!(headers.values("e"), ["1"]);
-        assert_eq!(headers.values("f"), ["A"]);
-        for name in ["b", "c", "d", "none"] {
-            assert!(headers.values(name).is_empty(), "{name}");
-        }
-        assert!(Headers::parse(&RawValue::from_string("7".to_owned()).unwrap()).values("a").is_empty());
     }
 }

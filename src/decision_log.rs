@@ -1,20 +1,20 @@
 //! The log line of a decision.
 
-use crate::flags::{DataState, ErrorKind, Evaluation};
+use crate::flags::{DataState, Evaluation, Reason};
 use crate::log::Level;
 use crate::redirect::{Paths, Redirect, Verdict};
+use launchdarkly_server_sdk::EvalError;
 use serde::Serialize;
-use std::time::Duration;
 
 /// How old a flag store may be before each decision warns of it. The alarm in cloudformation/flag-store.yaml is sooner.
-const MAX_SYNC_AGE: Duration = Duration::from_secs(3_600);
+const MAX_SYNC_AGE_MS: u64 = 3_600_000;
 
 /// A decision, for the log. Fields that do not apply are left out.
 #[derive(Debug, Default, Serialize)]
 pub struct DecisionLine {
-    /// A warning when something kept the decision from being what it should be.
+    /// A warning if the decision is not the one that current flag data would give.
     pub level: Level,
-    /// Readable alone.
+    /// The answer in words, and the problem, if there is one.
     pub message: String,
     /// CloudFront's id of the request, or Lambda's where there is none.
     pub request_id: String,
@@ -26,15 +26,15 @@ pub struct DecisionLine {
     /// The value of the flag; absent if it was not evaluated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variation: Option<bool>,
-    /// LaunchDarkly's evaluation reason, or that the visitor has a preview.
+    /// Why the flag has that value.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<&'static str>,
+    pub reason: Option<Reason>,
     /// What the evaluation rests on.
     #[serde(flatten)]
-    pub rests_on: Option<RestsOn>,
-    /// From the event to the answer, without Lambda's part, in microseconds.
+    pub evaluation: Option<Evaluation>,
+    /// From the event to the answer, without Lambda's overhead, in microseconds.
     pub duration_us: u64,
-    /// The part of it that was spent waiting for flag data.
+    /// How much of it was spent waiting for flag data, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waited_us: Option<u64>,
     /// Whether this is the environment's first decision.
@@ -55,22 +55,6 @@ pub enum Outcome {
     Error,
 }
 
-/// What an evaluation rests on.
-#[derive(Debug, Serialize)]
-#[allow(missing_docs)]
-pub struct RestsOn {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error_kind: Option<&'static str>,
-    pub source: &'static str,
-    pub data: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub data_age_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub flag_version: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub synced_age_ms: Option<u64>,
-}
-
 impl DecisionLine {
     /// Records a problem, which makes the line a warning.
     pub fn warn(&mut self, what: &str) {
@@ -85,46 +69,32 @@ impl DecisionLine {
         self.outcome = Outcome::Error;
     }
 
-    /// Records that a preview shows beta, whatever the flag says.
-    pub fn previewed(&mut self) {
-        self.reason = Some("PREVIEW");
-    }
-
-    /// Records an evaluation, and what keeps it from being as good as it should be.
-    pub fn evaluated(&mut self, evaluation: &Evaluation, flag_key: &str) {
-        self.variation = Some(evaluation.verdict == Verdict::Beta);
-        self.reason = Some(evaluation.reason.as_str());
-        self.rests_on = Some(RestsOn {
-            error_kind: evaluation.reason.error().map(ErrorKind::as_str),
-            source: evaluation.source,
-            data: evaluation.data.as_str(),
-            data_age_ms: evaluation.data_age.map(millis),
-            flag_version: evaluation.flag_version,
-            synced_age_ms: evaluation.synced_age.map(millis),
-        });
-        match (evaluation.reason.error(), evaluation.data) {
-            (Some(ErrorKind::ClientNotReady), _) => self.warn("there is no flag data"),
-            (Some(ErrorKind::FlagNotFound), _) => {
+    /// Records an evaluation, and a warning if it rests on old data or none.
+    pub fn evaluated(&mut self, evaluation: Evaluation, flag_key: &str) {
+        match (evaluation.error_kind, evaluation.data) {
+            (Some(EvalError::ClientNotReady), _) => self.warn("there is no flag data"),
+            (Some(EvalError::FlagNotFound), _) => {
                 self.warn(&format!("flag {flag_key:?} does not exist in this environment"));
             }
-            (Some(ErrorKind::WrongType), _) => self.warn(&format!("flag {flag_key:?} is not a boolean flag")),
-            (Some(ErrorKind::MalformedFlag), _) => self.warn(&format!("flag {flag_key:?} cannot be evaluated")),
-            (Some(ErrorKind::UserNotSpecified | ErrorKind::Exception), _) => {
-                self.warn(&format!("flag {flag_key:?} was not evaluated"));
-            }
+            (Some(EvalError::WrongType), _) => self.warn(&format!("flag {flag_key:?} is not a boolean flag")),
+            (Some(EvalError::MalformedFlag), _) => self.warn(&format!("flag {flag_key:?} cannot be evaluated")),
+            (Some(EvalError::Exception), _) => self.warn(&format!("flag {flag_key:?} was not evaluated")),
             (None, DataState::Older) => self.warn("the flag data is older than max_staleness_seconds allows"),
-            _ if evaluation.synced_age > Some(MAX_SYNC_AGE) => {
+            _ if evaluation.synced_age_ms > Some(MAX_SYNC_AGE_MS) => {
                 self.warn("flag-sync has not succeeded for more than an hour");
             }
-            // In offline mode that is as it should be.
+            // Offline mode has no other data, so it is not a problem there.
             (None, DataState::Bundled) if evaluation.source != "bundled" => {
                 self.warn("the flag data is that of the package");
             }
             _ => {}
         }
+        self.variation = Some(evaluation.verdict == Verdict::Beta);
+        self.reason = Some(evaluation.reason);
+        self.evaluation = Some(evaluation);
     }
 
-    /// Records the answer; `None` passes the request through. Path and query are the viewer's own business.
+    /// Records the answer; `None` passes the request through. Path and query stay out of the log: they are private.
     pub fn answered(&mut self, redirect: Option<&Redirect>, paths: &Paths) {
         let what = match redirect {
             None => "pass-through".to_owned(),
@@ -134,8 +104,4 @@ impl DecisionLine {
         self.outcome = if redirect.is_some() { Outcome::Redirect } else { Outcome::PassThrough };
         self.status = redirect.map(|redirect| redirect.status);
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

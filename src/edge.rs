@@ -1,8 +1,8 @@
-//! The edge function: an event arrives, an answer is returned, and what can wait is done after that.
+//! The edge function: reads an event, returns an answer, and does everything else after the response.
 
-use crate::cloudfront::{Answer, Event, ViewerRequest};
+use crate::cloudfront::{Event, ViewerRequest};
 use crate::decision_log::DecisionLine;
-use crate::flags::Flags;
+use crate::flags::{Flags, Reason};
 use crate::log::{self, Level};
 use crate::preview_token::PreviewToken;
 use crate::redirect::{Paths, Redirect, Verdict, Visit};
@@ -10,14 +10,12 @@ use crate::settings::{Log, Settings};
 use crate::visitor::Visitors;
 use flag_data::clock::Clock;
 use futures_util::FutureExt;
-use lambda_runtime::tower::{Layer, Service};
-use lambda_runtime::{BoxFuture, Diagnostic, Error, LambdaEvent, LambdaInvocation};
+use lambda_runtime::{Diagnostic, Error, LambdaEvent};
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 /// The edge function of one execution environment.
@@ -51,6 +49,7 @@ impl Edge {
     /// Only for a payload that is not a CloudFront event: every viewer gets an answer.
     pub async fn handle(&self, event: LambdaEvent<Box<RawValue>>) -> Result<Box<RawValue>, Diagnostic> {
         let started = Instant::now();
+        self.clock.invocation(event.context.deadline);
         let mut line = DecisionLine {
             request_id: event.context.request_id,
             cold_start: self.is_cold.swap(false, Ordering::Relaxed),
@@ -63,27 +62,27 @@ impl Edge {
     }
 
     async fn answer(&self, payload: &RawValue, line: &mut DecisionLine) -> Result<Box<RawValue>, Diagnostic> {
-        let answer = match Event::parse(payload) {
+        match Event::parse(payload) {
             Ok(Event::ViewerRequest(request)) => {
                 let decision = AssertUnwindSafe(self.decide(&request, line)).catch_unwind().await;
                 match or_fallback(decision, &self.paths, line) {
                     Some(redirect) => {
-                        let cookies = redirect.cookies.iter().map(|cookie| self.visitors.set_cookie(cookie)).collect();
-                        Answer::Redirect(redirect, cookies)
+                        let cookies = redirect.cookies.iter().map(|cookie| self.visitors.set_cookie(cookie));
+                        let answer = redirect.to_json(&cookies.collect::<Vec<_>>());
+                        answer.map_err(|error| Diagnostic::from(Box::new(error) as Error))
                     }
-                    None => Answer::PassThrough(request.raw),
+                    None => Ok(request.raw.to_owned()),
                 }
             }
             Ok(Event::Other(raw)) => {
                 line.warn("not a viewer request: attach the function to the viewer-request event");
-                Answer::PassThrough(raw)
+                Ok(raw.to_owned())
             }
             Err(error) => {
                 line.error(error.to_string());
-                return Err(Diagnostic { error_type: "NotCloudFront".to_owned(), error_message: line.message.clone() });
+                Err(Diagnostic { error_type: "NotCloudFront".to_owned(), error_message: line.message.clone() })
             }
-        };
-        answer.to_json().map_err(|error| Diagnostic::from(Box::new(error) as Error))
+        }
     }
 
     /// `None` passes the request through.
@@ -102,7 +101,7 @@ impl Edge {
         let (signals, query) = viewer.signals();
         let visit = Visit::new(&self.paths, request.method.as_deref(), Some(uri), query.as_deref(), signals);
         if visit.is_preview() {
-            line.previewed();
+            line.reason = Some(Reason::Preview);
         }
         if !visit.needs_verdict() {
             return visit.answer(Verdict::NoData);
@@ -113,14 +112,19 @@ impl Edge {
         };
         line.waited_us = self.flags.on_arrival().await.map(micros);
         let evaluation = self.flags.evaluate(&visitor, visit.is_entry());
-        line.evaluated(&evaluation, &self.settings.flag_key);
-        let mut redirect = visit.answer(evaluation.verdict)?;
+        let answer = visit.answer(evaluation.verdict);
+        line.evaluated(evaluation, &self.settings.flag_key);
+        let mut redirect = answer?;
         redirect.cookies.extend(visitor.cookie());
         Some(redirect)
     }
 
-    /// What waits until the viewer has their answer.
-    async fn after_response(&self) {
+    /// Does what no viewer should wait for: writes the log line, fetches flag data, sends events.
+    pub async fn after_response(&self) {
+        uninterrupted(self.log_and_refresh()).await;
+    }
+
+    async fn log_and_refresh(&self) {
         if let Some(line) = self.line.lock().take()
             && (self.settings.log == Log::All || line.level != Level::Info)
         {
@@ -134,7 +138,7 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// The answer to a decision, also to one that panicked. `None` passes the request through.
+/// The redirect of a decision, or the fallback if it panicked. `None` passes the request through.
 fn or_fallback(
     decision: std::thread::Result<Option<Redirect>>,
     paths: &Paths,
@@ -148,52 +152,7 @@ fn or_fallback(
     redirect
 }
 
-/// Does what can wait when the response is out and before the next event is asked for: only until then is
-/// the environment certain not to be frozen.
-/// <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-custom.html>
-pub struct BetweenInvocations(pub Arc<Edge>);
-
-impl<S> Layer<S> for BetweenInvocations {
-    type Service = BetweenInvocationsService<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        BetweenInvocationsService { inner, edge: self.0.clone() }
-    }
-}
-
-/// The service of [`BetweenInvocations`].
-pub struct BetweenInvocationsService<S> {
-    inner: S,
-    edge: Arc<Edge>,
-}
-
-impl<S> Service<LambdaInvocation> for BetweenInvocationsService<S>
-where
-    S: Service<LambdaInvocation, Response = (), Error = Error>,
-    S::Future: Send + 'static,
-{
-    type Response = ();
-    type Error = Error;
-    type Future = BoxFuture<'static, Result<(), Error>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, invocation: LambdaInvocation) -> Self::Future {
-        let edge = self.edge.clone();
-        edge.clock.invocation(invocation.context.deadline);
-        let response = self.inner.call(invocation);
-        Box::pin(async move {
-            let outcome = response.await;
-            uninterrupted(edge.after_response()).await;
-            outcome
-        })
-    }
-}
-
-/// Waits for what follows a response. A panic in it, which the hook logs, does not end the environment: the next viewer
-/// gets an answer too.
+/// Keeps a panic after the response from ending the execution environment. The panic hook logs it.
 async fn uninterrupted(after: impl Future<Output = ()>) {
     let _ = AssertUnwindSafe(after).catch_unwind().await;
 }

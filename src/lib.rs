@@ -7,11 +7,11 @@
 //!    request: does its answer depend on the visitor?
 //! 3. [`flags`] makes sure that its snapshot is fresh enough and lets LaunchDarkly's SDK evaluate the flag from it;
 //! 4. [`redirect`] makes the answer, and [`edge`] gives it to Lambda;
-//! 5. when it is out, [`edge`] writes the log line ([`decision_log`], [`log`]) and lets [`flags`] fetch new
+//! 5. after the response, [`edge`] writes the log line ([`decision_log`], [`log`]) and lets [`flags`] fetch new
 //!    data from its source and send its events, if either is due.
 //!
-//! Flag data itself, its sources and the stores are the crate `flag_data`. [`settings`], [`preview_token`] and [`start`]
-//! bring a process as far as its first event.
+//! The crate `flag_data` holds flag data, its sources and stores. [`start`] builds the function from [`settings`], the SDK
+//! key and the [`preview_token`].
 
 pub mod cloudfront;
 pub mod decision_log;

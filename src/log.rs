@@ -2,10 +2,8 @@
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::Write;
-use std::panic::PanicHookInfo;
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 /// How serious a line is.
@@ -26,15 +24,12 @@ pub fn init() {
     }
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        message(Level::Error, &format!("panic at {place}: {}", panic_text(panic)));
+        let text = panic.payload_as_str().unwrap_or("no message");
+        message(Level::Error, &format!("panic at {place}: {text}"));
     }));
 }
 
-fn panic_text<'a>(panic: &'a PanicHookInfo<'_>) -> &'a str {
-    panic.payload_as_str().unwrap_or("no message")
-}
-
-/// A line of its own.
+/// Writes a message as a line.
 pub fn message(level: Level, message: &str) {
     #[derive(Serialize)]
     struct Message<'a> {
@@ -44,7 +39,7 @@ pub fn message(level: Level, message: &str) {
     line(&Message { level, message });
 }
 
-/// Writes a line in one piece. A log that cannot be written is not a reason to fail a viewer.
+/// Writes a line in one piece. A failure is ignored: no viewer should get an error because of the log.
 pub fn line(line: &impl Serialize) {
     if let Ok(mut bytes) = serde_json::to_vec(line) {
         bytes.push(b'\n');
@@ -54,35 +49,31 @@ pub fn line(line: &impl Serialize) {
 
 struct Lines;
 
-/// How long a repeated message of the SDK is not logged again.
+/// How long a message of the SDK is not repeated in the log.
 const QUIET: Duration = Duration::from_secs(600);
 
 /// How many messages are remembered. A healthy SDK has a handful.
 const MAX_REMEMBERED: usize = 100;
 
-/// The messages of the SDK, and when each was last logged.
+/// The messages of the SDK that were logged within the last ten minutes, and when.
 #[derive(Default)]
-struct Repeats(HashMap<String, Instant>);
+struct Repeats(BTreeMap<String, Instant>);
+
+static REPEATS: Mutex<Repeats> = Mutex::new(Repeats(BTreeMap::new()));
 
 impl Repeats {
-    /// Whether a message is to be logged: not if it was within the last ten minutes. When more are remembered than a
-    /// healthy SDK has, the oldest is forgotten.
+    /// Whether to log a message: not if it was logged within the last ten minutes.
     fn is_due(&mut self, text: &str, now: Instant) -> bool {
-        if self.0.get(text).is_some_and(|logged| now.duration_since(*logged) < QUIET) {
+        self.0.retain(|_, logged| now.duration_since(*logged) < QUIET);
+        if self.0.contains_key(text) {
             return false;
         }
-        if self.0.len() >= MAX_REMEMBERED && !self.0.contains_key(text) {
-            let oldest = self.0.iter().min_by_key(|(_, logged)| **logged).map(|(text, _)| text.clone());
-            oldest.map(|text| self.0.remove(&text));
+        if self.0.len() >= MAX_REMEMBERED {
+            self.0.clear();
         }
         self.0.insert(text.to_owned(), now);
         true
     }
-}
-
-fn is_due(text: &str) -> bool {
-    static REPEATS: LazyLock<Mutex<Repeats>> = LazyLock::new(Mutex::default);
-    REPEATS.lock().is_due(text, Instant::now())
 }
 
 impl log::Log for Lines {
@@ -104,7 +95,7 @@ impl log::Log for Lines {
             _ => record.args().to_string(),
         };
         // The SDK repeats itself at every evaluation or flush.
-        if !record.target().starts_with("launchdarkly") || is_due(&text) {
+        if !record.target().starts_with("launchdarkly") || REPEATS.lock().is_due(&text, Instant::now()) {
             message(level, &text);
         }
     }
@@ -132,7 +123,8 @@ mod tests {
             assert_eq!(repeats.is_due(text, start + Duration::from_secs(seconds)), expected, "{text} at {seconds}");
         }
         for number in 0..1_000 {
-            assert!(repeats.is_due(&format!("message {number}"), start + Duration::from_secs(2_000 + number)));
+            let (text, now) = (format!("message {number}"), start + Duration::from_secs(2_000));
+            assert!(repeats.is_due(&text, now) && !repeats.is_due(&text, now), "{text}");
         }
         assert!(repeats.0.len() <= MAX_REMEMBERED);
     }

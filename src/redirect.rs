@@ -1,14 +1,14 @@
-//! The decision: from a viewer's request and a verdict to an answer. Every rule about paths is here, but for those of the
-//! CloudFront Function in cloudformation/edge.yaml, which stands in while this function is not attached.
+//! The decision: from a viewer's request and a verdict to an answer. Every rule about paths is here, except those of the
+//! CloudFront Function in cloudformation/edge.yaml, which replaces this function while it is not attached.
 //!
 //! Pure: no I/O, no clock, no environment. Nothing that a viewer sends can lead a redirect out of the two sites' paths,
 //! put a header into the response, or send them in a circle: a path of the current site is never redirected, except to
-//! its own index page, and a path of beta only to the current site. In root mode, where pages of the current site are
-//! redirected to beta, whoever was led home carries a cookie that keeps them there.
+//! its own index page, and a path of beta only to the current site. In root mode, pages of the current site are redirected
+//! to beta, so a redirect from beta back to the current site sets a guard cookie that keeps the viewer there.
 
 use std::fmt::Write as _;
 
-/// A private S3 origin serves no directory index, so a directory's page is named.
+/// A private S3 origin serves no directory index, so a redirect names the directory's page.
 /// <https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/DefaultRootObject.html>
 const INDEX: &str = "index.html";
 
@@ -16,11 +16,11 @@ const INDEX: &str = "index.html";
 /// <https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/cloudfront-limits.html>
 const MAX_LOCATION: usize = 8_192 - "https://".len() - 253;
 
-/// What a site must serve itself, such as a certificate authority's challenge.
+/// Paths that a site must serve itself, such as a certificate authority's challenge.
 /// <https://www.rfc-editor.org/rfc/rfc8615>
 const WELL_KNOWN: &str = "/.well-known";
 
-/// Where the two sites are, as `current_path` and `beta_path` name them.
+/// The paths of the two sites: the settings `current_path` and `beta_path`.
 #[derive(Clone, Debug)]
 pub struct Paths {
     /// Empty in root mode, so that it is a prefix in both modes.
@@ -29,12 +29,12 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// The paths of checked settings; `/` as the current one is root mode.
+    /// From checked settings. `/` as the current path means root mode.
     pub fn new(current: &str, beta: &str) -> Self {
         Self { current: current.trim_end_matches('/').to_owned(), beta: beta.to_owned() }
     }
 
-    /// Whether the current site has the addresses that it always had, and not a prefix.
+    /// Root mode: the current site has no prefix.
     pub fn is_root(&self) -> bool {
         self.current.is_empty()
     }
@@ -48,18 +48,18 @@ impl Paths {
         }
     }
 
-    /// The answer when a request cannot be read at all; `None` passes it through.
+    /// The answer to a request that cannot be read; `None` passes it through.
     pub fn fallback(&self) -> Option<Redirect> {
         (!self.is_root()).then(|| Redirect::new(302, [&self.current, "/", INDEX].concat()))
     }
 
-    /// The verdict on a visitor of whom nothing is known. In root mode every failure passes.
+    /// The verdict for a visitor without a key. In root mode every failure passes the request through.
     pub fn verdict_on_nobody(&self) -> Verdict {
         if self.is_root() { Verdict::NoData } else { Verdict::Current }
     }
 
-    /// The path of a page of the current site: without the segments that would make it one of beta, and in root mode
-    /// without the second slash that would make it another host.
+    /// A page's path on the current site: without leading segments that would make it a page of beta, and in root mode
+    /// without a second slash, which would make it another host.
     fn outside_beta<'a>(&self, mut path: &'a str) -> &'a str {
         let segments = below(&self.beta, &self.current).filter(|segments| !segments.is_empty());
         loop {
@@ -73,7 +73,7 @@ impl Paths {
     }
 }
 
-/// The rest of a path below a prefix of whole segments.
+/// The rest of a path below a prefix, which matches whole segments only.
 fn below<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
@@ -110,53 +110,53 @@ pub enum Cookie {
     Visitor(String),
     /// Shows beta, whatever the flag says.
     Preview,
-    /// Ends that.
+    /// Ends the preview.
     PreviewOff,
-    /// Keeps whoever was led home from beta from being sent there again.
+    /// Keeps the viewer on the current site after a redirect from beta, so that they are not sent back at once.
     Guard,
 }
 
-/// Which site a viewer is to see.
+/// Which site the viewer should see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The current site.
     Current,
     /// The new site.
     Beta,
-    /// There is no flag data: the current site, but whoever is on a page of the new one stays there.
+    /// There is no flag data: the current site, except for a viewer on a page of beta, who stays there.
     NoData,
 }
 
-/// What a request says of a preview.
+/// Whether a request belongs to a preview.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Preview {
-    /// Nothing.
+    /// It does not.
     #[default]
     Absent,
-    /// It has the preview's cookie.
+    /// It carries the preview cookie.
     Shown,
-    /// It has the cookie of another token.
+    /// It carries a preview cookie of another token.
     Outdated,
     /// It is a valid preview link.
     Begins,
-    /// It asks for the end of the preview.
+    /// It is the link that ends a preview.
     Ends,
 }
 
-/// What the query, cookies and headers of a request say. As it comes, none is read.
+/// What a request's query, cookies and headers say. With the default settings none of them is read.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Signals {
-    /// Of a preview.
+    /// Whether it belongs to a preview.
     pub preview: Preview,
-    /// It has the cookie of whoever was led home from beta.
+    /// It carries the guard cookie.
     pub is_guarded: bool,
     /// It is for something other than a document, such as an image or a script's data.
     pub is_subresource: bool,
-    /// A page of this site led to it.
+    /// The viewer followed a link on this site.
     pub is_internal: bool,
 }
 
-/// A viewer's request, classified by what it asks for.
+/// A viewer's request, classified by its path.
 #[derive(Debug)]
 pub struct Visit<'a> {
     paths: &'a Paths,
@@ -171,9 +171,9 @@ pub struct Visit<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// CloudFront serves it as it is, whoever asks.
+    /// Served as it is for everyone.
     Served,
-    /// A page of the current site that is served as it is, except to who brings a preview link.
+    /// A page of the current site, which is served as it is unless the request is a preview link.
     CurrentPage,
     /// The current site itself.
     CurrentHome,
@@ -195,7 +195,7 @@ impl<'a> Visit<'a> {
         signals: Signals,
     ) -> Self {
         let path = normalized(uri.unwrap_or_default());
-        // Only GET and HEAD may change into a GET on the way; everything else keeps method and body with a 307.
+        // A 302 may change the method to GET. Other methods than GET and HEAD get a 307, which keeps method and body.
         // https://www.rfc-editor.org/rfc/rfc9110#name-302-found
         let status = if matches!(method, None | Some("GET" | "HEAD")) { 302 } else { 307 };
         let (current, beta) = (below(&path, &paths.current), below(&path, &paths.beta));
@@ -222,7 +222,7 @@ impl<'a> Visit<'a> {
         Self { paths, kind, status, path, page, query, signals }
     }
 
-    /// Whether it shows beta by a preview, whatever the flag says.
+    /// Whether a preview shows beta, whatever the flag says.
     pub fn is_preview(&self) -> bool {
         match self.signals.preview {
             Preview::Begins => self.kind != Kind::Served,
@@ -236,14 +236,14 @@ impl<'a> Visit<'a> {
         !self.is_preview() && matches!(self.kind, Kind::BetaHome | Kind::BetaPage | Kind::Entry)
     }
 
-    /// Whether the viewer enters the site, as opposed to continuing in it: what LaunchDarkly counts.
+    /// Whether the viewer enters the site instead of continuing on it. LaunchDarkly counts entries.
     pub fn is_entry(&self) -> bool {
         self.kind == Kind::Entry && !(self.paths.is_root() && self.signals.is_internal)
     }
 
-    /// Whether its answer is a redirect that can give a new visitor an id: an entry, but not in root mode, where the
-    /// answer depends on the id, and not by POST: from another site, that comes without the `SameSite=Lax` cookie of a
-    /// known visitor, and the new id would replace theirs.
+    /// Whether the redirect may give a new visitor an id. Only an entry may: not in root mode, where the answer depends on
+    /// the id, and not for a POST. A POST from another site arrives without the `SameSite=Lax` cookie of a known visitor,
+    /// and a new id would replace theirs.
     pub fn accepts_id(&self) -> bool {
         self.kind == Kind::Entry && self.status == 302 && !self.paths.is_root()
     }
@@ -293,14 +293,14 @@ impl<'a> Visit<'a> {
         if !self.paths.is_root() {
             return self.redirect(&self.paths.current, page, INDEX);
         }
-        // The way out named it; not every origin of a site that was there before has it under that name.
+        // The redirect to beta named the index page. An existing site's origin may not have a page of that name.
         let page = if page.strip_prefix('/') == Some(INDEX) { "/" } else { page };
         let home = self.redirect("", page, "").with(Cookie::Guard);
-        // To an environment that has the other token, the preview would win over the guard.
+        // An environment with the other token would accept the preview cookie and ignore the guard.
         if self.signals.preview == Preview::Outdated { home.with(Cookie::PreviewOff) } else { home }
     }
 
-    /// To its own address, without what was removed from the query.
+    /// To its own address, without the preview link's parameter.
     fn to_itself(&self) -> Redirect {
         self.redirect("/", self.path.trim_start_matches('/'), "")
     }
@@ -310,7 +310,7 @@ impl<'a> Visit<'a> {
         let mark = if self.query.is_empty() { "" } else { "?" };
         let mut location = [prefix, path, name, mark, &self.query].concat();
         if location.len() > MAX_LOCATION {
-            // CloudFront would refuse the next request; the front page is better than an error.
+            // CloudFront would reject the next request. The front page is better than an error.
             location = [prefix.trim_end_matches('/'), "/", index].concat();
         }
         Redirect::new(self.status, location)
@@ -356,9 +356,9 @@ fn normalized(uri: &str) -> String {
     path
 }
 
-/// Decodes what needs no percent-encoding ([RFC 3986, 2.3](https://www.rfc-editor.org/rfc/rfc3986#section-2.3)), encoded
-/// slashes, as S3 does, and turns backslashes into slashes, as browsers do. A `%` that encodes nothing becomes `%25`, so that what is decoded
-/// cannot form a new encoding with it.
+/// Decodes unreserved characters ([RFC 3986, 2.3](https://www.rfc-editor.org/rfc/rfc3986#section-2.3)) and slashes, as S3
+/// does, and turns backslashes into slashes, as browsers do. A `%` without two hexadecimal digits becomes `%25`, so that it
+/// cannot form a new encoding with the characters around it.
 fn decoded(uri: &str) -> String {
     let mut plain = String::with_capacity(uri.len());
     let mut rest = uri;

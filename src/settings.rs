@@ -7,21 +7,21 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// The reserve at the end of an invocation: nothing of ours runs in the last 500 ms before its deadline.
+/// The reserve at the end of an invocation: the function does nothing in the last 500 ms before the deadline.
 pub const DEADLINE_RESERVE: Duration = Duration::from_millis(500);
 
-/// The cookie of whoever has a preview.
+/// The cookie that shows beta to a visitor with a preview link.
 pub const PREVIEW_COOKIE: &str = "redirect-preview";
-/// The cookie of whoever was led home from beta in root mode.
+/// The cookie that keeps a viewer on the current site after a redirect from beta, in root mode.
 pub const GUARD_COOKIE: &str = "redirect-guard";
 
-/// Headers that hold secrets, and attributes that a context has already.
+/// Headers that hold secrets, and names that a LaunchDarkly context reserves.
 const REFUSED_HEADERS: [&str; 7] = ["cookie", "authorization", "key", "kind", "anonymous", "name", "_meta"];
 
 /// How the flag data is kept fresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Updates {
-    /// Fetched after a response, while no viewer waits; nothing runs in a frozen environment.
+    /// Fetched after a response, while no viewer waits and the environment is not frozen.
     BetweenInvocations,
     /// The SDK's own streaming connection.
     Streaming,
@@ -54,7 +54,7 @@ pub enum Fetch {
 /// What LaunchDarkly learns of the evaluations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Events {
-    /// What the SDK sends by itself: contexts, which hold the viewers' addresses, and counts.
+    /// The SDK's own events: contexts, which hold the viewers' addresses, and counts.
     Full,
     /// Counts only; no viewer's address leaves AWS.
     Summary,
@@ -67,11 +67,11 @@ pub enum Events {
 pub enum Log {
     /// One line per decision.
     All,
-    /// Only what went wrong.
+    /// Only problems.
     Problems,
 }
 
-/// Declares the settings: the name and type here, the field of `redirect.toml`, and the parser that checks it.
+/// Declares the settings: name, type, field of `redirect.toml`, and the parser that checks it.
 macro_rules! settings {
     ($($name:ident: $type:ty = $field:literal, $parser:expr;)*) => {
         /// The checked settings. `redirect.toml` documents each field.
@@ -135,31 +135,8 @@ settings! {
 
 /// An invalid setting: which one, where it was given, its value, and what is expected.
 #[derive(Debug, thiserror::Error)]
-#[error("{place}: {name} {fault}; expected {expected}")]
-pub struct SettingError {
-    name: String,
-    place: Place,
-    fault: String,
-    expected: String,
-}
-
-/// Where a setting was given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// `redirect.toml`, or what was compiled in from it.
-    File,
-    /// An environment variable.
-    Environment,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Place::File => "redirect.toml",
-            Place::Environment => "environment",
-        })
-    }
-}
+#[error("{0}")]
+pub struct SettingError(String);
 
 /// The name of the environment variable that wins over a field of `redirect.toml`.
 pub fn variable(field: &str) -> String {
@@ -170,21 +147,22 @@ pub fn variable(field: &str) -> String {
 /// A value as it was given, before it is checked.
 struct Given<'a> {
     field: &'a str,
-    place: Place,
+    is_of_environment: bool,
     value: String,
 }
 
 impl Given<'_> {
-    fn refuse(&self, expected: impl Into<String>) -> SettingError {
-        SettingError {
-            name: match self.place {
-                Place::File => self.field.to_owned(),
-                Place::Environment => variable(self.field),
-            },
-            place: self.place,
-            fault: format!("is {:?}", self.value),
-            expected: expected.into(),
-        }
+    fn refuse(&self, expected: impl fmt::Display) -> SettingError {
+        self.fault(&format!("is {:?}", self.value), expected)
+    }
+
+    fn fault(&self, fault: &str, expected: impl fmt::Display) -> SettingError {
+        let field = self.field;
+        SettingError(if self.is_of_environment {
+            format!("environment: {} {fault}; expected {expected}", variable(field))
+        } else {
+            format!("redirect.toml: {field} {fault}; expected {expected}")
+        })
     }
 
     fn accept_if(self, fits: bool, expected: &str) -> Result<String, SettingError> {
@@ -219,8 +197,8 @@ impl Given<'_> {
         })
     }
 
-    /// Segments that mean the same to every server and browser, encoded or not. `/site/index.html` as beta of `/site`
-    /// would be the front page of both sites.
+    /// Only segments that every server and browser reads alike, encoded or not. Not `index.html`: `/site/index.html` as beta
+    /// of `/site` would be the front page of both sites.
     fn path(self) -> Result<String, SettingError> {
         let is_name = |segment: &str| !segment.is_empty() && segment != "index.html" && !segment.starts_with('.');
         let fits = |segment: &str| is_name(segment) && is_plain(segment, "._~-");
@@ -299,22 +277,17 @@ impl Given<'_> {
     /// A password belongs in the environment: the file is checked in.
     fn redis_url(self) -> Result<String, SettingError> {
         let rest = ["redis://", "rediss://", "unix://"].iter().find_map(|scheme| self.value.strip_prefix(scheme));
-        let refuse = |given: Self, fault: &str, expected: &str| {
-            let Self { field, place, .. } = given;
-            let hidden = Self { field, place, value: String::new() };
-            SettingError { fault: format!("{fault} (its value is not shown)"), ..hidden.refuse(expected) }
-        };
-        match rest {
+        match rest.unwrap_or_default() {
             _ if self.value.is_empty() => Ok(self.value),
-            Some(rest) if self.place == Place::File && rest.contains('@') => Err(refuse(
-                self,
-                "names a user",
+            "" => Err(self.fault(
+                "is not the address of a Redis (its value is not shown)",
+                "an address such as rediss://flags.example.com:6379",
+            )),
+            rest if rest.contains('@') && !self.is_of_environment => Err(self.fault(
+                "names a user (its value is not shown)",
                 "an address without user and password; with them it comes from the environment, REDIRECT_STORE_REDIS_URL",
             )),
-            Some(rest) if !rest.is_empty() => Ok(self.value),
-            _ => {
-                Err(refuse(self, "is not the address of a Redis", "an address such as rediss://flags.example.com:6379"))
-            }
+            _ => Ok(self.value),
         }
     }
 
@@ -326,18 +299,18 @@ impl Given<'_> {
 
     /// LaunchDarkly's rule for keys: letters, digits, `.`, `_` and `-`.
     fn key(self) -> Result<String, SettingError> {
-        // A path of dots would lead elsewhere.
+        // A key of dots would be a relative path.
         let is_key = self.value.len() <= 256 && is_plain(&self.value, "._-") && self.value.chars().any(|c| c != '.');
         self.accept_if(is_key, "a LaunchDarkly flag key: letters, digits, '.', '_' and '-'")
     }
 }
 
-/// Whether a text has ASCII letters, digits and these others alone.
+/// Whether a text consists of ASCII letters, digits and `others`.
 fn is_plain(text: &str, others: &str) -> bool {
     text.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
 }
 
-/// What stands between commas.
+/// The entries of a list with commas.
 fn listed(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(str::to_owned).collect()
 }
@@ -359,47 +332,24 @@ impl Settings {
     /// Reads and checks every setting. `file` and `environment` return the text of a field, if they have it.
     ///
     /// # Errors
-    /// The first setting that is missing or wrong, or the budgets together, if they do not fit into the
-    /// function's timeout.
+    /// The first setting that is missing, invalid, or does not fit the others.
     pub fn read(
         file: impl Fn(&str) -> Option<String>,
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, SettingError> {
-        let given = |field: &'static str| match environment(&variable(field)) {
-            Some(value) => Ok(Given { field, place: Place::Environment, value }),
-            None => match file(field) {
-                Some(value) => Ok(Given { field, place: Place::File, value }),
-                None => Err(SettingError {
-                    name: field.to_owned(),
-                    place: Place::File,
-                    fault: "is missing".to_owned(),
-                    expected: "every field of the file that comes with redirect".to_owned(),
-                }),
-            },
+        let given = |field: &'static str| match (environment(&variable(field)), file(field)) {
+            (Some(value), _) => Ok(Given { field, is_of_environment: true, value }),
+            (None, Some(value)) => Ok(Given { field, is_of_environment: false, value }),
+            (None, None) => {
+                let given = Given { field, is_of_environment: false, value: String::new() };
+                Err(given.fault("is missing", "every field of the file that comes with redirect"))
+            }
         };
         let settings = Self::parse(&given)?;
-        settings.fit_timeout(&given("function_timeout_seconds")?)?;
-        settings.fit_source(&given)?;
-        settings.fit_paths(&given)?;
-        let fetches = settings.updates == Updates::BetweenInvocations;
-        if fetches && settings.viewer_budget.is_zero() && settings.between_budget.is_zero() {
-            let expected = "more than 0, because viewer_budget_ms is 0 too and no fetch would ever have time to end";
-            return Err(given("between_budget_ms")?.refuse(expected));
+        match settings.conflict() {
+            Some((field, expected)) => Err(given(field)?.refuse(expected)),
+            None => Ok(settings),
         }
-        Ok(settings)
-    }
-
-    /// With beta above the current site, each page of that would be one of beta too.
-    fn fit_paths<'a>(
-        &self,
-        given: &impl Fn(&'static str) -> Result<Given<'a>, SettingError>,
-    ) -> Result<(), SettingError> {
-        let below_beta = self.current_path.strip_prefix(&self.beta_path);
-        if below_beta.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
-            let expected = format!("a path other than current_path ({}), and not above it", self.current_path);
-            return Err(given("beta_path")?.refuse(expected));
-        }
-        Ok(())
     }
 
     /// How long one request for flag data or with events may take.
@@ -407,47 +357,46 @@ impl Settings {
         self.init_budget.max(self.viewer_budget).max(self.between_budget).max(Duration::from_millis(1))
     }
 
-    /// A store needs to be named, and is read between invocations: the SDK's own updates come from LaunchDarkly.
-    fn fit_source<'a>(
-        &self,
-        given: &impl Fn(&'static str) -> Result<Given<'a>, SettingError>,
-    ) -> Result<(), SettingError> {
-        let needed: &[(&'static str, bool, &str)] = match self.source {
-            Source::LaunchDarkly => &[],
+    /// A field that does not fit the others, and what is expected of it.
+    fn conflict(&self) -> Option<(&'static str, String)> {
+        let Self { current_path, beta_path, viewer_budget, init_budget, between_budget, .. } = self;
+        let is_fetched_here = self.updates == Updates::BetweenInvocations;
+        // A cold start that Lambda repeats inside an invocation counts against the function's timeout, so the longer of the
+        // two waits must fit, with the work after the response.
+        let needed = *viewer_budget.max(init_budget) + *between_budget + DEADLINE_RESERVE;
+        if needed > self.function_timeout {
+            let expected = format!(
+                "at least {needed:?}: the longer of viewer_budget_ms ({viewer_budget:?}) and init_budget_ms \
+                 ({init_budget:?}), between_budget_ms ({between_budget:?}) and a reserve of {DEADLINE_RESERVE:?}"
+            );
+            return Some(("function_timeout_seconds", expected));
+        }
+        if is_fetched_here && viewer_budget.is_zero() && between_budget.is_zero() {
+            let expected = "more than 0, because viewer_budget_ms is 0 too and no fetch would ever have time to end";
+            return Some(("between_budget_ms", expected.to_owned()));
+        }
+        // If beta were above the current site, each page of the current site would be a page of beta too.
+        if current_path.strip_prefix(beta_path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+            return Some(("beta_path", format!("a path other than current_path ({current_path}), and not above it")));
+        }
+        if self.source == Source::LaunchDarkly {
+            return None;
+        }
+        let (field, expected) = match self.source {
             #[cfg(feature = "dynamodb")]
-            Source::DynamoDb => &[
-                ("store_table", self.store_table.is_empty(), "the name of the table, for the source \"dynamodb\""),
-                ("store_regions", self.store_regions.is_empty(), "the Regions that have the table"),
-            ],
-            #[cfg(feature = "redis")]
-            Source::Redis => &[(
-                "store_redis_url",
-                self.store_redis_url.is_empty(),
-                "the address of the Redis, for the source \"redis\"",
-            )],
-        };
-        for (field, is_missing, expected) in needed {
-            if *is_missing {
-                return Err(given(field)?.refuse(*expected));
+            Source::DynamoDb if self.store_table.is_empty() => {
+                ("store_table", "the name of the table, for the source \"dynamodb\"")
             }
-        }
-        if self.source != Source::LaunchDarkly && self.updates != Updates::BetweenInvocations {
-            return Err(given("updates")?.refuse("\"between-invocations\" with a store as the source"));
-        }
-        Ok(())
-    }
-
-    /// A cold start that Lambda repeats inside an invocation counts against the function's timeout, so it is the
-    /// longer of the two waits that must fit, with what follows it.
-    fn fit_timeout(&self, timeout: &Given<'_>) -> Result<(), SettingError> {
-        let needed = self.viewer_budget.max(self.init_budget) + self.between_budget + DEADLINE_RESERVE;
-        if needed <= self.function_timeout {
-            return Ok(());
-        }
-        Err(timeout.refuse(format!(
-            "at least {needed:?}: the longer of viewer_budget_ms ({:?}) and init_budget_ms ({:?}), between_budget_ms \
-             ({:?}) and a reserve of {DEADLINE_RESERVE:?}",
-            self.viewer_budget, self.init_budget, self.between_budget
-        )))
+            #[cfg(feature = "dynamodb")]
+            Source::DynamoDb if self.store_regions.is_empty() => ("store_regions", "the Regions that have the table"),
+            #[cfg(feature = "redis")]
+            Source::Redis if self.store_redis_url.is_empty() => {
+                ("store_redis_url", "the address of the Redis, for the source \"redis\"")
+            }
+            // The SDK's own updates come from LaunchDarkly.
+            _ if !is_fetched_here => ("updates", "\"between-invocations\" with a store as the source"),
+            _ => return None,
+        };
+        Some((field, expected.to_owned()))
     }
 }

@@ -1,6 +1,6 @@
 //! The composition root: from a started process to a function that accepts events, or an init error.
 
-use crate::edge::{BetweenInvocations, Edge};
+use crate::edge::Edge;
 use crate::flags::{Flags, offline};
 use crate::log::{self, Level};
 use crate::preview_token::{PREVIEW_TOKEN_VARIABLE, PreviewToken};
@@ -15,18 +15,19 @@ use flag_data::stores::DynamoDb;
 #[cfg(feature = "redis")]
 use flag_data::stores::Redis;
 use flag_data::transport::Transport;
+use lambda_runtime::tower::util::MapFutureLayer;
 use lambda_runtime::{Error, Runtime, service_fn};
 use lambda_runtime_api_client::Client;
 use lambda_runtime_api_client::body::Body;
 use std::env;
 use std::sync::Arc;
 
-/// What `build.rs` compiled in: `redirect.toml`, a field a line, and the secrets.
+/// Compiled in by `build.rs`: `redirect.toml`, one field per line, and the secrets.
 const SETTINGS: &str = include_str!(concat!(env!("OUT_DIR"), "/settings.txt"));
 const SDK_KEY: &str = include_str!(concat!(env!("OUT_DIR"), "/sdk-key.txt"));
 const PREVIEW_TOKEN: &str = include_str!(concat!(env!("OUT_DIR"), "/preview-token.txt"));
 
-/// The function, ready for events. A start that fails is reported to Lambda and logged, and ends the process.
+/// Starts the function. A failure is logged, reported to Lambda as an init error, and ends the process.
 pub async fn edge_or_report() -> Arc<Edge> {
     block_on_standard_streams();
     log::init();
@@ -44,12 +45,23 @@ pub async fn edge_or_report() -> Arc<Edge> {
 /// # Errors
 /// Lambda's Runtime API is out of reach.
 pub async fn serve(edge: Arc<Edge>) -> Result<(), Error> {
-    let layer = BetweenInvocations(edge.clone());
+    let handling = edge.clone();
     let handler = service_fn(move |event| {
-        let edge = edge.clone();
+        let edge = handling.clone();
         async move { edge.handle(event).await }
     });
-    Runtime::new(handler).layer(layer).run().await
+    // This layer wraps the service that posts the response. Lambda may freeze the environment once the next event is
+    // requested, and this work ends before that.
+    // https://docs.aws.amazon.com/lambda/latest/dg/runtimes-custom.html
+    let after_response = MapFutureLayer::new(move |response| {
+        let edge = edge.clone();
+        async move {
+            let sent: Result<(), Error> = response.await;
+            edge.after_response().await;
+            sent
+        }
+    });
+    Runtime::new(handler).layer(after_response).run().await
 }
 
 /// Reads the settings and starts the flags.
@@ -68,10 +80,10 @@ async fn edge() -> Result<Arc<Edge>, Error> {
     Ok(Arc::new(Edge::new(settings, token.as_ref(), clock, flags)))
 }
 
-/// The flags, from the source that the settings name.
+/// Starts the flags with the source that the settings choose.
 ///
 /// # Errors
-/// A store that cannot be used as it is set, or an SDK client that does not start.
+/// Invalid settings of a store, or an SDK client that does not start.
 pub async fn flags(settings: Arc<Settings>, key: Option<&SdkKey>, clock: Clock) -> Result<Flags, Error> {
     let transport = Transport::new(clock.clone(), settings.request_timeout());
     let source = source(&settings, key, &clock, &transport)?;
@@ -113,10 +125,10 @@ fn source(
     }
 }
 
-/// The settings that were compiled in, and what `environment` has instead.
+/// The compiled-in settings, each overridden by `environment` if it has the field.
 ///
 /// # Errors
-/// A wrong setting in the environment.
+/// An invalid setting in the environment.
 pub fn settings(environment: impl Fn(&str) -> Option<String>) -> Result<Settings, SettingError> {
     let fields: Vec<_> = SETTINGS.lines().filter_map(|line| line.split_once('=')).collect();
     let compiled_in = |field: &str| {
@@ -126,8 +138,8 @@ pub fn settings(environment: impl Fn(&str) -> Option<String>) -> Result<Settings
     Settings::read(compiled_in, environment)
 }
 
-/// Sends the last events when Lambda shuts the environment down. Lambda gives 500 ms for that, and only where an
-/// extension is registered, which nobody has shown to work at the edge: there, nothing registers.
+/// Sends the last events when Lambda shuts the environment down. Lambda allows 500 ms for that, and only if an extension is
+/// registered. That is not known to work at the edge, so only the regional function does it.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html#runtimes-lifecycle-shutdown>
 #[cfg(feature = "regional")]
 pub async fn flush_at_shutdown(edge: Arc<Edge>) {
@@ -135,8 +147,8 @@ pub async fn flush_at_shutdown(edge: Arc<Edge>) {
     lambda_runtime::spawn_graceful_shutdown_handler(move || async move { edge.flags().flush_all(budget).await }).await;
 }
 
-/// Makes the standard streams blocking again, which the runtime that this process replaced may have made non-blocking: a log
-/// line that a slow reader does not read at once would be lost.
+/// Makes the standard streams blocking. The runtime that this process replaced may have made them non-blocking, and then a
+/// slow reader loses log lines.
 fn block_on_standard_streams() {
     for stream in 0..=2 {
         // SAFETY: fcntl on a descriptor number touches no memory; for a closed one it returns an error.
@@ -149,7 +161,7 @@ fn block_on_standard_streams() {
     }
 }
 
-/// Reports to Lambda why the function did not start, so that its log has it.
+/// Reports to Lambda why the function did not start.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html#runtimes-api-initerror>
 async fn report(error: &Error) {
     log::message(Level::Error, &format!("the function did not start: {error}"));

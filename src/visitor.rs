@@ -1,10 +1,10 @@
-//! Who the visitor is, and what their cookies, headers and preview link say. The only module that reads any of these,
-//! and only where a setting needs them; a header or cookie is the viewer's claim.
+//! Who the visitor is, and what their cookies, headers and preview link say. Only this module reads them, and only if a
+//! setting needs them. Viewers can send any header and cookie they like.
 
 use crate::cloudfront::{Headers, ViewerRequest};
 use crate::preview_token::PreviewToken;
 use crate::redirect::{Cookie, Preview, Signals};
-use crate::settings::{Events, GUARD_COOKIE, PREVIEW_COOKIE, Settings};
+use crate::settings::{GUARD_COOKIE, PREVIEW_COOKIE, Settings};
 use launchdarkly_server_sdk::{Context, ContextBuilder, Reference};
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -13,16 +13,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The parameter of a preview link.
+/// The query parameter of a preview link.
 pub const PREVIEW_PARAMETER: &str = "redirect-preview";
 
-/// For less, environments that disagree could lead a visitor in a circle.
+/// The shortest life of the guard cookie. With less, environments that disagree could redirect a visitor in a circle.
 const MIN_GUARD: Duration = Duration::from_secs(10);
 
-/// More of a header is cut: LaunchDarkly's rules look for words, and each byte is copied.
+/// The longest value of an attribute, in bytes; the rest is cut. Rules look for words, and each byte is copied.
 const MAX_ATTRIBUTE: usize = 1_024;
 
-/// How visitors are recognized, as the settings have it.
+/// How visitors are recognized, according to the settings.
 pub struct Visitors {
     settings: Arc<Settings>,
     secret: Option<PreviewSecret>,
@@ -30,7 +30,7 @@ pub struct Visitors {
 }
 
 impl Visitors {
-    /// With the token of preview links, if there is one.
+    /// `token` is that of preview links, if there are any.
     pub fn new(settings: Arc<Settings>, token: Option<&PreviewToken>) -> Self {
         let reads_headers = token.is_some()
             || settings.current_path == "/"
@@ -39,7 +39,7 @@ impl Visitors {
         Self { settings, secret: token.map(PreviewSecret::new), reads_headers }
     }
 
-    /// Reads what the settings need of a request.
+    /// Reads the parts of a request that the settings need.
     pub fn viewer<'a>(&'a self, request: &'a ViewerRequest<'_>) -> Viewer<'a> {
         let headers = request.headers.filter(|_| self.reads_headers).map(Headers::parse).unwrap_or_default();
         let cookies = headers.values("cookie");
@@ -64,7 +64,7 @@ impl Visitors {
     }
 }
 
-/// A request, as far as it says who sent it.
+/// The parts of a request that identify the viewer.
 pub struct Viewer<'a> {
     visitors: &'a Visitors,
     request: &'a ViewerRequest<'a>,
@@ -74,7 +74,7 @@ pub struct Viewer<'a> {
 }
 
 impl Viewer<'_> {
-    /// What the decision needs to know, and the query that it is to keep: without a preview link's parameter.
+    /// The signals for the decision, and the query without a preview link's parameter.
     pub fn signals(&self) -> (Signals, Option<Cow<'_, str>>) {
         let query = self.request.querystring.as_deref();
         if !self.visitors.reads_headers {
@@ -89,8 +89,8 @@ impl Viewer<'_> {
         (Signals { preview, is_guarded, is_subresource, is_internal: self.is_internal() }, query)
     }
 
-    /// The visitor: by their cookie, or by a new id where the answer `accepts_id`, else by the client IP. `None` without a
-    /// valid one.
+    /// The visitor: by their cookie, else by a new id if the answer `accepts_id`, else by the client IP. `None` if that is
+    /// not valid either.
     pub fn visitor(&self, accepts_id: bool) -> Option<Visitor<'_>> {
         let Settings { visitor_cookie, visitor_cookie_days, context_headers, .. } = &*self.visitors.settings;
         let by_cookie = !visitor_cookie.is_empty();
@@ -111,7 +111,8 @@ impl Viewer<'_> {
         values.into_iter().find(|value| is_valid(value))
     }
 
-    /// What the one preview parameter of a query says, and the rest of the query. A wrong or repeated one stays in it.
+    /// The meaning of the query's preview parameter, and the rest of the query. An invalid or repeated parameter stays in
+    /// the query.
     fn preview_parameter(&self, query: &str) -> Option<(Preview, String)> {
         let secret = self.visitors.secret.as_ref()?;
         let is_preview = |part: &&str| part.split('=').next() == Some(PREVIEW_PARAMETER);
@@ -139,7 +140,7 @@ impl Viewer<'_> {
         }
     }
 
-    /// Whether a page of this host led to the request: by `Sec-Fetch-Site`, or by the `Referer` of older browsers.
+    /// Whether the viewer followed a link on this host: by `Sec-Fetch-Site`, or by the `Referer` of older browsers.
     /// <https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header>
     fn is_internal(&self) -> bool {
         let sites = self.headers.values("sec-fetch-site");
@@ -162,7 +163,7 @@ impl Viewer<'_> {
     }
 }
 
-/// Whom the flag is evaluated for.
+/// The visitor that the flag is evaluated for.
 pub struct Visitor<'a> {
     /// An id from a cookie, or the address exactly as CloudFront gives it: two spellings of one address would be two
     /// contexts.
@@ -182,16 +183,12 @@ impl<'a> Visitor<'a> {
         self.is_new.then(|| Cookie::Visitor(self.key.as_ref().to_owned()))
     }
 
-    /// The context, of kind `user`. Anonymous where no key may leave AWS, because the SDK omits such contexts; the values
-    /// of private attributes never leave it.
+    /// The context, of kind `user`. The values of private attributes never leave AWS.
     ///
     /// # Errors
     /// A key that LaunchDarkly's SDK refuses.
-    pub fn context(&self, events: Events) -> Result<Context, String> {
+    pub fn context(&self) -> Result<Context, String> {
         let mut builder = ContextBuilder::new(self.key.as_ref());
-        if events == Events::Summary {
-            builder.anonymous(true);
-        }
         for (name, value) in &self.attributes {
             builder.set_string(name, value).add_private_attribute(Reference::new(name));
         }
@@ -204,15 +201,15 @@ pub fn is_id(text: &str) -> bool {
     (1..=128).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
-/// A random UUID; `None` if the system has no random numbers, which would be a panic elsewhere.
+/// A random UUID, or `None` if the system has no random numbers: most libraries panic then.
 fn new_id() -> Option<String> {
     let mut bytes = [0; 16];
     SystemRandom::new().fill(&mut bytes).ok()?;
     Some(uuid::Builder::from_random_bytes(bytes).into_uuid().to_string())
 }
 
-/// The token of preview links, and the cookie made of it: a hash that does not show the token. What a viewer sends is
-/// compared by its hash, in constant time.
+/// The token of preview links, and the cookie derived from it, a keyed hash that does not show the token. Tokens and cookies
+/// are compared by their hashes, in constant time.
 struct PreviewSecret {
     key: hmac::Key,
     token: hmac::Tag,

@@ -2,7 +2,7 @@
 
 use super::events::{EventSender, processor};
 use super::snapshot::{Data, Snapshot};
-use crate::settings::{Settings, Updates};
+use crate::settings::{Events, Settings, Updates};
 use bytes::Bytes;
 use flag_data::sdk_key::SdkKey;
 use flag_data::sources::SourceError;
@@ -19,19 +19,19 @@ use std::time::Duration;
 /// Why the client did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// LaunchDarkly's SDK did not take its configuration.
+    /// LaunchDarkly's SDK rejected its configuration.
     #[error("the LaunchDarkly client did not start: {0}")]
     Client(String),
-    /// No HTTP transport could be made.
+    /// The HTTP transport was not built.
     #[error("no HTTP transport: {0}")]
     Transport(#[from] std::io::Error),
 }
 
-/// The client that decides, and what it decides from: the SDK reads data that never changes only once. Where the SDK
-/// keeps the data fresh itself, the snapshot stays empty.
+/// The deciding client and its data, which never changes, so that the SDK parses it once. It is empty if the SDK streams or
+/// polls.
 pub(super) struct Decider {
     pub(super) client: Client,
-    pub(super) snapshot: Snapshot,
+    pub(super) data: Data,
 }
 
 impl Decider {
@@ -42,14 +42,14 @@ impl Decider {
         events: Option<&EventSender>,
     ) -> Result<Self, StartError> {
         let snapshot = Snapshot::default();
-        snapshot.set(data);
-        let mut store = PersistentDataStoreBuilder::new(Arc::new(snapshot.clone()));
+        snapshot.set(data.clone());
+        let mut store = PersistentDataStoreBuilder::new(Arc::new(snapshot));
         store.cache_forever();
-        Ok(Self { client: client(settings, key, &store, events)?, snapshot })
+        Ok(Self { client: client(settings, key, &store, events)?, data })
     }
 }
 
-/// A started client; one that sends no events without an `events` sender. The store is that of daemon mode.
+/// Starts a client. Without a sender it sends no events. In daemon mode it reads the store.
 pub(super) fn client(
     settings: &Settings,
     key: Option<&SdkKey>,
@@ -62,8 +62,8 @@ pub(super) fn client(
         .streaming_base_url(&settings.launchdarkly_stream_uri)
         .events_base_url(&settings.launchdarkly_events_uri);
     let config = ConfigBuilder::new(key.map_or("offline", SdkKey::reveal)).service_endpoints(&endpoints);
-    let config = match events.and_then(|events| processor(settings.events, events)) {
-        Some(processor) => config.event_processor(&processor),
+    let config = match events.filter(|_| settings.events != Events::Off) {
+        Some(sender) => config.event_processor(&processor(sender)),
         None => config.event_processor(&NullEventProcessorBuilder::new()),
     };
     let config = match settings.updates {
@@ -90,7 +90,7 @@ type Https = Arc<dyn Fn(Request<Option<Bytes>>) -> ResponseFuture + Send + Sync>
 #[derive(Clone)]
 struct UpdatesTransport {
     https: Https,
-    /// The problem that the log has.
+    /// The problem that was logged last.
     logged: Arc<Mutex<Option<StatusCode>>>,
 }
 
@@ -103,8 +103,8 @@ impl UpdatesTransport {
 }
 
 impl HttpTransport for UpdatesTransport {
-    /// After any other 4xx than 400, 408 and 429 the SDK would never ask again, and a flag that is switched off would
-    /// reach nobody. But a key that was rejected may be accepted a moment later.
+    /// After any 4xx except 400, 408 and 429 the SDK stops requesting for good, and a flag that is switched off would reach
+    /// nobody. But a rejected key may be accepted a moment later.
     fn request(&self, request: Request<Option<Bytes>>) -> ResponseFuture {
         let (uri, logged) = (request.uri().to_string(), self.logged.clone());
         let response = (self.https)(request);

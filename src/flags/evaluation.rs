@@ -1,31 +1,40 @@
-//! What the flag says for a viewer, and what that rests on.
+//! The evaluation of the flag for a viewer, and the data that it rests on.
 
 use crate::redirect::Verdict;
 use launchdarkly_server_sdk::{Client, Context, EvalError, FlagDetailConfig, Reason as SdkReason};
-use std::time::Duration;
+use serde::{Deserialize, Serialize};
 
-/// An evaluation, and what it rests on.
-#[derive(Debug)]
+/// An evaluation and the data that it rests on, with the fields of the log line.
+#[derive(Debug, Serialize)]
 pub struct Evaluation {
-    /// Which site.
+    /// Which site the viewer should see.
+    #[serde(skip)]
     pub verdict: Verdict,
-    /// Why.
+    /// Why the flag has its value.
+    #[serde(skip)]
     pub reason: Reason,
+    /// Why there is no result, for the reason `ERROR`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_kind: Option<EvalError>,
+    /// Where the data comes from.
+    pub source: &'static str,
     /// Which data it rests on.
     pub data: DataState,
     /// How old the data is.
-    pub data_age: Option<Duration>,
-    /// Where the data comes from.
-    pub source: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_age_ms: Option<u64>,
     /// The version of the flag.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub flag_version: Option<u64>,
     /// How long ago flag-sync last made the store equal to LaunchDarkly; unknown for another source or writer.
-    pub synced_age: Option<Duration>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub synced_age_ms: Option<u64>,
 }
 
-/// LaunchDarkly's evaluation reason.
+/// LaunchDarkly's evaluation reason, or a preview.
 /// <https://launchdarkly.com/docs/sdk/concepts/evaluation-reasons>
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[allow(missing_docs)]
 pub enum Reason {
     Off,
@@ -33,115 +42,42 @@ pub enum Reason {
     RuleMatch,
     PrerequisiteFailed,
     Fallthrough,
-    Error(ErrorKind),
+    Error,
+    /// The flag was not evaluated: the visitor has a preview.
+    Preview,
 }
 
-/// Why there is no result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum ErrorKind {
-    ClientNotReady,
-    FlagNotFound,
-    MalformedFlag,
-    WrongType,
-    UserNotSpecified,
-    Exception,
-}
-
-/// Which data a decision rests on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How current the data of a decision is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DataState {
     /// Not older than `max_staleness_seconds`.
     Fresh,
     /// Older, because its source is out of reach.
     Older,
-    /// That of the package, or of the repository in offline mode.
+    /// From the package, or from the repository in offline mode.
     Bundled,
-    /// None.
+    /// There is no data.
     Default,
     /// Kept by the SDK, which streams or polls.
     Sdk,
 }
 
-impl Reason {
-    const ALL: [Self; 5] = [Self::Off, Self::TargetMatch, Self::RuleMatch, Self::PrerequisiteFailed, Self::Fallthrough];
+/// The value of the flag and LaunchDarkly's reason for it, or why there is no value.
+pub(super) type Outcome = Result<(bool, Reason), EvalError>;
 
-    /// As LaunchDarkly names it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Off => "OFF",
-            Self::TargetMatch => "TARGET_MATCH",
-            Self::RuleMatch => "RULE_MATCH",
-            Self::PrerequisiteFailed => "PREREQUISITE_FAILED",
-            Self::Fallthrough => "FALLTHROUGH",
-            Self::Error(_) => "ERROR",
-        }
+/// What an outcome means for a viewer. Without data nobody is moved. Every other error means the current site: the flag
+/// cannot show anyone the new one.
+pub(super) fn verdict(outcome: Outcome) -> Verdict {
+    match outcome {
+        Ok((true, _)) => Verdict::Beta,
+        Err(EvalError::ClientNotReady) => Verdict::NoData,
+        Ok((false, _)) | Err(_) => Verdict::Current,
     }
-
-    /// The kind of error, if it is one.
-    pub fn error(self) -> Option<ErrorKind> {
-        match self {
-            Self::Error(kind) => Some(kind),
-            _ => None,
-        }
-    }
-}
-
-impl ErrorKind {
-    /// As LaunchDarkly names it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ClientNotReady => "CLIENT_NOT_READY",
-            Self::FlagNotFound => "FLAG_NOT_FOUND",
-            Self::MalformedFlag => "MALFORMED_FLAG",
-            Self::WrongType => "WRONG_TYPE",
-            Self::UserNotSpecified => "USER_NOT_SPECIFIED",
-            Self::Exception => "EXCEPTION",
-        }
-    }
-
-    /// What the error means for a viewer. Without data nobody is moved; every other error is an answer about a flag
-    /// that can show nobody the new site.
-    pub(super) fn result(self) -> (Verdict, Reason) {
-        let verdict = match self {
-            Self::ClientNotReady | Self::UserNotSpecified => Verdict::NoData,
-            Self::FlagNotFound | Self::MalformedFlag | Self::WrongType | Self::Exception => Verdict::Current,
-        };
-        (verdict, Reason::Error(self))
-    }
-}
-
-impl From<EvalError> for ErrorKind {
-    fn from(error: EvalError) -> Self {
-        match error {
-            EvalError::ClientNotReady => Self::ClientNotReady,
-            EvalError::FlagNotFound => Self::FlagNotFound,
-            EvalError::MalformedFlag => Self::MalformedFlag,
-            EvalError::WrongType => Self::WrongType,
-            EvalError::Exception => Self::Exception,
-        }
-    }
-}
-
-impl DataState {
-    /// As the log names it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Fresh => "fresh",
-            Self::Older => "older",
-            Self::Bundled => "bundled",
-            Self::Default => "default",
-            Self::Sdk => "sdk",
-        }
-    }
-}
-
-fn verdict(value: bool) -> Verdict {
-    if value { Verdict::Beta } else { Verdict::Current }
 }
 
 /// Evaluates the flag. A client that sends events records one.
-pub(super) fn evaluate(client: &Client, context: &Context, flag_key: &str) -> (Verdict, Reason) {
+pub(super) fn evaluate(client: &Client, context: &Context, flag_key: &str) -> Outcome {
     let detail = client.bool_variation_detail(context, flag_key, false);
     let reason = match detail.reason {
         SdkReason::Off => Reason::Off,
@@ -149,30 +85,27 @@ pub(super) fn evaluate(client: &Client, context: &Context, flag_key: &str) -> (V
         SdkReason::RuleMatch { .. } => Reason::RuleMatch,
         SdkReason::PrerequisiteFailed { .. } => Reason::PrerequisiteFailed,
         SdkReason::Fallthrough { .. } => Reason::Fallthrough,
-        SdkReason::Error { error } => return ErrorKind::from(error).result(),
+        SdkReason::Error { error } => return Err(error),
     };
-    (verdict(detail.value == Some(true)), reason)
+    Ok((detail.value == Some(true), reason))
 }
 
-/// Evaluates the flag by a client that sends events, without recording one: the SDK can do that for all flags together,
-/// not for one.
+/// Evaluates the flag with a client that sends events, but without an event. The SDK offers that for all flags together
+/// only.
 /// <https://launchdarkly.com/docs/sdk/features/all-flags>
-pub(super) fn evaluate_without_event(client: &Client, context: &Context, flag_key: &str) -> (Verdict, Reason) {
+pub(super) fn evaluate_without_event(client: &Client, context: &Context, flag_key: &str) -> Outcome {
     if !client.initialized() {
-        return ErrorKind::ClientNotReady.result();
+        return Err(EvalError::ClientNotReady);
     }
     let all = client.all_flags_detail(context, *FlagDetailConfig::new().with_reasons());
     let all = serde_json::to_value(all).unwrap_or_default();
-    let kind = all.get("$flagsState").and_then(|states| states.get(flag_key)?.get("reason")?.get("kind")?.as_str());
-    let reason = kind.and_then(|kind| Reason::ALL.into_iter().find(|reason| reason.as_str() == kind));
-    match (kind, reason, all.get(flag_key)) {
-        (None, _, _) | (_, _, None) => ErrorKind::FlagNotFound.result(),
-        (_, None, _) => ErrorKind::MalformedFlag.result(),
-        (_, Some(reason), Some(value)) => match value.as_bool() {
-            Some(value) => (verdict(value), reason),
-            // A flag that is off without an off variation: the default.
-            None if value.is_null() => (Verdict::Current, reason),
-            None => ErrorKind::WrongType.result(),
-        },
+    let kind = all.get("$flagsState").and_then(|states| states.get(flag_key)?.get("reason")?.get("kind"));
+    let (Some(kind), Some(value)) = (kind, all.get(flag_key)) else { return Err(EvalError::FlagNotFound) };
+    match (Reason::deserialize(kind), value.as_bool()) {
+        (Err(_) | Ok(Reason::Error | Reason::Preview), _) => Err(EvalError::MalformedFlag),
+        (Ok(reason), Some(value)) => Ok((value, reason)),
+        // A flag that is off without an off variation: the default.
+        (Ok(reason), None) if value.is_null() => Ok((false, reason)),
+        (Ok(_), None) => Err(EvalError::WrongType),
     }
 }

@@ -11,39 +11,32 @@ use launchdarkly_sdk_transport::{ByteStream, HttpTransport, ResponseFuture};
 use launchdarkly_server_sdk::{Client, EventProcessorBuilder};
 use parking_lot::Mutex;
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How many events the SDK keeps; so many make a flush due before its time, because more would be dropped. The SDK
-/// allocates memory for all of them at once, three times over.
+/// How many events the SDK keeps before it drops more, so that many make a flush due at once. The SDK allocates memory for
+/// all of them when it starts, three times over.
 const CAPACITY: usize = 300;
 
-/// The SDK's own timer would fire when a frozen environment thaws, on a viewer's time. It never does within the life
-/// of an environment, which is hours.
+/// The SDK's own timer would fire when a frozen environment thaws, while a viewer waits. This is longer than an environment
+/// lives.
 const NEVER: Duration = Duration::from_secs(86_400 * 365);
 
-/// Names a batch of events; the same on the second attempt.
+/// The header that identifies a batch of events, also on the second attempt.
 /// <https://launchdarkly.com/docs/sdk/concepts/events>
 const PAYLOAD_ID: &str = "x-launchdarkly-payload-id";
 
-/// The SDK's event processor for the setting, or `None` for no events.
-pub(super) fn processor(setting: Events, sender: &EventSender) -> Option<EventProcessorBuilder<EventSender>> {
+/// The SDK's event processor with this transport.
+pub(super) fn processor(sender: &EventSender) -> EventProcessorBuilder<EventSender> {
     let mut builder = EventProcessorBuilder::new();
     builder.capacity(CAPACITY).flush_interval(NEVER).transport(sender.clone());
-    match setting {
-        Events::Off => return None,
-        Events::Full => {}
-        Events::Summary => {
-            builder.omit_anonymous_contexts(true);
-        }
-    }
-    Some(builder)
+    builder
 }
 
-/// The transport of the SDK's event sender. It knows whether events arrived, which `flush_blocking` does not return.
+/// The transport of the SDK's event sender. It records whether events arrived, which `flush_blocking` does not return.
 #[derive(Clone)]
 pub(super) struct EventSender {
     transport: Transport,
@@ -51,56 +44,43 @@ pub(super) struct EventSender {
     flush: Arc<Mutex<Flush>>,
 }
 
-/// The flush in progress. The SDK continues with one that was not waited for, and its result may arrive during the next:
-/// it says nothing about that one.
+/// The flush in progress. The SDK continues a flush that timed out, and its result may arrive during the next flush, to
+/// which it does not belong.
 #[derive(Default)]
 struct Flush {
     number: u64,
-    /// The batches of this flush, by the id that the SDK repeats with the second attempt of a batch.
-    batches: Vec<HeaderValue>,
-    /// Those of the flush before.
-    earlier: Vec<HeaderValue>,
+    /// The flush that each batch belongs to, by the batch's id.
+    batches: HashMap<HeaderValue, u64>,
     problem: Option<Problem>,
 }
 
-/// Why events not delivered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Problem {
-    text: String,
-    /// How long LaunchDarkly asks not to be called, at least.
-    wait: Option<Duration>,
-}
+/// Why events were not delivered, and how long LaunchDarkly asks not to be called, at least.
+type Problem = (String, Option<Duration>);
 
 impl Flush {
-    /// The number of the flush that a batch belongs to; `None` for one of an earlier flush.
-    fn of(&mut self, batch: Option<&HeaderValue>) -> Option<u64> {
-        let Some(batch) = batch else { return Some(self.number) };
-        if self.earlier.contains(batch) {
-            return None;
-        }
-        if !self.batches.contains(batch) {
-            self.batches.push(batch.clone());
-        }
-        Some(self.number)
+    fn begins(&mut self) {
+        let previous = self.number;
+        self.number += 1;
+        self.problem = None;
+        self.batches.retain(|_, number| *number == previous);
+    }
+
+    /// The number of the flush that a batch belongs to.
+    fn of(&mut self, batch: Option<&HeaderValue>) -> u64 {
+        batch.map_or(self.number, |batch| *self.batches.entry(batch.clone()).or_insert(self.number))
     }
 
     /// Records the result of a batch that belongs to the flush with that number.
-    fn ended(&mut self, number: Option<u64>, problem: Option<Problem>) {
-        if number == Some(self.number) {
+    fn ended(&mut self, number: u64, problem: Option<Problem>) {
+        if number == self.number {
             self.problem = problem;
         }
-    }
-
-    fn begins(&mut self) {
-        self.number += 1;
-        self.problem = None;
-        self.earlier = std::mem::take(&mut self.batches);
     }
 }
 
 impl EventSender {
-    /// What may be sent of a batch: in `summary` the counts alone, whichever client made them. The SDK's streaming
-    /// and polling evaluate the flag as LaunchDarkly gives it, tracking included.
+    /// The part of a batch that may be sent: with `summary` the counts alone. Index events carry the context; so do feature
+    /// and debug events, which a flag can request.
     fn allowed(&self, request: Request<Option<Bytes>>) -> Option<Request<Option<Bytes>>> {
         if self.setting != Events::Summary {
             return Some(request);
@@ -123,7 +103,7 @@ fn is_summary(event: &RawValue) -> bool {
     serde_json::from_str::<Event>(event.get()).is_ok_and(|event| event.kind == "summary")
 }
 
-/// LaunchDarkly's answer to events, for a batch of which nothing was left.
+/// LaunchDarkly's answer to events, for a batch without any that may be sent.
 fn accepted() -> Response<ByteStream> {
     let nothing: ByteStream = Box::pin(futures_util::stream::empty());
     let mut response = Response::new(nothing);
@@ -146,15 +126,15 @@ impl HttpTransport for EventSender {
                 Ok(response) if response.status().is_success() => None,
                 Ok(response) => {
                     let status = response.status();
-                    // After any other 4xx than 400, 408 and 429 the SDK sends no event ever again. But a batch that
-                    // was too large says nothing about the next one, and a key may be accepted again.
+                    // After any 4xx except 400, 408 and 429 the SDK sends no events for good. But the next batch may be
+                    // smaller, and a rejected key may be accepted again.
                     if status.is_client_error() {
                         *response.status_mut() = StatusCode::BAD_REQUEST;
                     }
                     let wait = (status == StatusCode::TOO_MANY_REQUESTS).then(|| retry_after(response.headers()));
-                    Some(Problem { text: format!("{uri} answered HTTP {}", status.as_u16()), wait })
+                    Some((format!("{uri} answered HTTP {}", status.as_u16()), wait))
                 }
-                Err(error) => Some(Problem { text: format!("{uri} was not reached: {}", error.inner()), wait: None }),
+                Err(error) => Some((format!("{uri} was not reached: {}", error.inner()), None)),
             };
             flush.lock().ended(number, problem);
             response
@@ -162,170 +142,93 @@ impl HttpTransport for EventSender {
     }
 }
 
-/// Sends the events that the SDK keeps, when they are due, and logs what becomes of them.
+/// Sends the SDK's events when they are due, and logs whether they arrived.
 pub(super) struct Delivery {
     sender: EventSender,
+    clock: Clock,
+    flush_after: Duration,
     schedule: Mutex<Schedule>,
-    /// The problem that the log has.
-    logged: Mutex<Option<String>>,
+}
+
+struct Schedule {
+    /// The time of the oldest evaluation whose events may not have been sent, and the largest possible number of events.
+    waiting: Option<(Moment, usize)>,
+    backoff: Backoff,
+    /// The problem that was logged last.
+    logged: Option<String>,
 }
 
 impl Delivery {
     pub(super) fn new(clock: &Clock, settings: &Settings, transport: Transport) -> Self {
         let backoff = Backoff::new(clock.clone(), settings.max_staleness);
-        let schedule = Schedule { clock: clock.clone(), after: settings.flush_after, waiting: None, backoff };
+        let schedule = Mutex::new(Schedule { waiting: None, backoff, logged: None });
         let sender = EventSender { transport, setting: settings.events, flush: Arc::default() };
-        Self { sender, schedule: Mutex::new(schedule), logged: Mutex::default() }
+        Self { sender, clock: clock.clone(), flush_after: settings.flush_after, schedule }
     }
 
     pub(super) fn sender(&self) -> &EventSender {
         &self.sender
     }
 
-    /// Records an evaluation of a flag that needs so many flags.
+    /// Records an evaluation that read this number of flags. It makes at most an index event for its context, and a feature
+    /// and a debug event for each flag.
     pub(super) fn evaluated(&self, flags: usize) {
-        self.schedule.lock().evaluated(flags);
+        let mut schedule = self.schedule.lock();
+        let (since, count) = schedule.waiting.unwrap_or_else(|| (self.clock.now(), 0));
+        schedule.waiting = Some((since, count.saturating_add(1 + 2 * flags)));
     }
 
+    /// Whether the oldest event has waited for long enough, or there are as many as the SDK keeps.
     pub(super) fn is_due(&self) -> bool {
-        self.schedule.lock().is_due()
+        let schedule = self.schedule.lock();
+        let is_due = |(since, count)| count >= CAPACITY || self.clock.since(since) >= self.flush_after;
+        schedule.backoff.allows() && schedule.waiting.is_some_and(is_due)
     }
 
     pub(super) fn has_events(&self) -> bool {
         self.schedule.lock().waiting.is_some()
     }
 
-    /// The SDK's `flush_blocking` returns true also when nothing was delivered, and waits for ever for a time of zero;
-    /// its `close` may hang and is never called.
+    /// The SDK's `flush_blocking` returns true even if nothing was delivered, and waits forever with a timeout of zero. Its
+    /// `close` may hang and is never called.
     pub(super) async fn flush(&self, client: &Client, budget: Duration) {
         self.sender.flush.lock().begins();
         let is_in_time = client.flush_blocking(budget).await;
         let problem = self.sender.flush.lock().problem.take();
         match problem {
             _ if !is_in_time => self.failed(format!("no answer within {budget:?}"), None),
-            Some(Problem { text, wait }) => self.failed(text, wait),
+            Some((why, wait)) => self.failed(why, wait),
             None => {
-                self.schedule.lock().delivered();
-                if self.logged.lock().take().is_some() {
+                let mut schedule = self.schedule.lock();
+                schedule.waiting = None;
+                schedule.backoff.succeeded();
+                if schedule.logged.take().is_some() {
                     log::warn!("events are delivered again");
                 }
             }
         }
     }
 
-    /// Logs why events not delivered, once per change, and waits before the next flush.
+    /// Logs why events were not delivered, if the log does not have it yet, and starts a back-off. The SDK drops undelivered
+    /// events, so nothing is sent again.
     pub(super) fn failed(&self, why: String, wait: Option<Duration>) {
-        self.schedule.lock().failed(wait);
-        let mut logged = self.logged.lock();
-        if logged.as_ref() != Some(&why) {
+        let mut schedule = self.schedule.lock();
+        schedule.waiting = None;
+        schedule.backoff.failed(wait);
+        if schedule.logged.as_ref() != Some(&why) {
             log::error!("events not delivered: {why}. The SDK drops them after two attempts");
-            *logged = Some(why);
+            schedule.logged = Some(why);
         }
     }
-}
-
-/// When the SDK's events are to be flushed.
-#[derive(Debug)]
-struct Schedule {
-    clock: Clock,
-    after: Duration,
-    /// When the oldest evaluation that may not have been sent was made, and how many events there may be.
-    waiting: Option<(Moment, usize)>,
-    backoff: Backoff,
-}
-
-impl Schedule {
-    /// An evaluation makes at most an index event for its context, and a feature and a debug event for each flag.
-    fn evaluated(&mut self, flags: usize) {
-        let (since, count) = self.waiting.unwrap_or_else(|| (self.clock.now(), 0));
-        self.waiting = Some((since, count.saturating_add(1 + 2 * flags)));
-    }
-
-    fn is_due(&self) -> bool {
-        self.backoff.allows()
-            && self.waiting.is_some_and(|(since, count)| count >= CAPACITY || self.clock.since(since) >= self.after)
-    }
-
-    fn delivered(&mut self) {
-        self.waiting = None;
-        self.backoff.succeeded();
-    }
-
-    /// The SDK drops what it could not deliver, so there is nothing to send again; but the next flush comes later.
-    fn failed(&mut self, wait: Option<Duration>) {
-        self.waiting = None;
-        self.backoff.failed(wait);
-    }
-}
-
-/// A flag whose evaluations are counted but never reported one by one: feature and debug events carry the whole
-/// context, and so the viewer's address, also for anonymous contexts.
-///
-/// Tracking is asked for in four places: by the flag, by its fallthrough, by a rule, and by an experiment, which
-/// the SDK leaves alone for variations that are `untracked`; bucketing stays the same.
-/// <https://launchdarkly.com/docs/sdk/features/events>
-pub(super) fn without_tracking(json: &str) -> String {
-    fn untracked(holder: &mut Value) {
-        if let Some(Value::Array(variations)) = holder.pointer_mut("/rollout/variations") {
-            for variation in variations.iter_mut().filter_map(Value::as_object_mut) {
-                variation.insert("untracked".to_owned(), Value::Bool(true));
-            }
-        }
-    }
-    // A JSON that was checked on arrival is an object.
-    let Ok(Value::Object(mut flag)) = serde_json::from_str(json) else { return json.to_owned() };
-    flag.insert("trackEvents".to_owned(), Value::Bool(false));
-    flag.insert("trackEventsFallthrough".to_owned(), Value::Bool(false));
-    flag.remove("debugEventsUntilDate");
-    if let Some(fallthrough) = flag.get_mut("fallthrough") {
-        untracked(fallthrough);
-    }
-    if let Some(Value::Array(rules)) = flag.get_mut("rules") {
-        for rule in rules {
-            untracked(rule);
-            if let Value::Object(rule) = rule {
-                rule.insert("trackEvents".to_owned(), Value::Bool(false));
-            }
-        }
-    }
-    Value::Object(flag).to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn tracking_is_switched_off_in_all_its_places_and_nothing_else_changes() {
-        let rollout = json!({"kind": "experiment", "seed": 61, "variations": [
-            {"variation": 0, "weight": 10, "untracked": false}, {"variation": 1, "weight": 99_990},
-        ]});
-        let flag = json!({
-            "key": "a", "version": 4, "on": true, "salt": "s", "variations": [true, false], "targets": [],
-            "prerequisites": [{"key": "b", "variation": 0}], "offVariation": 1, "x-unknown": {"kept": true},
-            "trackEvents": true, "trackEventsFallthrough": true, "debugEventsUntilDate": 99_999_999_999_999_u64,
-            "fallthrough": {"rollout": rollout},
-            "rules": [{"id": "r", "trackEvents": true, "rollout": rollout, "clauses": []}, {"variation": 1, "clauses": []}],
-        });
-        let untracked = json!({"kind": "experiment", "seed": 61, "variations": [
-            {"variation": 0, "weight": 10, "untracked": true}, {"variation": 1, "weight": 99_990, "untracked": true},
-        ]});
-        let mut expected = flag.clone();
-        expected["trackEvents"] = json!(false);
-        expected["trackEventsFallthrough"] = json!(false);
-        expected.as_object_mut().unwrap().remove("debugEventsUntilDate");
-        expected["fallthrough"]["rollout"] = untracked.clone();
-        expected["rules"][0]["trackEvents"] = json!(false);
-        expected["rules"][0]["rollout"] = untracked;
-        expected["rules"][1]["trackEvents"] = json!(false);
-        let changed: Value = serde_json::from_str(&without_tracking(&flag.to_string())).unwrap();
-        assert_eq!(changed, expected);
-    }
 
     #[test]
     fn a_problem_of_one_flush_is_not_one_of_the_next() {
-        let problem = || Some(Problem { text: "too late".to_owned(), wait: None });
+        let problem = || Some(("too late".to_owned(), None));
         let (first, second) = (HeaderValue::from_static("first"), HeaderValue::from_static("second"));
         let mut flush = Flush::default();
         flush.begins();
@@ -339,31 +242,5 @@ mod tests {
         let of_second = flush.of(Some(&second));
         flush.ended(of_second, problem());
         assert_eq!(flush.problem, problem(), "its own");
-    }
-
-    #[test]
-    fn a_flush_is_due_when_the_oldest_event_has_waited_or_there_are_many() {
-        let clock = Clock::default();
-        clock.invocation(1_000_000);
-        let after = Duration::from_secs(30);
-        let backoff = Backoff::new(clock.clone(), 2 * after);
-        let mut schedule = Schedule { clock: clock.clone(), after, waiting: None, backoff };
-        assert!(!schedule.is_due());
-        schedule.evaluated(1);
-        clock.invocation(1_020_000);
-        schedule.evaluated(1);
-        assert!(!schedule.is_due());
-        clock.invocation(1_030_000);
-        assert!(schedule.is_due());
-        schedule.delivered();
-        assert!(!schedule.is_due());
-        for _ in 0..CAPACITY / 3 {
-            schedule.evaluated(1);
-        }
-        assert!(schedule.is_due());
-        schedule.failed(None);
-        schedule.evaluated(1);
-        clock.invocation(1_060_000);
-        assert!(schedule.is_due(), "a minute later it is tried again");
     }
 }

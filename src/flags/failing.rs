@@ -1,4 +1,4 @@
-//! The references of the flag that could not be fetched: each has its own back-off and costs no viewer a wait.
+//! References of the flag that could not be fetched. Each has its own back-off, and no viewer waits for one.
 
 use crate::settings::Settings;
 use flag_data::backoff::Backoff;
@@ -22,7 +22,7 @@ impl FailingReferences {
         Self { clock, max_wait, flag_key, references: BTreeMap::new() }
     }
 
-    /// The references that are not requested now: on a viewer's time all of them, else those whose back-off lasts.
+    /// The references that are not requested now: all of them while a viewer waits, else those in their back-off.
     pub(super) fn resting(&self, is_viewer_waiting: bool) -> BTreeSet<ItemKey> {
         let resting = self.references.iter().filter(|(_, (backoff, _))| is_viewer_waiting || !backoff.allows());
         resting.map(|(key, _)| key.clone()).collect()

@@ -1,4 +1,4 @@
-//! The flag, for one execution environment: what it is evaluated from, and when its events are sent.
+//! The flag in one execution environment: fetches its data, evaluates it, and sends its events.
 
 mod client;
 mod evaluation;
@@ -10,24 +10,25 @@ mod reporter;
 mod snapshot;
 
 pub use client::StartError;
-pub use evaluation::{DataState, ErrorKind, Evaluation, Reason};
+pub use evaluation::{DataState, Evaluation, Reason};
 pub use package::offline;
 
-use crate::redirect::Verdict;
 use crate::settings::{DEADLINE_RESERVE, Events, Settings, Updates};
 use crate::visitor::Visitor;
 use client::Decider;
+use evaluation::Outcome;
 use events::Delivery;
 use flag_data::clock::Clock;
+use flag_data::items::{Item, ItemKind};
 use flag_data::sdk_key::SdkKey;
 use flag_data::sources::FlagSource;
 use flag_data::transport::Transport;
-use launchdarkly_server_sdk::Context;
+use launchdarkly_server_sdk::{Context, EvalError};
 use package::Package;
 use parking_lot::Mutex;
 use refresh::Refresher;
 use reporter::Reporter;
-use snapshot::{Origin, Snapshot};
+use snapshot::{Data, Origin, Snapshot};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,13 +36,13 @@ use std::time::Duration;
 pub struct Flags {
     settings: Arc<Settings>,
     clock: Clock,
-    /// What is known of the flag.
+    /// The flag data.
     snapshot: Snapshot,
-    /// Keeps the snapshot fresh; `None` where the SDK itself keeps its data fresh.
+    /// Keeps the snapshot fresh; `None` if the SDK streams or polls.
     refresher: Option<Refresher>,
-    /// Decides.
+    /// Evaluates the flag for viewers.
     decider: Mutex<Arc<Decider>>,
-    /// Makes the events; `None` where there are none, or the decider makes them.
+    /// Makes the events; `None` if there are none, or if the decider makes them.
     reporter: Option<Reporter>,
     delivery: Delivery,
 }
@@ -79,11 +80,11 @@ impl Flags {
         Ok(Self { settings, clock, snapshot, refresher, decider: Mutex::new(Arc::new(decider)), reporter, delivery })
     }
 
-    /// Lets decisions rest on the snapshot, if it has changed.
+    /// Replaces the decider if the snapshot has changed.
     fn renew_decider(&self) {
         let data = self.snapshot.data();
         let mut decider = self.decider.lock();
-        if self.refresher.is_none() || decider.snapshot.replace_if_equal(&data) {
+        if self.refresher.is_none() || Arc::ptr_eq(&decider.data.items, &data.items) {
             return;
         }
         match Decider::new(&self.settings, None, data, None) {
@@ -101,8 +102,8 @@ impl Flags {
         }
     }
 
-    /// Before a decision: fetches data if what is there is too old, for no longer than `viewer_budget_ms`. Returns how
-    /// long the viewer waited, if a fetch was necessary.
+    /// Before a decision: fetches data if the snapshot is too old, for at most `viewer_budget_ms`. Returns how long the
+    /// viewer waited, if a fetch was necessary.
     pub async fn on_arrival(&self) -> Option<Duration> {
         let waited = self.refresher.as_ref()?.on_arrival().await;
         self.renew_decider();
@@ -132,13 +133,13 @@ impl Flags {
     /// Makes the event of the last evaluation.
     fn report(&self) {
         match self.reporter.as_ref().map(Reporter::report) {
-            Some(Ok(true)) => self.delivery.evaluated(self.snapshot.flags().max(1)),
+            Some(Ok(true)) => self.delivery.evaluated(self.snapshot.data().items.flags.len().max(1)),
             Some(Err(error)) => self.delivery.failed(error.to_string(), None),
             Some(Ok(false)) | None => {}
         }
     }
 
-    /// Sends the events that there are, when the environment is shut down.
+    /// Sends all events, when the environment is shut down.
     pub async fn flush_all(&self, budget: Duration) {
         if self.delivery.has_events() {
             self.flush(budget).await;
@@ -153,44 +154,43 @@ impl Flags {
         }
     }
 
-    /// Evaluates the flag for a visitor, from what is in memory. Only an evaluation that is a visit makes an event.
+    /// Evaluates the flag for a visitor, from the data in memory. Only a visit makes an event.
     pub fn evaluate(&self, visitor: &Visitor<'_>, is_visit: bool) -> Evaluation {
-        let data_age = self.snapshot.age(&self.clock);
-        let data = match (self.snapshot.origin(), &self.refresher) {
-            (_, None) => DataState::Sdk,
-            (None, _) => DataState::Default,
-            (Some(Origin::Package(_)), _) => DataState::Bundled,
-            (Some(Origin::Source(_)), Some(refresher)) if !refresher.source().changes() => DataState::Bundled,
-            (Some(Origin::Source(_)), _) if data_age > Some(self.max_age()) => DataState::Older,
-            (Some(Origin::Source(_)), _) => DataState::Fresh,
-        };
-        let (verdict, reason) = if data == DataState::Default {
-            ErrorKind::ClientNotReady.result()
-        } else if self.snapshot.is_unsafe() {
-            ErrorKind::MalformedFlag.result()
-        } else {
-            match visitor.context(self.settings.events) {
-                Ok(context) => self.decide(context, is_visit),
-                Err(_) => ErrorKind::UserNotSpecified.result(),
-            }
+        let data = self.snapshot.data();
+        let age = data.age(&self.clock);
+        let state = self.state(&data, age);
+        let outcome = match visitor.context() {
+            _ if state == DataState::Default => Err(EvalError::ClientNotReady),
+            _ if data.negated.is_some() => Err(EvalError::MalformedFlag),
+            Ok(context) => self.decide(context, is_visit),
+            Err(_) => Err(EvalError::Exception),
         };
         Evaluation {
-            verdict,
-            reason,
-            data,
-            data_age,
+            verdict: evaluation::verdict(outcome),
+            reason: outcome.map_or(Reason::Error, |(_, reason)| reason),
+            error_kind: outcome.err(),
             source: self.source(),
-            flag_version: self.snapshot.flag_version(&self.settings.flag_key),
-            synced_age: self.snapshot.synced().map(|synced| synced.elapsed().unwrap_or_default()),
+            data: state,
+            data_age_ms: age.map(millis),
+            flag_version: data.items.get(ItemKind::Flag, &self.settings.flag_key).map(Item::version),
+            synced_age_ms: data.synced.map(|synced| millis(synced.elapsed().unwrap_or_default())),
         }
     }
 
-    /// Data that was fetched on a viewer's time may be older by as much as they waited.
-    fn max_age(&self) -> Duration {
-        self.settings.max_staleness + self.settings.viewer_budget
+    fn state(&self, data: &Data, age: Option<Duration>) -> DataState {
+        // Data that a viewer waited for may be older by the time of the wait.
+        let max_age = self.settings.max_staleness + self.settings.viewer_budget;
+        let Some(refresher) = &self.refresher else { return DataState::Sdk };
+        match data.origin {
+            None => DataState::Default,
+            Some(Origin::Package(_)) => DataState::Bundled,
+            Some(Origin::Source(_)) if !refresher.source().changes() => DataState::Bundled,
+            Some(Origin::Source(_)) if age > Some(max_age) => DataState::Older,
+            Some(Origin::Source(_)) => DataState::Fresh,
+        }
     }
 
-    fn decide(&self, context: Context, is_visit: bool) -> (Verdict, Reason) {
+    fn decide(&self, context: Context, is_visit: bool) -> Outcome {
         let decider = self.decider.lock().clone();
         let sends_events = self.reporter.is_none() && self.settings.events != Events::Off;
         if sends_events && !is_visit {
@@ -198,10 +198,50 @@ impl Flags {
         }
         let result = evaluation::evaluate(&decider.client, &context, &self.settings.flag_key);
         match &self.reporter {
-            Some(reporter) if is_visit => reporter.evaluated(context, decider.snapshot.data()),
+            Some(reporter) if is_visit => reporter.evaluated(context, decider.data.clone()),
             None if sends_events => self.delivery.evaluated(1),
             _ => {}
         }
         result
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flag_data::sources::{Bundled, Collection, SourceError};
+    use futures_util::future::BoxFuture;
+
+    /// Brings the same data with each fetch.
+    struct Same(Bundled);
+
+    impl FlagSource for Same {
+        fn name(&self) -> &'static str {
+            "same"
+        }
+
+        fn fetch<'a>(&'a self, collection: &'a Collection) -> BoxFuture<'a, Result<(), SourceError>> {
+            self.0.fetch(collection)
+        }
+    }
+
+    #[tokio::test]
+    async fn the_decider_stays_while_its_data_does() {
+        for (field, value) in [("REDIRECT_FLAG_KEY", "rebrand"), ("REDIRECT_FLAG_KEY", "missing")] {
+            let own =
+                [(field, value), ("REDIRECT_REFRESH_AFTER_SECONDS", "0"), ("REDIRECT_MAX_STALENESS_SECONDS", "0")];
+            let own = |name: &str| own.iter().find(|(field, _)| *field == name).map(|(_, value)| (*value).to_owned());
+            let (settings, clock) = (Arc::new(crate::start::settings(own).unwrap()), Clock::default());
+            let transport = Transport::new(clock.clone(), settings.request_timeout());
+            let flags = Flags::start(settings, None, clock, transport, Box::new(Same(offline()))).await.unwrap();
+            let decider = flags.decider.lock().clone();
+            assert!(flags.on_arrival().await.is_some(), "fetched");
+            flags.between_invocations().await;
+            assert!(Arc::ptr_eq(&decider, &flags.decider.lock()), "{value}");
+        }
     }
 }

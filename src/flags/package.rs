@@ -1,4 +1,4 @@
-//! Flag data that comes with the function: for the offline mode, and in the package for when there is nothing better.
+//! Flag data that comes with the function: that of offline mode, and that of the package, which is the last resort.
 
 use chrono::{DateTime, FixedOffset};
 use flag_data::sources::{Bundled, Collection, FlagSource, Resolved, SourceError};
@@ -20,7 +20,7 @@ pub fn offline() -> Bundled {
 /// The flag data in the package: `flags.json`, fetched when it was made.
 pub(super) struct Package {
     path: Option<PathBuf>,
-    /// Read when it is first needed, which most environments never see. A failed read is tried again.
+    /// Read on first use, which most environments never have. A failed read is retried.
     contents: OnceCell<Option<(Resolved, SystemTime)>>,
 }
 
@@ -59,43 +59,7 @@ fn parse(json: &str, what: &str, flag_key: &str) -> Result<(Resolved, SystemTime
     let fetched_at: DateTime<FixedOffset> = DateTime::parse_from_rfc3339(fetched_at)
         .map_err(|error| malformed(format!("fetched_at is {fetched_at:?}: {error}")))?;
     let collection = Collection::new(flag_key, Arc::default(), BTreeSet::new());
-    // Reading what is in memory never waits.
+    // A read from memory is ready at once.
     Bundled::new(json, what).fetch(&collection).now_or_never().unwrap_or(Ok(()))?;
     Ok((collection.resolve().unwrap_or_default(), fetched_at.into()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use flag_data::items::ItemKind;
-    use std::time::Duration;
-
-    #[tokio::test]
-    async fn the_offline_flag_is_there() {
-        let collection = Collection::new("rebrand", Arc::default(), BTreeSet::new());
-        offline().fetch(&collection).await.unwrap();
-        assert!(collection.resolve().unwrap().items.get(ItemKind::Flag, "rebrand").is_some());
-    }
-
-    #[test]
-    fn packaged_data_has_its_date() {
-        let json = OFFLINE_FLAGS.replacen('{', r#"{"fetched_at":"2026-01-02T03:04:05Z","#, 1);
-        let (resolved, fetched_at) = parse(&json, "flags.json", "rebrand").unwrap();
-        assert!(resolved.items.get(ItemKind::Flag, "rebrand").is_some());
-        assert_eq!(fetched_at, SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045));
-    }
-
-    #[track_caller]
-    fn check_refused(json: &str, expected: &str) {
-        let error = parse(json, "flags.json", "rebrand").unwrap_err().to_string();
-        assert!(error.contains("flags.json") && error.contains(expected), "{error}");
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_read_says_why() {
-        check_refused("{}", "fetched_at");
-        check_refused(r#"{"fetched_at":"yesterday","flags":{}}"#, "yesterday");
-        check_refused(r#"{"fetched_at":"2026-01-02T03:04:05Z"}"#, "flags");
-        check_refused("not json", "expected");
-    }
 }

@@ -1,10 +1,9 @@
 //! Keeps the snapshot fresh in an environment that is frozen between invocations.
 
-use super::events::without_tracking;
 use super::failing::{FailingReferences, listed, named};
 use super::package::Package;
 use super::snapshot::{Data, Origin, Snapshot};
-use crate::settings::{Events, Settings};
+use crate::settings::Settings;
 use flag_data::backoff::Backoff;
 use flag_data::clock::{Clock, Moment};
 use flag_data::items::{ItemKey, ItemKind, Items};
@@ -17,20 +16,20 @@ use tokio::task::JoinHandle;
 /// Fetches flag data: at the cold start, on arrival of a request when the data is stale, and after a response when it
 /// is due.
 ///
-/// An attempt that a viewer's time was too short for continues after the response, and nothing continues after that: a
-/// request in flight in a frozen environment would only fail.
+/// A fetch that exceeds the viewer's budget continues after the response, but not beyond: a request in flight would fail in
+/// a frozen environment.
 pub(super) struct Refresher {
     shared: Arc<Shared>,
-    /// The attempt in flight.
+    /// The fetch in flight.
     attempt: Mutex<Option<Attempt>>,
 }
 
 struct Attempt {
     task: JoinHandle<()>,
     collection: Arc<Collection>,
-    /// The data is as old as the request, not as the response.
+    /// When the request was sent: the data is as old as that.
     asked: Moment,
-    /// When it was last waited for.
+    /// When something last waited for it.
     waited: Moment,
 }
 
@@ -40,24 +39,24 @@ struct Shared {
     source: Box<dyn FlagSource>,
     package: Package,
     snapshot: Snapshot,
-    /// What the source gave last, before anything was changed for the events: last known copies of references.
+    /// The items of the last fetch, and the last known copies of references that failed.
     known: Mutex<Arc<Items>>,
-    /// A flag that waits for a reference.
+    /// A flag that is not applied yet, because it waits for a reference.
     pending: Mutex<Option<Pending>>,
     backoff: Mutex<Backoff>,
     failing: Mutex<FailingReferences>,
     logged: Mutex<Logged>,
 }
 
-/// A flag with a reference that was not fetched and has no known copy: for at most `max_staleness_seconds` the previous
-/// flag stays in use.
+/// A flag with a reference that was not fetched and has no known copy. The previous flag stays in use, for at most
+/// `max_staleness_seconds`.
 struct Pending {
-    /// When the previous flag was requested; without one, when the new one was.
+    /// When the previous flag was requested, or the new one if there is no previous one.
     since: Moment,
     data: Data,
 }
 
-/// The problems that the log has: each is logged once, until it changes.
+/// The problems that were logged: each is logged once, until it changes.
 #[derive(Default)]
 struct Logged {
     fetch: Option<SourceError>,
@@ -66,12 +65,12 @@ struct Logged {
     negated: Option<ItemKey>,
 }
 
-/// Whose time a fetch takes.
+/// Who waits for a fetch.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Waiting {
-    /// A viewer's: a reference that failed last time is not requested again.
+    /// A viewer, so references that failed last time are not requested again.
     Viewer,
-    /// Nobody's, but the environment's.
+    /// No viewer.
     Nobody,
 }
 
@@ -104,16 +103,16 @@ impl Refresher {
         self.shared.source.as_ref()
     }
 
-    /// The first fetch, for no longer than the cold start may take.
+    /// The fetch of the cold start, for at most `init_budget_ms`.
     pub(super) async fn start(&self) {
         let attempt = self.shared.begin(Waiting::Nobody);
         self.wait(attempt, self.shared.settings.init_budget).await;
         self.shared.fall_back();
     }
 
-    /// Makes the data fresh enough for a decision, for no longer than a viewer waits. An attempt of the cold start that
-    /// is still in flight was waited for already, unless the environment was frozen meanwhile: it is of no use then.
-    /// Returns how long the viewer waited, if a fetch was necessary.
+    /// Makes the data fresh enough for a decision, for at most `viewer_budget_ms`. Returns how long the viewer waited, if a
+    /// fetch was necessary. A viewer does not wait for a fetch of the cold start that is still in flight, since the cold
+    /// start did; after a freeze that fetch is aborted.
     pub(super) async fn on_arrival(&self) -> Option<Duration> {
         let shared = &self.shared;
         self.attempt.lock().take_if(|attempt| {
@@ -139,7 +138,7 @@ impl Refresher {
         waited
     }
 
-    /// Finishes an attempt that is in flight or makes one that is due, within `budget`.
+    /// Finishes a fetch that is in flight, or makes one that is due, within `budget`.
     pub(super) async fn between_invocations(&self, budget: Duration) {
         let shared = &self.shared;
         let in_flight = self.attempt.lock().take();
@@ -168,7 +167,7 @@ impl Refresher {
         }
     }
 
-    /// Waits for an attempt. What is not done by then stays in flight; what has arrived counts.
+    /// Waits for a fetch. One that is not finished within `budget` stays in flight, and the items that have arrived apply.
     async fn wait(&self, mut attempt: Attempt, budget: Duration) {
         attempt.waited = self.shared.clock.now();
         match tokio::time::timeout(budget, &mut attempt.task).await {
@@ -188,7 +187,7 @@ impl Refresher {
 impl Shared {
     fn is_older_than(&self, limit: Duration) -> bool {
         let pending = self.pending.lock().as_ref().and_then(|pending| pending.data.origin);
-        match pending.or_else(|| self.snapshot.origin()) {
+        match pending.or_else(|| self.snapshot.data().origin) {
             Some(Origin::Source(moment)) => self.source.changes() && self.clock.since(moment) >= limit,
             Some(Origin::Package(_)) | None => true,
         }
@@ -217,7 +216,7 @@ impl Shared {
         self.clock.since(asked) > 2 * self.settings.request_timeout()
     }
 
-    /// Uses what has arrived, unless that is a flag with a reference that is needed and unknown.
+    /// Applies the items that have arrived. A flag with an unknown reference becomes pending instead.
     fn apply(&self, collection: &Collection, asked: Moment) {
         let Some(resolved) = collection.resolve() else { return };
         self.backoff.lock().succeeded();
@@ -226,31 +225,25 @@ impl Shared {
         }
         self.check_time_to_live(resolved.time_to_live);
         let before = self.snapshot.data();
-        let is_complete = resolved.unknown.is_subset(&before.unknown);
-        let data = self.data(&resolved, Origin::Source(asked));
-        let mut pending = self.pending.lock();
-        let since = match (&*pending, before.origin) {
+        let data = data(&resolved, Origin::Source(asked));
+        let pending = self.pending.lock().take();
+        let since = match (pending, before.origin) {
             (Some(pending), _) => pending.since,
             (None, Some(Origin::Source(fetched))) => fetched,
             (None, _) => asked,
         };
-        if is_complete {
-            *pending = None;
-            drop(pending);
+        if resolved.unknown.is_subset(&before.unknown) {
             self.replace(data);
         } else {
-            *pending = Some(Pending { since, data });
-            drop(pending);
+            *self.pending.lock() = Some(Pending { since, data });
             self.end_pending();
         }
     }
 
-    /// A flag that has waited for a reference for as long as it may counts without it, as the SDK treats a missing
-    /// one.
+    /// Applies a flag that has waited for a reference for `max_staleness_seconds`. The SDK treats the reference as missing.
     fn end_pending(&self) {
-        let mut pending = self.pending.lock();
-        let ended = pending.take_if(|pending| self.clock.since(pending.since) >= self.settings.max_staleness);
-        drop(pending);
+        let has_ended = |pending: &mut Pending| self.clock.since(pending.since) >= self.settings.max_staleness;
+        let ended = self.pending.lock().take_if(has_ended);
         if let Some(Pending { data, .. }) = ended {
             log::warn!(
                 "flag {:?} is evaluated without {}, which could not be fetched for {:?}",
@@ -263,10 +256,8 @@ impl Shared {
     }
 
     fn replace(&self, data: Data) {
-        let mut logged = self.logged.lock();
-        if let Some(segment) = &data.negated
-            && logged.negated.as_ref() != Some(segment)
-        {
+        let logged = std::mem::replace(&mut self.logged.lock().negated, data.negated.clone());
+        if let Some(segment) = data.negated.as_ref().filter(|_| logged != data.negated) {
             log::error!(
                 "flag {:?} shows everyone the current site: {} is missing or a big segment, and the result of a negated \
                  clause depends on it. Create the segment again or change the clause",
@@ -274,12 +265,10 @@ impl Shared {
                 named(segment)
             );
         }
-        logged.negated.clone_from(&data.negated);
-        drop(logged);
         self.snapshot.set(data);
     }
 
-    /// Uses what a fetch brought, keeps copies of it, and records which references failed.
+    /// Applies a finished fetch, keeps copies of its items, and records which references failed.
     fn finish(&self, collection: &Collection, asked: Moment) {
         self.apply(collection, asked);
         if let Some(resolved) = collection.resolve() {
@@ -290,7 +279,7 @@ impl Shared {
         }
     }
 
-    /// A flag that is off has no references; the previous ones are kept for when it is on again.
+    /// Keeps items as last known copies. A flag that is off has no references, so those of before are kept for later.
     fn keep(&self, mut items: Items) {
         let mut known = self.known.lock();
         let is_off =
@@ -315,10 +304,8 @@ impl Shared {
 
     fn check_time_to_live(&self, time_to_live: Option<Duration>) {
         let too_long = time_to_live.filter(|age| *age > self.settings.max_staleness);
-        let mut logged = self.logged.lock();
-        if let Some(age) = too_long
-            && logged.time_to_live != too_long
-        {
+        let logged = std::mem::replace(&mut self.logged.lock().time_to_live, too_long);
+        if let Some(age) = too_long.filter(|_| logged != too_long) {
             log::warn!(
                 "{} may serve the same flag data for {age:?}, longer than max_staleness_seconds allows ({:?}): lower the \
                  environment's TTL setting",
@@ -326,44 +313,38 @@ impl Shared {
                 self.settings.max_staleness
             );
         }
-        logged.time_to_live = too_long;
     }
 
-    /// As the SDK is to see it.
-    fn data(&self, resolved: &Resolved, origin: Origin) -> Data {
-        let mut items = resolved.items.clone();
-        if self.settings.events == Events::Summary {
-            items.flags.values_mut().for_each(|flag| flag.set_json(without_tracking(flag.json())));
-        }
-        Data {
-            items: Arc::new(items),
-            origin: Some(origin),
-            synced: resolved.synced,
-            unknown: Arc::new(resolved.unknown.clone()),
-            negated: resolved.negated.clone(),
-        }
-    }
-
-    /// With nothing in memory, the data of the package is used; when that has become too old, none is better.
+    /// Uses the package's data if there is none in memory, and drops it once it is older than `bundled_max_age_hours`.
     fn fall_back(&self) {
         let too_old = |made: &SystemTime| made.elapsed().is_ok_and(|age| age > self.settings.bundled_max_age);
-        match self.snapshot.origin() {
-            Some(Origin::Package(made)) if too_old(&made) => self.snapshot.clear(),
+        match self.snapshot.data().origin {
+            Some(Origin::Package(made)) if too_old(&made) => self.snapshot.set(Data::default()),
             None => match self.package.read(&self.settings.flag_key) {
                 Ok(Some((resolved, made))) if !too_old(made) => {
-                    self.replace(self.data(resolved, Origin::Package(*made)));
+                    self.replace(data(resolved, Origin::Package(*made)));
                 }
                 Ok(_) => {}
                 Err(error) => {
                     let text = error.to_string();
-                    let mut logged = self.logged.lock();
-                    if logged.package.as_ref() != Some(&text) {
+                    let logged = self.logged.lock().package.replace(text.clone());
+                    if logged.as_ref() != Some(&text) {
                         log::error!("flag data of the package not used: {text}");
-                        logged.package = Some(text);
                     }
                 }
             },
             Some(_) => {}
         }
+    }
+}
+
+/// Fetched items, as the SDK evaluates them.
+fn data(resolved: &Resolved, origin: Origin) -> Data {
+    Data {
+        items: Arc::new(resolved.items.clone()),
+        origin: Some(origin),
+        synced: resolved.synced,
+        unknown: Arc::new(resolved.unknown.clone()),
+        negated: resolved.negated.clone(),
     }
 }

@@ -1,8 +1,8 @@
-//! Makes the events of evaluations, after the viewers have their answers.
+//! Makes the events of evaluations, after the response.
 //!
-//! The client that decides sends no events: the SDK starts six threads and a runtime for them, a third of a cold start's CPU time, and each event costs its viewer a context's copy and a thread's wake-up. So what was decided is
-//! evaluated once more between invocations, from the same data, by a client that sends events; that one is started when
-//! the first viewer has their answer.
+//! The deciding client sends no events. For events the SDK starts six threads and a runtime, a third of a cold start's CPU
+//! time, and each event costs a copy of the context and a thread's wake-up while the viewer waits. So a second client
+//! evaluates each visit again between invocations, from the same data. It starts after the first response.
 
 use super::client::{StartError, client};
 use super::events::EventSender;
@@ -14,15 +14,16 @@ use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
-/// Evaluates again, for the events.
+/// Evaluates visits again, to make their events.
 pub(super) struct Reporter {
     settings: Arc<Settings>,
     key: SdkKey,
     events: EventSender,
     client: OnceCell<Client>,
-    /// What the client evaluates from: in turn the data that each evaluation was made from.
+    /// The data of the evaluation that is reported.
     snapshot: Snapshot,
-    /// The evaluation that has no event yet, and the data that it was made from. An environment makes one at a time.
+    /// The evaluation that has no event yet, and its data. There is one at most: an environment handles one request at a
+    /// time.
     waiting: Mutex<Option<(Context, Data)>>,
 }
 
@@ -42,7 +43,7 @@ impl Reporter {
         let Some((context, data)) = self.waiting.lock().take() else { return Ok(false) };
         let client = self.client.get_or_try_init(|| {
             let mut store = PersistentDataStoreBuilder::new(Arc::new(self.snapshot.clone()));
-            // Any cache of the SDK's would hide a change of the data.
+            // A cache of the SDK would hide changes of the data.
             store.no_caching();
             client(&self.settings, Some(&self.key), &store, Some(&self.events))
         })?;
@@ -51,7 +52,7 @@ impl Reporter {
         Ok(true)
     }
 
-    /// The client that has the events, if there were any.
+    /// The client that holds the events, if there were any.
     pub(super) fn client(&self) -> Option<&Client> {
         self.client.get()
     }

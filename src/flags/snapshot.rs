@@ -1,4 +1,4 @@
-//! The flag data in memory, as the SDK's persistent data store: what was fetched, when, and from where.
+//! The flag data in memory, with its age and origin. The SDK reads it as a persistent data store.
 
 use flag_data::clock::{Clock, Moment};
 use flag_data::items::{Item, ItemKey, ItemKind, Items};
@@ -10,21 +10,21 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// The origin of the data in memory, and how old it is.
+/// Where data comes from, and its time.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Origin {
-    /// The source, at that moment.
+    /// The source, requested at that moment.
     Source(Moment),
-    /// The package, which was made at that time.
+    /// The package, made at that time.
     Package(SystemTime),
 }
 
-/// What the SDK evaluates from.
+/// The data that the SDK evaluates the flag from.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Data {
     pub(super) items: Arc<Items>,
     pub(super) origin: Option<Origin>,
-    /// When flag-sync last made the store that the data comes from equal to LaunchDarkly.
+    /// When flag-sync last made the store equal to LaunchDarkly, if the data comes from a store.
     pub(super) synced: Option<SystemTime>,
     /// References that count as missing because they could not be fetched.
     pub(super) unknown: Arc<BTreeSet<ItemKey>>,
@@ -32,71 +32,37 @@ pub(super) struct Data {
     pub(super) negated: Option<ItemKey>,
 }
 
-/// The flag data in memory. Clones share it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Snapshot(Arc<RwLock<Data>>);
-
-impl Snapshot {
-    /// What is in it now.
-    pub(super) fn data(&self) -> Data {
-        self.0.read().clone()
-    }
-
-    /// Accepts the data if it has the same items; returns whether it has.
-    pub(super) fn replace_if_equal(&self, data: &Data) -> bool {
-        let held = self.data().items;
-        if Arc::ptr_eq(&held, &data.items) {
-            return true;
-        }
-        let is_equal = held == data.items;
-        if is_equal {
-            // The next comparison is one of addresses.
-            self.set(data.clone());
-        }
-        is_equal
-    }
-
-    /// Replaces the data.
-    pub(super) fn set(&self, data: Data) {
-        *self.0.write() = data;
-    }
-
-    /// Forgets the data.
-    pub(super) fn clear(&self) {
-        self.set(Data::default());
-    }
-
-    /// The origin of the data; `None` if there is none.
-    pub(super) fn origin(&self) -> Option<Origin> {
-        self.0.read().origin
-    }
-
+impl Data {
     /// How old the data is; `None` when there is none.
     pub(super) fn age(&self, clock: &Clock) -> Option<Duration> {
-        self.origin().map(|origin| match origin {
+        self.origin.map(|origin| match origin {
             Origin::Source(moment) => clock.since(moment),
             Origin::Package(made) => SystemTime::now().duration_since(made).unwrap_or_default(),
         })
     }
 
-    /// Whether the SDK's result cannot be trusted, because a negated clause depends on a segment that is missing.
-    pub(super) fn is_unsafe(&self) -> bool {
-        self.0.read().negated.is_some()
+    fn item(&self, kind: ItemKind, key: &str) -> Option<SerializedItem> {
+        self.items.get(kind, key).map(Item::serialized)
+    }
+}
+
+/// The flag data in memory. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Snapshot(Arc<RwLock<Data>>);
+
+impl Snapshot {
+    /// The current data.
+    pub(super) fn data(&self) -> Data {
+        self.0.read().clone()
     }
 
-    /// When flag-sync last succeeded, if the data comes from a store that it fills.
-    pub(super) fn synced(&self) -> Option<SystemTime> {
-        self.0.read().synced
-    }
-
-    /// How many flags it holds.
-    pub(super) fn flags(&self) -> usize {
-        self.0.read().items.flags.len()
-    }
-
-    /// The version of a flag.
-    pub(super) fn flag_version(&self, key: &str) -> Option<u64> {
-        self.0.read().items.get(ItemKind::Flag, key).map(Item::version)
+    /// Replaces the data. Equal items keep their allocation, so that a comparison of addresses shows a change.
+    pub(super) fn set(&self, mut data: Data) {
+        let mut held = self.0.write();
+        if held.items == data.items {
+            data.items = held.items.clone();
+        }
+        *held = data;
     }
 }
 
@@ -113,11 +79,11 @@ impl PersistentDataStore for Snapshot {
     }
 
     fn flag(&self, key: &str) -> Result<Option<SerializedItem>, PersistentStoreError> {
-        Ok(self.0.read().items.get(ItemKind::Flag, key).map(Item::serialized))
+        Ok(self.0.read().item(ItemKind::Flag, key))
     }
 
     fn segment(&self, key: &str) -> Result<Option<SerializedItem>, PersistentStoreError> {
-        Ok(self.0.read().items.get(ItemKind::Segment, key).map(Item::serialized))
+        Ok(self.0.read().item(ItemKind::Segment, key))
     }
 
     fn all_flags(&self) -> Result<HashMap<String, SerializedItem>, PersistentStoreError> {
@@ -129,6 +95,6 @@ impl PersistentDataStore for Snapshot {
     }
 
     fn is_initialized(&self) -> bool {
-        self.origin().is_some()
+        self.0.read().origin.is_some()
     }
 }

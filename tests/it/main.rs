@@ -11,10 +11,12 @@
 
 mod bucketing;
 mod carrier;
+mod cloudfront;
 mod decision;
 mod events;
 mod faults;
 mod fleet;
+mod house;
 mod kill_switch;
 mod logs;
 mod paths;

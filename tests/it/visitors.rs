@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use redirect::cloudfront::Event;
 use redirect::preview_token::PreviewToken;
 use redirect::redirect::{Cookie, Preview};
-use redirect::settings::{Events, Settings};
+use redirect::settings::Settings;
 use redirect::visitor::{Viewer, Visitors};
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
@@ -57,7 +57,7 @@ fn seen_in<T>(query: &str, headers: &Value, look: impl FnOnce(&Viewer<'_>) -> T)
 }
 
 fn context(viewer: &Viewer<'_>) -> Context {
-    viewer.visitor(false).unwrap().context(Events::Full).unwrap()
+    viewer.visitor(false).unwrap().context().unwrap()
 }
 
 #[track_caller]
@@ -232,7 +232,7 @@ proptest! {
         let (signals, kept, key, cookie) = seen_in(&query, &headers, |viewer| {
             let (signals, kept) = viewer.signals();
             let visitor = viewer.visitor(true).unwrap();
-            let key = visitor.context(Events::Full).unwrap().key().to_owned();
+            let key = visitor.context().unwrap().key().to_owned();
             (signals, kept.unwrap().into_owned(), key, visitor.cookie())
         });
         prop_assert!(matches!(signals.preview, Preview::Absent | Preview::Outdated | Preview::Ends));
@@ -409,7 +409,7 @@ async fn a_token_that_cannot_be_one_ends_the_start_and_is_not_shown() {
         let mut function = start(&lambda, "http://127.0.0.1:1", &[("REDIRECT_PREVIEW_TOKEN", wrong)]);
         let error = lambda.init_error().await;
         assert!(error.contains("REDIRECT_PREVIEW_TOKEN is not a preview token"), "{error}");
-        function.ended().await.unwrap();
+        function.process.wait().await.unwrap();
         let log = function.log().join("\n");
         assert!(!error.contains(wrong) && !log.contains(wrong), "{error} {log}");
     }

@@ -177,11 +177,6 @@ impl Item {
         self.version
     }
 
-    /// Replaces its JSON.
-    pub fn set_json(&mut self, json: String) {
-        self.json = json.into();
-    }
-
     /// As a persistent data store of the SDK returns it.
     pub fn serialized(&self) -> SerializedItem {
         SerializedItem { version: self.version, deleted: self.is_deleted, serialized_item: self.json.to_string() }
