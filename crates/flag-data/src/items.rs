@@ -1,4 +1,4 @@
-//! Flags and segments: what names one, its JSON and what that refers to, and how a store holds it.
+//! Flags and segments: their keys, their JSON and its references, and how a store holds them.
 
 use launchdarkly_server_sdk::{Flag, Segment, SerializedItem};
 use serde::{Deserialize, Serialize};
@@ -17,15 +17,7 @@ pub enum ItemKind {
 }
 
 impl ItemKind {
-    /// As LaunchDarkly's addresses and data name it.
-    pub fn plural(self) -> &'static str {
-        match self {
-            Self::Flag => "flags",
-            Self::Segment => "segments",
-        }
-    }
-
-    /// As a sentence names one.
+    /// Its name in messages and, with an s, in LaunchDarkly's addresses.
     pub fn singular(self) -> &'static str {
         match self {
             Self::Flag => "flag",
@@ -34,7 +26,7 @@ impl ItemKind {
     }
 }
 
-/// What names an item.
+/// The kind of an item and its key.
 pub type ItemKey = (ItemKind, String);
 
 /// A flag or a segment, as JSON.
@@ -57,7 +49,7 @@ pub struct Item {
 pub struct Reference {
     /// The flag or segment.
     pub key: ItemKey,
-    /// Whether a negated clause names it.
+    /// Whether a negated clause refers to it.
     pub negated: bool,
 }
 

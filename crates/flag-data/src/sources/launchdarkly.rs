@@ -93,7 +93,7 @@ impl LaunchDarkly {
 
     async fn read_one(&self, wanted: &ItemKey, collection: &Collection) -> Answer {
         let (kind, key) = wanted;
-        let path = format!("/sdk/{}/{}", kind.plural(), path_segment(key));
+        let path = format!("/sdk/{}s/{}", kind.singular(), path_segment(key));
         let known = collection.known(wanted).and_then(|item| Some((item, item.etag.as_deref()?)));
         let if_none_match = known.map(|(_, etag)| (IF_NONE_MATCH, etag));
         let (uri, response) = self.get(&path, if_none_match, MAX_ITEM_BYTES).await?;
