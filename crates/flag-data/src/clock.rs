@@ -21,7 +21,7 @@ struct Deadlines {
     /// Whether it was still to come when the invocation arrived.
     is_credible: AtomicBool,
     /// The function's timeout, if it is known: a deadline less that is when its event arrived.
-    timeout_ms: Option<u64>,
+    timeout: Option<Duration>,
 }
 
 /// A point in time on each of the clocks.
@@ -36,8 +36,7 @@ impl Clock {
     /// The clock of a function with this timeout. It knows how long an environment waited for its first event, which
     /// Lambda may have initialized ahead of demand and frozen until then.
     pub fn of_function(timeout: Duration) -> Self {
-        let timeout_ms = u64::try_from(timeout.as_millis()).ok();
-        Self(Arc::new(Deadlines { timeout_ms, ..Deadlines::default() }))
+        Self(Arc::new(Deadlines { timeout: Some(timeout), ..Deadlines::default() }))
     }
 
     /// Records an invocation's deadline, in milliseconds since 1970.
@@ -66,8 +65,8 @@ impl Clock {
         let grown = if moment.deadline_ms == 0 {
             // A moment of the cold start precedes every deadline, and the first event.
             let first = self.0.first.load(Ordering::Relaxed);
-            let arrival = self.0.timeout_ms.and_then(|timeout| first.checked_sub(timeout)).unwrap_or_default();
-            let arrival = SystemTime::UNIX_EPOCH + Duration::from_millis(arrival);
+            let arrival = self.0.timeout.and_then(|timeout| Duration::from_millis(first).checked_sub(timeout));
+            let arrival = SystemTime::UNIX_EPOCH + arrival.unwrap_or_default();
             grown_since(first) + arrival.duration_since(moment.wall).unwrap_or_default()
         } else {
             grown_since(moment.deadline_ms)
@@ -85,9 +84,8 @@ impl Clock {
     }
 
     fn until_deadline(&self) -> Option<Duration> {
-        let deadline = Duration::from_millis(self.0.latest.load(Ordering::Relaxed));
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok()?;
-        deadline.checked_sub(now)
+        let deadline = SystemTime::UNIX_EPOCH + Duration::from_millis(self.0.latest.load(Ordering::Relaxed));
+        deadline.duration_since(SystemTime::now()).ok()
     }
 }
 

@@ -19,9 +19,6 @@ use std::time::Duration;
 /// A connection that was idle for longer may be dead without anyone noticing: the environment was frozen.
 pub(crate) const MAX_IDLE: Duration = Duration::from_secs(10);
 
-/// How long to wait when a 429 does not say.
-const DEFAULT_WAIT: Duration = Duration::from_secs(10);
-
 /// An HTTP client with connect and total timeouts. A connection that was idle for more than 10 seconds is not used
 /// again; the next one resumes its TLS session.
 ///
@@ -162,7 +159,7 @@ fn failed(error: TransportError) -> RequestError {
 /// `Retry-After` in seconds; LaunchDarkly does not send the date form. Ten seconds when there is none.
 pub fn retry_after(headers: &HeaderMap) -> Duration {
     let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    seconds.map_or(DEFAULT_WAIT, Duration::from_secs)
+    Duration::from_secs(seconds.unwrap_or(10))
 }
 
 #[cfg(test)]
@@ -232,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_wait_that_a_server_asks_for_is_read() {
-        assert_eq!(retry_after(&HeaderMap::new()), DEFAULT_WAIT);
+        assert_eq!(retry_after(&HeaderMap::new()), Duration::from_secs(10));
         for (header, expected) in [("7", 7), ("tomorrow", 10)] {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(header))]);
             assert_eq!(retry_after(&headers), Duration::from_secs(expected), "{header}");

@@ -42,7 +42,7 @@ async fn the_unprocessed_items_of_a_batch_are_written_and_read_too() {
     proxy.fail("BatchGetItem", 0, 3, DynamoDbFault::LeaveOver);
     let wanted: Vec<_> = (0..60).map(|n| (Flag, format!("flag-{n}"))).collect();
     let contents = store.read(&wanted).await.unwrap();
-    assert!(contents.marks.initialized && contents.items.iter().all(Option::is_some));
+    assert!(contents.initialized && contents.items.iter().all(Option::is_some));
     assert_eq!(count(&proxy, "BatchGetItem"), 4);
 }
 
@@ -55,9 +55,9 @@ async fn a_batch_that_stays_unprocessed_is_an_error_and_nothing_is_marked() {
         assert!(matches!(&error, StoreError::Throttled { .. }), "{error}");
     }
     proxy.heal();
-    assert!(!store.read(&[]).await.unwrap().marks.initialized);
+    assert!(!store.read(&[]).await.unwrap().initialized);
     store.replace(&sixty()).await.unwrap();
-    assert!(store.read(&[]).await.unwrap().marks.initialized);
+    assert!(store.read(&[]).await.unwrap().initialized);
 }
 
 #[tokio::test]
@@ -133,7 +133,7 @@ async fn redis_users_need_what_is_documented_and_no_more() {
     writer.mark_synced(std::time::SystemTime::now()).await.unwrap();
     assert_eq!(writer.all(Flag).await.unwrap().len(), 1);
     let contents = reader.read(&[(Flag, "a".to_owned())]).await.unwrap();
-    assert!(contents.marks.initialized && contents.marks.synced.is_some());
+    assert!(contents.initialized && contents.synced.is_some());
     assert_eq!(contents.items, [Some(item.clone())]);
     let error = reader.put(Flag, "a", &item, Condition::Newer).await.unwrap_err();
     assert!(matches!(error, StoreError::Refused { .. }), "{error}");
@@ -148,7 +148,7 @@ async fn a_restarted_redis_is_used_again() {
     server.kill();
     assert!(matches!(store.read(&[]).await, Err(StoreError::Unreachable { .. })));
     let _again = servers::start_redis(Some(server.port));
-    assert!(!store.read(&[]).await.unwrap().marks.initialized, "it lost its data");
+    assert!(!store.read(&[]).await.unwrap().initialized, "it lost its data");
     store.replace(&sixty()).await.unwrap();
     assert_eq!(store.all(Flag).await.unwrap().len(), 60);
 }
@@ -186,9 +186,9 @@ async fn a_connection_whose_call_was_canceled_is_not_used_again() {
     wire.is_held.send_replace(true);
     assert!(tokio::time::timeout(Duration::from_millis(50), store.read(&[])).await.is_err());
     wire.is_held.send_replace(false);
-    assert!(store.read(&[]).await.unwrap().marks.initialized);
+    assert!(store.read(&[]).await.unwrap().initialized);
     assert_eq!(wire.connections(), 2);
-    assert!(store.read(&[]).await.unwrap().marks.initialized);
+    assert!(store.read(&[]).await.unwrap().initialized);
     assert_eq!(wire.connections(), 2, "a connection that answers is kept");
 }
 
@@ -211,13 +211,13 @@ async fn a_redis_that_is_killed_in_its_first_transaction_is_not_initialized() {
     let mut server = servers::start_redis(None);
     let wire = Wire::to(server.port).await;
     let store = Redis::new(wire.url()).unwrap();
-    assert!(!store.read(&[]).await.unwrap().marks.initialized);
+    assert!(!store.read(&[]).await.unwrap().initialized);
     *wire.left.lock() = 2_000;
     assert!(store.replace(&sixty()).await.is_err());
     server.kill();
     let _again = servers::start_redis(Some(server.port));
     *wire.left.lock() = usize::MAX;
-    assert!(!store.read(&[]).await.unwrap().marks.initialized);
+    assert!(!store.read(&[]).await.unwrap().initialized);
     assert_eq!(one(&store, Flag, "flag-1").await, None);
 }
 

@@ -2,18 +2,18 @@
 
 use flag_data::items::{Everything, Stored};
 use flag_data::items::{ItemKey, ItemKind};
-use flag_data::stores::{Condition, Contents, Marks, Store, StoreError};
+use flag_data::stores::{Condition, Contents, Store, StoreError};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::SystemTime;
 
 #[derive(Default)]
-pub(crate) struct Memory(Mutex<(HashMap<ItemKey, Stored>, Marks)>);
+pub(crate) struct Memory(Mutex<(HashMap<ItemKey, Stored>, Contents)>);
 
 impl Store for Memory {
     async fn read(&self, wanted: &[ItemKey]) -> Result<Contents, StoreError> {
         let (items, marks) = &*self.0.lock();
-        Ok(Contents { items: wanted.iter().map(|wanted| items.get(wanted).cloned()).collect(), marks: *marks })
+        Ok(Contents { items: wanted.iter().map(|wanted| items.get(wanted).cloned()).collect(), ..marks.clone() })
     }
 
     async fn all(&self, kind: ItemKind) -> Result<HashMap<String, Stored>, StoreError> {

@@ -2,7 +2,7 @@
 
 use flag_data::items::{Everything, ItemKind, State, Stored};
 use flag_data::sources::{LaunchDarkly, SourceError};
-use flag_data::stores::{Marks, Store};
+use flag_data::stores::{Contents, Store};
 use launchdarkly_server_sdk::{Flag, Segment};
 use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
@@ -133,8 +133,8 @@ pub struct Comparison {
     pub stored: usize,
     /// When LaunchDarkly was requested, after the store was read.
     pub requested: SystemTime,
-    /// The store's marks.
-    pub marks: Marks,
+    /// What the store records about itself.
+    pub marks: Contents,
     /// In the order of their writes.
     pub differences: Vec<Differing>,
 }
@@ -142,7 +142,7 @@ pub struct Comparison {
 impl Comparison {
     /// Reads both, and fails if either cannot be read.
     pub async fn make(store: &impl Store, launchdarkly: &LaunchDarkly) -> Result<Self, SourceError> {
-        let marks = store.read(&[]).await?.marks;
+        let marks = store.read(&[]).await?;
         let (segments, flags) = futures_util::try_join!(store.all(ItemKind::Segment), store.all(ItemKind::Flag))?;
         let requested = SystemTime::now();
         let new = launchdarkly.everything().await?;

@@ -101,8 +101,8 @@ fn check_agreement(ours: &[bool], theirs: &[bool]) {
 async fn they_write_and_we_evaluate(shared: &Shared<impl Store>) {
     let launchdarkly = LaunchDarkly::start("sdk-test", rebrand()).await.unwrap();
     shared.other("fill", &[&launchdarkly.uri()]).await;
-    assert!(shared.store.read(&[]).await.unwrap().marks.initialized);
-    assert_eq!(shared.store.read(&[]).await.unwrap().marks.synced, None, "only flag-sync records that");
+    assert!(shared.store.read(&[]).await.unwrap().initialized);
+    assert_eq!(shared.store.read(&[]).await.unwrap().synced, None, "only flag-sync records that");
     check_agreement(&shared.evaluated_by_us(), &shared.evaluated_by_the_other().await);
     // What they wrote needs no rewriting.
     let report = sync(&shared.store, &source(&launchdarkly)).await.unwrap();
@@ -139,7 +139,7 @@ async fn the_rust_sdk_fills_it_and_they_evaluate(shared: &Shared<impl Store>) {
     let client = Client::build(config.build().unwrap()).unwrap();
     client.start_with_default_executor();
     assert_eq!(client.wait_for_initialization(Duration::from_secs(10)).await, Some(true));
-    assert!(shared.store.read(&[]).await.unwrap().marks.initialized);
+    assert!(shared.store.read(&[]).await.unwrap().initialized);
     assert_eq!(shared.store.all(Segment).await.unwrap().len(), 1);
     check_agreement(&shared.evaluated_by_us(), &shared.evaluated_by_the_other().await);
 }

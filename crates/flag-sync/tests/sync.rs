@@ -38,13 +38,13 @@ async fn version(store: &impl Store, key: &str) -> (State, u64) {
 async fn everything_is_written_once_and_verbatim(store: impl Store) {
     let (standin, source) = launchdarkly(&[flag("a", 1), flag("b", 1)], &[segment("s", 1, &[])]).await;
     assert_eq!(done(&sync(&store, &source).await.unwrap()), (3, 0));
-    let marks = store.read(&[]).await.unwrap().marks;
+    let marks = store.read(&[]).await.unwrap();
     assert!(marks.initialized && marks.synced.unwrap() <= SystemTime::now());
     assert_eq!(one(&store, Flag, "a").await.unwrap().json, flag("a", 1).to_string());
     assert_eq!(one(&store, Segment, "s").await.unwrap().json, segment("s", 1, &[]).to_string());
 
     assert_eq!(done(&sync(&store, &source).await.unwrap()), (0, 0));
-    assert!(store.read(&[]).await.unwrap().marks.synced > marks.synced);
+    assert!(store.read(&[]).await.unwrap().synced > marks.synced);
     standin.set_flag(&flag("b", 2));
     assert_eq!(done(&sync(&store, &source).await.unwrap()), (1, 0));
     assert_eq!(version(&store, "b").await, (State::Live, 2));
@@ -384,7 +384,7 @@ async fn a_mass_change_needs_confirmation(store: impl Store) {
     };
     let (standin, source) = launchdarkly(&many(0..20), &[]).await;
     sync(&store, &source).await.unwrap();
-    let synced = store.read(&[]).await.unwrap().marks.synced;
+    let synced = store.read(&[]).await.unwrap().synced;
     let set = |flags: Vec<Value>| standin.change(|data| *data = samples::data(&flags, &[]));
     // Ten of twenty go: half is not more than half.
     set(many(0..10));
@@ -396,7 +396,7 @@ async fn a_mass_change_needs_confirmation(store: impl Store) {
     set(many(0..20));
     assert_eq!(done(&sync(&store, &source).await.unwrap()), (20, 0));
 
-    let synced = store.read(&[]).await.unwrap().marks.synced.max(synced);
+    let synced = store.read(&[]).await.unwrap().synced.max(synced);
     let mut other = many(9..20);
     for flag in &mut other {
         flag["salt"] = json!("another environment's");
@@ -408,7 +408,7 @@ async fn a_mass_change_needs_confirmation(store: impl Store) {
     assert_eq!(version(&store, "flag-9").await, (State::Live, 6), "a kill switch is never delayed");
     let all = store.all(Flag).await.unwrap();
     assert!(all.values().all(|item| item.state == State::Live && !item.json.contains("another environment's")));
-    assert_eq!(store.read(&[]).await.unwrap().marks.synced, synced, "the alarm depends on it");
+    assert_eq!(store.read(&[]).await.unwrap().synced, synced, "the alarm depends on it");
 
     let report = setup::sync_confirmed(&store, &source).await.unwrap();
     assert_eq!(done(&report), (10, 9));
@@ -418,7 +418,7 @@ async fn a_mass_change_needs_confirmation(store: impl Store) {
 async fn an_error_of_launchdarkly_changes_nothing(store: impl Store) {
     let (standin, source) = launchdarkly(&[flag("a", 1)], &[]).await;
     sync(&store, &source).await.unwrap();
-    let synced = store.read(&[]).await.unwrap().marks.synced;
+    let synced = store.read(&[]).await.unwrap().synced;
     for fault in [
         Fault::Status(401, None),
         Fault::Status(500, None),
@@ -436,7 +436,7 @@ async fn an_error_of_launchdarkly_changes_nothing(store: impl Store) {
         );
     }
     assert_eq!(version(&store, "a").await, (State::Live, 1));
-    assert_eq!(store.read(&[]).await.unwrap().marks.synced, synced);
+    assert_eq!(store.read(&[]).await.unwrap().synced, synced);
 }
 
 macro_rules! each_store {
@@ -480,7 +480,7 @@ async fn an_item_that_is_too_large_is_reported_by_name_and_the_rest_is_written()
         "{error}"
     );
     assert_eq!(version(&store, "a").await, (State::Live, 1));
-    let marks = store.read(&[]).await.unwrap().marks;
+    let marks = store.read(&[]).await.unwrap();
     assert!(marks.initialized && marks.synced.is_none());
 }
 
@@ -547,11 +547,11 @@ async fn a_first_run_that_fails_marks_nothing() {
     let error = sync(&store, &source).await.unwrap_err();
     assert!(error.to_string().contains("denied access: AccessDeniedException"), "{error}");
     proxy.heal();
-    let marks = store.read(&[]).await.unwrap().marks;
+    let marks = store.read(&[]).await.unwrap();
     assert!(!marks.initialized && marks.synced.is_none());
     let report = sync(&store, &source).await.unwrap();
     assert!((1..=21).contains(&report.written), "it resumes where the first failed: {report:?}");
-    assert!(store.read(&[]).await.unwrap().marks.initialized);
+    assert!(store.read(&[]).await.unwrap().initialized);
 }
 
 #[tokio::test]
@@ -564,7 +564,7 @@ async fn a_redis_that_lost_its_data_is_refilled() {
     let error = sync(&store, &source).await.unwrap_err();
     assert!(matches!(error, SyncError::Read(SourceError::Store(StoreError::Unreachable { .. }))), "{error}");
     let _again = servers::start_redis(Some(server.port));
-    assert!(!store.read(&[]).await.unwrap().marks.initialized);
+    assert!(!store.read(&[]).await.unwrap().initialized);
     assert_eq!(done(&sync(&store, &source).await.unwrap()), (1, 0));
-    assert!(store.read(&[]).await.unwrap().marks.initialized);
+    assert!(store.read(&[]).await.unwrap().initialized);
 }

@@ -147,10 +147,8 @@ impl Collection {
 
     /// The references that failed, and why, among those that were requested.
     pub fn failures(&self) -> Vec<(ItemKey, SourceError)> {
-        let state = self.state.lock();
-        let failures =
-            state.answers.iter().filter_map(|(wanted, answer)| Some((wanted.clone(), answer.as_ref().err()?.clone())));
-        failures.collect()
+        let failed = |(wanted, answer): (&ItemKey, &Answer)| Some((wanted.clone(), answer.as_ref().err()?.clone()));
+        self.state.lock().answers.iter().filter_map(failed).collect()
     }
 
     /// Whether an item is one that this fetch did not ask for because it failed before.

@@ -67,10 +67,7 @@ impl SourceError {
 
     /// The source's `Retry-After`, if it sent one.
     pub fn wait(&self) -> Option<Duration> {
-        match self {
-            Self::Throttled { wait, .. } => Some(*wait),
-            _ => None,
-        }
+        if let Self::Throttled { wait, .. } = self { Some(*wait) } else { None }
     }
 
     /// Whether both are the same problem, though a time in them may differ.

@@ -32,15 +32,10 @@ impl<S: Store> StoreSource<S> {
         let mut first_error = None;
         let not_initialized = || StoreError::NotInitialized { store: format!("the store ({})", self.name) };
         loop {
-            let patience = match waiting.next() {
-                Some(replica) => {
-                    asked.push(replica.read(wanted));
-                    self.patience
-                }
-                None => Duration::MAX,
-            };
+            asked.extend(waiting.next().map(|replica| replica.read(wanted)));
+            let patience = if waiting.len() == 0 { Duration::MAX } else { self.patience };
             match tokio::time::timeout(patience, asked.next()).await {
-                Ok(Some(Ok(contents))) if contents.marks.initialized => return Ok(contents),
+                Ok(Some(Ok(contents))) if contents.initialized => return Ok(contents),
                 // The nearest one's error is the one to report.
                 Ok(Some(answer)) => {
                     first_error = first_error.or_else(|| Some(answer.err().unwrap_or_else(not_initialized)));
@@ -66,8 +61,8 @@ impl<S: Store> FlagSource for StoreSource<S> {
 impl<S: Store> Reader for StoreSource<S> {
     async fn read(&self, wanted: &[ItemKey], collection: &Collection) {
         match self.read_replicas(wanted).await {
-            Ok(Contents { items, marks }) => {
-                collection.synced(marks.synced);
+            Ok(Contents { items, synced, .. }) => {
+                collection.synced(synced);
                 for (wanted, item) in wanted.iter().zip(items) {
                     collection.answer(wanted, collection.parse(wanted, item.map(|item| item.json), None));
                 }

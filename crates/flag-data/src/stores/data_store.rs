@@ -99,7 +99,7 @@ impl<S: Store> PersistentDataStore for DataStore<S> {
 
     fn is_initialized(&self) -> bool {
         let contents = self.wait(|store| async move { store.read(&[]).await });
-        contents.is_ok_and(|contents| contents.marks.initialized)
+        contents.is_ok_and(|contents| contents.initialized)
     }
 }
 

@@ -15,8 +15,8 @@
 
 use super::aws::config_from_environment;
 use super::{
-    Condition, Contents, DEFAULT_TIMEOUT, Everything, INITED, Marks, SYNCED, Store, StoreError, Stored,
-    describe_aws_error, from_millis, namespace, to_millis,
+    Condition, Contents, DEFAULT_TIMEOUT, Everything, INITED, SYNCED, Store, StoreError, Stored, describe_aws_error,
+    from_millis, namespace, to_millis,
 };
 use crate::backoff::jitter;
 use crate::clock::Clock;
@@ -242,7 +242,7 @@ impl Store for DynamoDb {
         let row_of = |key: &Row| found.get(&(text(key, "namespace"), text(key, "key"))).copied();
         let items = keys.iter().map(|(kind, key)| row_of(&self.key_of(*kind, key)).map(stored)).collect();
         let synced = row_of(&synced).and_then(|row| from_millis(number(row, "at")?));
-        Ok(Contents { items, marks: Marks { initialized: row_of(&inited).is_some(), synced } })
+        Ok(Contents { items, initialized: row_of(&inited).is_some(), synced })
     }
 
     async fn all(&self, kind: ItemKind) -> Result<HashMap<String, Stored>, StoreError> {

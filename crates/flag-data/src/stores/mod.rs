@@ -58,22 +58,15 @@ pub enum StoreError {
     Failed { store: String, why: String },
 }
 
-/// What a store records about itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Marks {
-    /// Whether it holds complete data (`$inited`).
-    pub initialized: bool,
-    /// When flag-sync last made it equal to LaunchDarkly (`$synced`). Unknown where another program fills it.
-    pub synced: Option<SystemTime>,
-}
-
-/// Some items and the store's marks, read together.
+/// Some items, and what the store records about itself, read together.
 #[derive(Clone, Debug, Default)]
 pub struct Contents {
     /// In the order of the requested keys.
     pub items: Vec<Option<Stored>>,
-    /// The marks.
-    pub marks: Marks,
+    /// Whether the store holds complete data (`$inited`).
+    pub initialized: bool,
+    /// When flag-sync last made it equal to LaunchDarkly (`$synced`). Unknown where another program fills it.
+    pub synced: Option<SystemTime>,
 }
 
 /// The condition of a write.
@@ -88,7 +81,7 @@ pub enum Condition<'a> {
 
 /// A database that holds flag data. Many tasks and processes may call every method at once.
 pub trait Store: Send + Sync + 'static {
-    /// Reads items, and the marks with them.
+    /// Reads items, and with them what the store records about itself.
     fn read(&self, keys: &[ItemKey]) -> impl Future<Output = Result<Contents, StoreError>> + Send;
 
     /// Reads all items of a kind, with their tombstones.

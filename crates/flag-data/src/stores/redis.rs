@@ -17,7 +17,7 @@
 //! edge function, needs `EXISTS`, `GET` and `HMGET`.
 
 use super::{
-    Condition, Contents, DEFAULT_TIMEOUT, Everything, INITED, Marks, SYNCED, Store, StoreError, Stored, from_millis,
+    Condition, Contents, DEFAULT_TIMEOUT, Everything, INITED, SYNCED, Store, StoreError, Stored, from_millis,
     namespace, to_millis,
 };
 use crate::clock::{Clock, Moment};
@@ -211,8 +211,7 @@ impl Store for Redis {
             };
             found.flatten().map(Stored::parse)
         });
-        let marks = Marks { initialized, synced: synced.as_deref().and_then(from_millis) };
-        Ok(Contents { items: items.collect(), marks })
+        Ok(Contents { items: items.collect(), initialized, synced: synced.as_deref().and_then(from_millis) })
     }
 
     async fn all(&self, kind: ItemKind) -> Result<HashMap<String, Stored>, StoreError> {
