@@ -388,7 +388,7 @@ def test_access_logs_hold_no_query_and_no_cookie_and_addresses_only_if_wanted(lo
     assert {"date", "time", "cs-uri-stem", "sc-status"} <= fields
 
 
-# ---- Watching over it ------------------------------------------------------------------------------------------------
+# ---- Monitoring ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -542,7 +542,7 @@ def test_what_is_made(values, expected):
         ({"DomainName": "www.example.com"}, "belong together"),
         ({"ExistingDistributionId": "E1", "ExistingBucketName": "mine"}, "Leave ExistingBucketName empty"),
         ({"FlagStorePolicyArn": "flag-store"}, "ARN of a customer managed policy"),
-        ({"MoreDomainNames": "example.com"}, "stand beside DomainName"),
+        ({"MoreDomainNames": "example.com"}, "MoreDomainNames needs DomainName"),
         ({"MoreDomainNames": "example.com, example.org"}, "without spaces"),
         ({"MemorySize": "64"}, "between 128 and 10240"),
         ({"CurrentPath": ""}, "current_path in redirect.toml"),
