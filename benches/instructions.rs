@@ -78,13 +78,13 @@ async fn run(program: &Path, events: u32) -> Result<f64> {
         *ip = json!(format!("10.0.{}.{}", number / 256, number % 256));
         let outcome = tokio::select! {
             outcome = lambda.invoke(event.to_string()) => outcome.filter(|outcome| !outcome.is_error),
-            _ = function.ended() => None,
+            _ = function.process.wait() => None,
         };
         outcome.ok_or_else(|| format!("no answer: {}", function.log().join("\n")))?;
         lambda.polled(u64::from(number) + 2).await;
     }
     function.terminate();
-    function.ended().await?;
+    function.process.wait().await?;
     let log = function.log_when(|log| log.iter().any(|line| line.contains("Collected : "))).await;
     let collected = log.iter().find_map(|line| line.split_once("Collected : "));
     let (_, count) = collected.ok_or_else(|| format!("valgrind did not count: {}", log.join("\n")))?;

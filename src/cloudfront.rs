@@ -7,6 +7,7 @@
 
 use crate::redirect::Redirect;
 use serde::Deserialize;
+use serde::de::Error as _;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -63,11 +64,6 @@ impl<'a> Headers<'a> {
     }
 }
 
-/// A payload that is not a CloudFront event, and what it lacks.
-#[derive(Debug, thiserror::Error)]
-#[error("not a CloudFront event: {0}")]
-pub struct NotCloudFront(String);
-
 #[derive(Deserialize)]
 struct Payload<'a> {
     #[serde(borrow, rename = "Records")]
@@ -114,10 +110,9 @@ impl<'a> Event<'a> {
     /// Reads an event. AWS's samples omit `eventType`: an event with a request and no response is a viewer request.
     ///
     /// # Errors
-    /// [`NotCloudFront`] if there is neither a request nor a response to answer with.
-    pub fn parse(payload: &'a RawValue) -> Result<Self, NotCloudFront> {
-        let payload: Payload<'_> =
-            serde_json::from_str(payload.get()).map_err(|error| NotCloudFront(error.to_string()))?;
+    /// A payload that is not a CloudFront event: it has neither a request nor a response to answer with.
+    pub fn parse(payload: &'a RawValue) -> serde_json::Result<Self> {
+        let payload: Payload<'_> = serde_json::from_str(payload.get())?;
         let records = payload.records.ok_or_else(|| missing("Records"))?;
         let record = records.into_iter().next().ok_or_else(|| missing("Records[0]"))?;
         let Parts { config, request, response } = record.cf.ok_or_else(|| missing("Records[0].cf"))?;
@@ -143,8 +138,8 @@ impl<'a> Event<'a> {
     }
 }
 
-fn missing(what: &str) -> NotCloudFront {
-    NotCloudFront(format!("`{what}` is missing"))
+fn missing(what: &str) -> serde_json::Error {
+    serde_json::Error::custom(format!("`{what}` is missing"))
 }
 
 fn fields(raw: &RawValue) -> Fields<'_> {

@@ -79,7 +79,7 @@ impl Edge {
                 Ok(raw.to_owned())
             }
             Err(error) => {
-                line.error(error.to_string());
+                line.error(format!("not a CloudFront event: {error}"));
                 Err(Diagnostic { error_type: "NotCloudFront".to_owned(), error_message: line.message.clone() })
             }
         }

@@ -65,14 +65,14 @@ impl Repeats {
     /// Whether to log a message: not if it was logged within the last ten minutes.
     fn is_due(&mut self, text: &str, now: Instant) -> bool {
         self.0.retain(|_, logged| now.duration_since(*logged) < QUIET);
+        if self.0.contains_key(text) {
+            return false;
+        }
         if self.0.len() >= MAX_REMEMBERED {
             self.0.clear();
         }
-        let is_due = !self.0.contains_key(text);
-        if is_due {
-            self.0.insert(text.to_owned(), now);
-        }
-        is_due
+        self.0.insert(text.to_owned(), now);
+        true
     }
 }
 
@@ -123,7 +123,8 @@ mod tests {
             assert_eq!(repeats.is_due(text, start + Duration::from_secs(seconds)), expected, "{text} at {seconds}");
         }
         for number in 0..1_000 {
-            assert!(repeats.is_due(&format!("message {number}"), start + Duration::from_secs(2_000)));
+            let (text, now) = (format!("message {number}"), start + Duration::from_secs(2_000));
+            assert!(repeats.is_due(&text, now) && !repeats.is_due(&text, now), "{text}");
         }
         assert!(repeats.0.len() <= MAX_REMEMBERED);
     }

@@ -121,7 +121,8 @@ settings! {
     ]);
     refresh_after: Duration = "refresh_after_seconds", |given| given.seconds(0..=3_600);
     max_staleness: Duration = "max_staleness_seconds", |given| given.seconds(0..=86_400);
-    bundled_max_age: Duration = "bundled_max_age_hours", Given::hours;
+    bundled_max_age: Duration = "bundled_max_age_hours",
+        |given| given.number("hours", 0..=8_760).map(|hours| Duration::from_secs(hours * 3_600));
     viewer_budget: Duration = "viewer_budget_ms", |given| given.millis(0..=5_000);
     init_budget: Duration = "init_budget_ms", |given| given.millis(0..=9_000);
     between_budget: Duration = "between_budget_ms", |given| given.millis(0..=10_000);
@@ -183,11 +184,6 @@ impl Given<'_> {
 
     fn millis(&self, range: RangeInclusive<u64>) -> Result<Duration, SettingError> {
         self.number("milliseconds", range).map(Duration::from_millis)
-    }
-
-    /// Up to a year.
-    fn hours(self) -> Result<Duration, SettingError> {
-        self.number("hours", 0..=8_760).map(|hours| Duration::from_secs(hours * 3_600))
     }
 
     fn one_of<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, SettingError> {

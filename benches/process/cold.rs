@@ -79,13 +79,13 @@ async fn start(
     let mut function = Function::run(command)?;
     let outcome = tokio::select! {
         outcome = lambda.invoke(event) => outcome.filter(|outcome| !outcome.is_error),
-        _ = function.ended() => None,
+        _ = function.process.wait() => None,
     };
     let wall = started.elapsed();
     let Some(outcome) = outcome else {
         return Err(format!("{} gave no answer: {}", subject.name, function.log().join("\n")).into());
     };
-    function.kill().await?;
+    function.process.kill().await?;
     let cpu = cpu_of_ended_children().saturating_sub(before);
     subject.check(&outcome.body)?;
     Ok((wall, cpu))

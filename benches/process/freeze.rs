@@ -104,7 +104,7 @@ impl Run<'_> {
         let begun = Instant::now();
         let outcome = tokio::select! {
             outcome = self.lambda.invoke_with_deadline(event(round)?, deadline) => outcome,
-            _ = self.function.ended() => None,
+            _ = self.function.process.wait() => None,
         };
         let wait = begun.elapsed();
         let cpu = self.cpu()?.saturating_sub(computed);
@@ -112,7 +112,7 @@ impl Run<'_> {
         let outcome =
             outcome.ok_or_else(|| format!("{} gave no answer: {:?}", self.subject.name, self.function.log()))?;
         self.subject.check(&outcome.body)?;
-        self.lambda.polled(self.lambda.invocations() + 1).await;
+        self.lambda.idle().await;
         let billed = begun.elapsed();
         self.function.freeze();
         Ok(Visit { wait, cpu, billed })
@@ -121,7 +121,7 @@ impl Run<'_> {
     /// The CPU time of all live threads.
     fn cpu(&self) -> Result<Duration> {
         let mut nanoseconds = 0;
-        for thread in fs::read_dir(format!("/proc/{}/task", self.function.id().unwrap_or_default()))? {
+        for thread in fs::read_dir(format!("/proc/{}/task", self.function.process.id().unwrap_or_default()))? {
             let stat = fs::read_to_string(thread?.path().join("schedstat"))?;
             nanoseconds += stat.split_whitespace().next().ok_or("no CPU time in /proc")?.parse::<u64>()?;
         }

@@ -96,7 +96,7 @@ impl Run {
         let begun = Instant::now();
         let outcome = self.lambda.invoke(event(number)?).await.filter(|outcome| !outcome.is_error);
         let outcome = outcome.ok_or_else(|| format!("no answer: {:?}", self.function.log()))?;
-        timeout(Duration::from_secs(30), self.lambda.polled(self.lambda.invocations() + 1)).await?;
+        timeout(Duration::from_secs(30), self.lambda.idle()).await?;
         self.waits.push(outcome.took.as_secs_f64() * 1e6);
         self.bills.push((begun.elapsed().as_secs_f64() * 1e3).ceil());
         Ok(())

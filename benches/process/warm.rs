@@ -44,7 +44,7 @@ pub(crate) async fn in_turns(subjects: &[Subject], world: &World, blocks: usize)
         let mut run = Run { name: subject.name, lambda, function, p50: vec![], p99: vec![], early_mb: 0.0 };
         // The cold start is not measured here.
         subject.check(&run.block(0, 1).await?)?;
-        pin(run.function.id(), "1").await?;
+        pin(run.function.process.id(), "1").await?;
         runs.push(run);
     }
     let bench = Some(std::process::id());
@@ -79,7 +79,7 @@ impl Run {
         let mut answer = Vec::new();
         for number in first..first + count {
             // Its work between invocations has ended when it requests the next event.
-            self.lambda.polled(self.lambda.invocations() + 1).await;
+            self.lambda.idle().await;
             let event = event(number)?;
             let outcome = self.lambda.invoke(event).await.filter(|outcome| !outcome.is_error);
             let outcome = outcome.ok_or_else(|| format!("{} gave no answer: {:?}", self.name, self.function.log()))?;
@@ -92,7 +92,7 @@ impl Run {
     }
 
     fn memory_mb(&self, field: &str) -> Result<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.function.id().unwrap_or_default()))?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.function.process.id().unwrap_or_default()))?;
         let line = status.lines().find_map(|line| line.strip_prefix(field));
         let kilobytes = line.and_then(|line| line.split_whitespace().next());
         Ok(kilobytes.ok_or("no memory in /proc")?.parse::<f64>()? / 1_024.0)

@@ -27,11 +27,11 @@ pub enum StartError {
     Transport(#[from] std::io::Error),
 }
 
-/// The deciding client and its data. The data never changes, so the SDK parses it once. If the SDK streams or polls, the
-/// snapshot stays empty.
+/// The deciding client and its data, which never changes, so that the SDK parses it once. It is empty if the SDK streams or
+/// polls.
 pub(super) struct Decider {
     pub(super) client: Client,
-    pub(super) snapshot: Snapshot,
+    pub(super) data: Data,
 }
 
 impl Decider {
@@ -42,10 +42,10 @@ impl Decider {
         events: Option<&EventSender>,
     ) -> Result<Self, StartError> {
         let snapshot = Snapshot::default();
-        snapshot.set(data);
-        let mut store = PersistentDataStoreBuilder::new(Arc::new(snapshot.clone()));
+        snapshot.set(data.clone());
+        let mut store = PersistentDataStoreBuilder::new(Arc::new(snapshot));
         store.cache_forever();
-        Ok(Self { client: client(settings, key, &store, events)?, snapshot })
+        Ok(Self { client: client(settings, key, &store, events)?, data })
     }
 }
 

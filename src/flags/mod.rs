@@ -84,7 +84,7 @@ impl Flags {
     fn renew_decider(&self) {
         let data = self.snapshot.data();
         let mut decider = self.decider.lock();
-        if self.refresher.is_none() || Arc::ptr_eq(&decider.snapshot.data().items, &data.items) {
+        if self.refresher.is_none() || Arc::ptr_eq(&decider.data.items, &data.items) {
             return;
         }
         match Decider::new(&self.settings, None, data, None) {
@@ -198,7 +198,7 @@ impl Flags {
         }
         let result = evaluation::evaluate(&decider.client, &context, &self.settings.flag_key);
         match &self.reporter {
-            Some(reporter) if is_visit => reporter.evaluated(context, decider.snapshot.data()),
+            Some(reporter) if is_visit => reporter.evaluated(context, decider.data.clone()),
             None if sends_events => self.delivery.evaluated(1),
             _ => {}
         }
@@ -208,4 +208,40 @@ impl Flags {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flag_data::sources::{Bundled, Collection, SourceError};
+    use futures_util::future::BoxFuture;
+
+    /// Brings the same data with each fetch.
+    struct Same(Bundled);
+
+    impl FlagSource for Same {
+        fn name(&self) -> &'static str {
+            "same"
+        }
+
+        fn fetch<'a>(&'a self, collection: &'a Collection) -> BoxFuture<'a, Result<(), SourceError>> {
+            self.0.fetch(collection)
+        }
+    }
+
+    #[tokio::test]
+    async fn the_decider_stays_while_its_data_does() {
+        for (field, value) in [("REDIRECT_FLAG_KEY", "rebrand"), ("REDIRECT_FLAG_KEY", "missing")] {
+            let own =
+                [(field, value), ("REDIRECT_REFRESH_AFTER_SECONDS", "0"), ("REDIRECT_MAX_STALENESS_SECONDS", "0")];
+            let own = |name: &str| own.iter().find(|(field, _)| *field == name).map(|(_, value)| (*value).to_owned());
+            let (settings, clock) = (Arc::new(crate::start::settings(own).unwrap()), Clock::default());
+            let transport = Transport::new(clock.clone(), settings.request_timeout());
+            let flags = Flags::start(settings, None, clock, transport, Box::new(Same(offline()))).await.unwrap();
+            let decider = flags.decider.lock().clone();
+            assert!(flags.on_arrival().await.is_some(), "fetched");
+            flags.between_invocations().await;
+            assert!(Arc::ptr_eq(&decider, &flags.decider.lock()), "{value}");
+        }
+    }
 }

@@ -225,30 +225,25 @@ impl Shared {
         }
         self.check_time_to_live(resolved.time_to_live);
         let before = self.snapshot.data();
-        let is_complete = resolved.unknown.is_subset(&before.unknown);
         let data = data(&resolved, Origin::Source(asked));
-        let mut pending = self.pending.lock();
-        let since = match (&*pending, before.origin) {
+        let pending = self.pending.lock().take();
+        let since = match (pending, before.origin) {
             (Some(pending), _) => pending.since,
             (None, Some(Origin::Source(fetched))) => fetched,
             (None, _) => asked,
         };
-        if is_complete {
-            *pending = None;
-            drop(pending);
+        if resolved.unknown.is_subset(&before.unknown) {
             self.replace(data);
         } else {
-            *pending = Some(Pending { since, data });
-            drop(pending);
+            *self.pending.lock() = Some(Pending { since, data });
             self.end_pending();
         }
     }
 
     /// Applies a flag that has waited for a reference for `max_staleness_seconds`. The SDK treats the reference as missing.
     fn end_pending(&self) {
-        let mut pending = self.pending.lock();
-        let ended = pending.take_if(|pending| self.clock.since(pending.since) >= self.settings.max_staleness);
-        drop(pending);
+        let has_ended = |pending: &mut Pending| self.clock.since(pending.since) >= self.settings.max_staleness;
+        let ended = self.pending.lock().take_if(has_ended);
         if let Some(Pending { data, .. }) = ended {
             log::warn!(
                 "flag {:?} is evaluated without {}, which could not be fetched for {:?}",
@@ -261,10 +256,8 @@ impl Shared {
     }
 
     fn replace(&self, data: Data) {
-        let mut logged = self.logged.lock();
-        if let Some(segment) = &data.negated
-            && logged.negated.as_ref() != Some(segment)
-        {
+        let logged = std::mem::replace(&mut self.logged.lock().negated, data.negated.clone());
+        if let Some(segment) = data.negated.as_ref().filter(|_| logged != data.negated) {
             log::error!(
                 "flag {:?} shows everyone the current site: {} is missing or a big segment, and the result of a negated \
                  clause depends on it. Create the segment again or change the clause",
@@ -272,8 +265,6 @@ impl Shared {
                 named(segment)
             );
         }
-        logged.negated.clone_from(&data.negated);
-        drop(logged);
         self.snapshot.set(data);
     }
 
@@ -310,10 +301,8 @@ impl Shared {
 
     fn check_time_to_live(&self, time_to_live: Option<Duration>) {
         let too_long = time_to_live.filter(|age| *age > self.settings.max_staleness);
-        let mut logged = self.logged.lock();
-        if let Some(age) = too_long
-            && logged.time_to_live != too_long
-        {
+        let logged = std::mem::replace(&mut self.logged.lock().time_to_live, too_long);
+        if let Some(age) = too_long.filter(|_| logged != too_long) {
             log::warn!(
                 "{} may serve the same flag data for {age:?}, longer than max_staleness_seconds allows ({:?}): lower the \
                  environment's TTL setting",
@@ -321,7 +310,6 @@ impl Shared {
                 self.settings.max_staleness
             );
         }
-        logged.time_to_live = too_long;
     }
 
     /// Uses the package's data if there is none in memory, and drops it once it is older than `bundled_max_age_hours`.
@@ -336,10 +324,9 @@ impl Shared {
                 Ok(_) => {}
                 Err(error) => {
                     let text = error.to_string();
-                    let mut logged = self.logged.lock();
-                    if logged.package.as_ref() != Some(&text) {
+                    let logged = self.logged.lock().package.replace(text.clone());
+                    if logged.as_ref() != Some(&text) {
                         log::error!("flag data of the package not used: {text}");
-                        logged.package = Some(text);
                     }
                 }
             },

@@ -31,9 +31,9 @@ async fn evaluations_are_sent_to_launchdarkly_when_they_are_due_and_not_before()
     assert_eq!(of_kind(&events, "index").len(), 3, "{events:?}");
     assert_eq!(of_kind(&events, "summary")[0]["features"]["rebrand"]["counters"][0]["version"], 3);
     let seen = world.launchdarkly.seen();
-    let bulk = seen.iter().find(|seen| seen.what == "POST /bulk").unwrap();
-    assert_eq!(bulk.header("x-launchdarkly-event-schema"), Some("4"));
-    assert!(bulk.header("x-launchdarkly-payload-id").is_some());
+    let bulk = seen.iter().find(|seen| seen.uri().path() == "/bulk").unwrap();
+    assert_eq!(bulk.headers()["x-launchdarkly-event-schema"], "4");
+    assert!(bulk.headers().contains_key("x-launchdarkly-payload-id"));
 }
 
 #[tokio::test]
@@ -44,7 +44,7 @@ async fn a_frozen_and_killed_environment_loses_only_events_that_were_not_due() {
         world.function.freeze();
         world.function.thaw();
     }
-    world.function.kill().await.unwrap();
+    world.function.process.kill().await.unwrap();
     assert_eq!(counted(&world.launchdarkly.events()), 2);
 }
 
@@ -228,6 +228,26 @@ events_faults! {
 }
 
 #[tokio::test]
+async fn failed_events_are_not_resent_and_the_next_ones_wait() {
+    let settings = [("REDIRECT_FLUSH_AFTER_SECONDS", "0"), ("REDIRECT_REFRESH_AFTER_SECONDS", "3600")];
+    let mut world = World::new(launchdarkly(flag(3, true)).await, &settings).await;
+    world.launchdarkly.fail_events(Fault::Status(429, Some(40)));
+    let start = SystemTime::now();
+    // The SDK sends each batch twice.
+    for (second, requests) in [(0, 2), (20, 2), (35, 2), (45, 4)] {
+        world.send_at(&event("/a", "192.0.2.1"), start + Duration::from_secs(second)).await;
+        assert_eq!(world.launchdarkly.count("POST /bulk"), requests, "second {second}");
+    }
+    world.launchdarkly.fail_events(Fault::None);
+    let next = start + Duration::from_secs(100);
+    world.send_at(&event("/a", "192.0.2.1"), next).await;
+    assert_eq!(counted(&world.launchdarkly.events()), 1, "the SDK drops failed events");
+    assert_eq!(world.launchdarkly.count("POST /bulk"), 5);
+    world.send_at(&event("/a", "192.0.2.1"), next + Duration::from_secs(1)).await;
+    assert_eq!(world.launchdarkly.count("POST /bulk"), 6, "the backoff has ended");
+}
+
+#[tokio::test]
 async fn an_events_server_that_is_down_does_not_affect_viewers() {
     let settings = [("REDIRECT_FLUSH_AFTER_SECONDS", "0"), ("LAUNCHDARKLY_EVENTS_URI", "http://127.0.0.1:1")];
     let mut world = World::new(launchdarkly(flag(3, true)).await, &settings).await;
@@ -249,7 +269,7 @@ async fn a_regional_function_sends_its_last_events_at_shutdown() {
     assert_eq!(world.lambda.extensions(), 1);
     assert_eq!(world.launchdarkly.count("POST"), 0);
     world.function.terminate();
-    assert!(world.function.ended().await.unwrap().success());
+    assert!(world.function.process.wait().await.unwrap().success());
     assert_eq!(counted(&world.launchdarkly.events()), 1);
 }
 

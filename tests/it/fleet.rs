@@ -166,7 +166,7 @@ impl Environment {
             let outcome = tokio::select! {
                 biased;
                 outcome = self.lambda.invoke(event) => outcome,
-                _ = self.function.ended() => None,
+                _ = self.function.process.wait() => None,
             };
             let outcome = outcome.ok_or("the process ended")?;
             let json = serde_json::from_slice(&outcome.body).map_err(|error| format!("no JSON: {error}"))?;
@@ -186,7 +186,7 @@ impl Environment {
 
     /// Waits until it requests the next event, and freezes it immediately.
     async fn freeze(&self) -> Result<(), String> {
-        let asked = timeout(FUNCTION_TIMEOUT, self.lambda.polled(self.lambda.invocations() + 1)).await;
+        let asked = timeout(FUNCTION_TIMEOUT, self.lambda.idle()).await;
         self.function.freeze();
         asked.map_err(|_| "it did not request the next event".to_owned())
     }
@@ -346,7 +346,7 @@ impl Fleet {
         let mut function = start(&lambda, &self.launchdarkly.uri(), &settings);
         tokio::select! {
             () = lambda.polled(1) => {}
-            status = function.ended() => panic!("the function did not start: {status:?}, {:?}", function.log()),
+            status = function.process.wait() => panic!("the function did not start: {status:?}, {:?}", function.log()),
         }
         let log = function.follow();
         Environment { lambda, function, log }

@@ -16,6 +16,7 @@ mod decision;
 mod events;
 mod faults;
 mod fleet;
+mod house;
 mod kill_switch;
 mod logs;
 mod paths;

@@ -63,10 +63,10 @@ impl World {
         let outcome = tokio::select! {
             biased;
             outcome = self.lambda.invoke_with_deadline(event.to_owned(), deadline) => outcome.unwrap(),
-            status = self.function.ended() => panic!("the function ended with {status:?}: {:?}", self.function.log()),
+            status = self.function.process.wait() => panic!("the function ended with {status:?}: {:?}", self.function.log()),
         };
         // The line is written before the next event is requested.
-        self.lambda.polled(self.lambda.invocations() + 1).await;
+        self.lambda.idle().await;
         let count = |log: &[String]| decisions(log) > before;
         let log = self.function.log_when(count).await;
         let line = log.iter().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());

@@ -36,7 +36,7 @@ impl Dice {
 }
 
 fn resident_kb(world: &World) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", world.function.id().unwrap())).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", world.function.process.id().unwrap())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }

@@ -409,7 +409,7 @@ async fn an_invalid_token_ends_the_start_and_is_not_shown() {
         let mut function = start(&lambda, "http://127.0.0.1:1", &[("REDIRECT_PREVIEW_TOKEN", wrong)]);
         let error = lambda.init_error().await;
         assert!(error.contains("REDIRECT_PREVIEW_TOKEN is not a preview token"), "{error}");
-        function.ended().await.unwrap();
+        function.process.wait().await.unwrap();
         let log = function.log().join("\n");
         assert!(!error.contains(wrong) && !log.contains(wrong), "{error} {log}");
     }

@@ -6,7 +6,7 @@ use flag_data::stores::{DynamoDb, DynamoDbDataStore, RedisDataStore, Store};
 use serde_json::{Value, json};
 use standins::samples::{flag, rebrand};
 use standins::servers;
-use standins::{Data, DynamoDbFault, DynamoDbProxy, Edge};
+use standins::{Aws, Data, DynamoDbFault, Edge};
 use std::time::Duration;
 
 /// The function of this build, with these settings.
@@ -36,7 +36,7 @@ pub(crate) const IN_TIME: (&str, &str) = ("REDIRECT_INIT_BUDGET_MS", "2000");
 async fn the_table_in_the_functions_region_is_read_once_per_level() {
     let table = servers::new_table().await;
     filled(&table).await;
-    let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
+    let proxy = Aws::start().await.unwrap();
     let uri = proxy.uri();
     let edge = start(&[
         ("REDIRECT_SOURCE", "dynamodb"),
@@ -63,7 +63,7 @@ async fn another_region_answers_when_the_nearest_does_not() {
     for fault in [DynamoDbFault::Hang, DynamoDbFault::Throttle, DynamoDbFault::Refuse, DynamoDbFault::Cut] {
         let table = servers::new_table().await;
         filled(&table).await;
-        let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
+        let proxy = Aws::start().await.unwrap();
         proxy.fail_region("eu-central-1", fault);
         let uri = proxy.uri();
         let edge = start(&[
@@ -83,7 +83,7 @@ async fn another_region_answers_when_the_nearest_does_not() {
 async fn a_change_reaches_the_function_and_an_outage_does_not_affect_it() {
     let table = servers::new_table().await;
     let store = filled(&table).await;
-    let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
+    let proxy = Aws::start().await.unwrap();
     let uri = proxy.uri();
     let edge = start(&[
         ("REDIRECT_SOURCE", "dynamodb"),

@@ -7,7 +7,7 @@ use flag_data::items::{Everything, Stored};
 use flag_data::stores::{DynamoDb, DynamoDbDataStore, RedisDataStore, Store};
 use serde_json::{Value, json};
 use standins::samples::segment;
-use standins::{DynamoDbFault, DynamoDbProxy, Edge, servers};
+use standins::{Aws, DynamoDbFault, Edge, servers};
 use std::collections::HashMap;
 
 /// `rebrand`, with the same variation for everyone.
@@ -185,7 +185,7 @@ async fn a_table_that_fails_after_the_flag_does_not_delay_the_kill_switch() {
         let testers = ("testers", segment("testers", 1, &["192.0.2.200"]).to_string());
         let known = holding(&[("rebrand", with_rule(flag(1, true, true)).to_string())], std::slice::from_ref(&testers));
         store.replace(&known).await.unwrap();
-        let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
+        let proxy = Aws::start().await.unwrap();
         let edge = start(&table, &proxy.uri(), "eu-central-1").await;
         assert_eq!(sees_beta(&edge, "192.0.2.1").await, (true, true), "{fault:?}");
         let at_0_percent = holding(&[("rebrand", with_rule(flag(2, true, false)).to_string())], &[testers]);
@@ -202,7 +202,7 @@ async fn a_table_that_fails_after_the_flag_does_not_delay_the_kill_switch() {
 async fn a_replica_that_is_not_initialized_is_skipped() {
     let (table, store) = new_store().await;
     store.replace(&rebrand(&flag(1, true, true))).await.unwrap();
-    let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
+    let proxy = Aws::start().await.unwrap();
     proxy.fail_region("eu-central-1", DynamoDbFault::Empty);
     let edge = start(&table, &proxy.uri(), "eu-central-1,us-east-1").await;
     assert_eq!(sees_beta(&edge, "192.0.2.1").await, (true, true));

@@ -5,7 +5,7 @@ use flag_data::items::{Everything, Stored};
 use flag_data::stores::{DynamoDbDataStore, Store};
 use serde_json::{Value, json};
 use standins::samples::rebrand;
-use standins::{Function, RuntimeApi, lambda_environment, servers};
+use standins::{Function, RuntimeApi, servers};
 
 #[tokio::test]
 async fn the_example_evaluates_any_flag_from_the_table() {
@@ -17,13 +17,12 @@ async fn the_example_evaluates_any_flag_from_the_table() {
     let data = rebrand();
     store.replace(&Everything { flags: stored(data.flags), segments: stored(data.segments) }).await.unwrap();
     let api = RuntimeApi::start().await.unwrap();
-    let mut environment = lambda_environment(&api);
-    environment.extend([
+    let environment = [
         ("AWS_ACCESS_KEY_ID", "test".to_owned()),
         ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
         ("AWS_ENDPOINT_URL_DYNAMODB", servers::dynamodb_uri()),
         ("FLAG_STORE_TABLE", table),
-    ]);
+    ];
     // Cargo builds examples beside the tests.
     let example = std::env::current_exe().unwrap().with_file_name("../examples/any_flag");
     let _function = Function::start(&example, &api, environment).unwrap();

@@ -7,13 +7,13 @@ use flag_data::items::ItemKind::Flag;
 use flag_data::items::{Everything, Stored};
 use flag_data::stores::{Condition, DynamoDb, DynamoDbDataStore, RedisDataStore, Store, StoreError};
 use standins::servers;
-use standins::{DynamoDbFault, DynamoDbProxy, Wire};
+use standins::{Aws, DynamoDbFault, Wire};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
-async fn behind_a_proxy() -> (DynamoDbProxy, DynamoDb) {
-    let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
+async fn behind_a_proxy() -> (Aws, DynamoDb) {
+    let proxy = Aws::start().await.unwrap();
     let store = DynamoDbDataStore::builder(servers::new_table().await)
         .config(config(&proxy.uri()))
         .timeout(Duration::from_millis(500));
@@ -26,7 +26,7 @@ pub(crate) fn sixty() -> Everything {
     Everything { flags, segments: items(&[("s", 1)]) }
 }
 
-fn count(proxy: &DynamoDbProxy, operation: &str) -> usize {
+fn count(proxy: &Aws, operation: &str) -> usize {
     proxy.seen().iter().filter(|(seen, _)| seen == operation).count()
 }
 

@@ -1,27 +1,30 @@
 //! flag-sync's options. It is a Lambda function where Lambda starts it, and a command line elsewhere.
 
-use crate::comparison::{Comparison, Differing, Losses};
-use crate::function::{FunctionSettings, SyncFunction};
+use crate::comparison::{Comparison, Differing, is_mass_change};
+use crate::function::SyncFunction;
 use crate::json_log;
 use crate::secrets::SecretCache;
 use crate::writer::{Report, SyncRules, sync};
-use aws_config::{BehaviorVersion, SdkConfig};
+use aws_config::BehaviorVersion;
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::builder::BoolishValueParser;
 use clap::{Parser, Subcommand};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use flag_data::clock::Clock;
+use flag_data::items::Stored;
 use flag_data::sdk_key::{SDK_KEY_VARIABLE, SdkKey};
 use flag_data::sources::LaunchDarkly;
 use flag_data::stores::{AwsTransport, DynamoDbDataStore, RedisDataStore, Store};
 use flag_data::transport::Transport;
 use indicatif::{ProgressBar, ProgressStyle};
-use lambda_runtime::{Error, LambdaEvent, service_fn};
-use serde_json::value::RawValue;
+use lambda_runtime::{Error, service_fn};
 use std::env;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
+
+/// The limit of the request for everything in LaunchDarkly.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How many differences the table shows.
 const MAX_ROWS: usize = 50;
@@ -88,10 +91,7 @@ enum Command {
     Check,
 }
 
-/// Runs the command, or the Lambda function.
-///
-/// # Errors
-/// What failed, why, and what to do.
+/// Runs the command, or the Lambda function. An error says what failed, why, and what to do.
 pub async fn run(options: Options) -> Result<ExitCode, Error> {
     // Everything that outlives an event shares it.
     let clock = Clock::default();
@@ -102,9 +102,12 @@ pub async fn run(options: Options) -> Result<ExitCode, Error> {
     let secrets = SecretCache::new(&config, clock.clone());
     match (&options.table, &options.redis) {
         (Some(table), None) => {
+            if config.region().is_none() {
+                return Err("no Region is set. Set AWS_REGION, or AWS_PROFILE to a profile that has one".into());
+            }
             let table = DynamoDbDataStore::builder(table).prefix(&options.prefix).clock(clock.clone());
             let table = table.config(flag_data::stores::aws_sdk_dynamodb::Config::new(&config)).build()?;
-            Box::pin(options.run_with(table, secrets, clock, &config)).await
+            Box::pin(options.run_with(table, secrets, clock)).await
         }
         (None, Some(redis)) => {
             let is_address = ["redis://", "rediss://", "unix://"].iter().any(|scheme| redis.starts_with(scheme));
@@ -113,83 +116,67 @@ pub async fn run(options: Options) -> Result<ExitCode, Error> {
                             and set FLAG_SYNC_REDIS to its name"
                     .into());
             }
-            let address =
-                if is_address { redis.clone() } else { secrets.read(redis).await?.reveal().trim().to_owned() };
+            let address = if is_address { redis.clone() } else { secrets.read(redis).await?.reveal().to_owned() };
             let redis = RedisDataStore::builder(address).clock(clock.clone());
             let redis = if options.prefix.is_empty() { redis } else { redis.prefix(&options.prefix) };
-            Box::pin(options.run_with(redis.build()?, secrets, clock, &config)).await
+            Box::pin(options.run_with(redis.build()?, secrets, clock)).await
         }
         _ => Err("no store is set. Set FLAG_SYNC_TABLE or FLAG_SYNC_REDIS, or see flag-sync --help".into()),
     }
 }
 
 impl Options {
-    async fn run_with<S: Store>(
-        self,
-        store: S,
-        secrets: SecretCache,
-        clock: Clock,
-        config: &SdkConfig,
-    ) -> Result<ExitCode, Error> {
-        let Some(command) = self.command else { return self.serve(store, secrets, clock).await };
-        if self.table.is_some() && config.region().is_none() {
-            return Err("no Region is set. Set AWS_REGION, or AWS_PROFILE to a profile that has one".into());
-        }
-        let key = self.sdk_key(&secrets).await?;
-        let transport = Transport::new(clock, Duration::from_secs(30));
-        let launchdarkly = LaunchDarkly::new(transport, self.base_uri.trim_end_matches('/'), &key);
+    async fn run_with<S: Store>(self, store: S, secrets: SecretCache, clock: Clock) -> Result<ExitCode, Error> {
+        let transport = Transport::new(clock.clone(), TIMEOUT);
+        let cache_wait = Duration::from_millis(self.cache_wait_ms);
+        let rules = SyncRules { cache_wait, confirm_mass_change: self.confirm_mass_change };
+        let base_uri = self.base_uri.trim_end_matches('/').to_owned();
+        let Some(command) = self.command else {
+            if env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
+                return Err(
+                    "no command is given. Use flag-sync once or flag-sync check, or see flag-sync --help".into()
+                );
+            }
+            json_log::init();
+            let function = &SyncFunction {
+                store,
+                base_uri,
+                rules,
+                sdk_key_parameter: self.sdk_key_parameter.ok_or("FLAG_SYNC_SDK_KEY_PARAMETER is not set")?,
+                webhook_secret_parameter: self.webhook_secret_parameter.filter(|name| !name.is_empty()),
+                secrets,
+                clock,
+                transport,
+            };
+            lambda_runtime::run(service_fn(|event| function.handle(event))).await?;
+            return Ok(ExitCode::SUCCESS);
+        };
+        let key = match &self.sdk_key_parameter {
+            Some(name) => secrets.sdk_key(name).await?,
+            None => SdkKey::parse(&env::var(SDK_KEY_VARIABLE).unwrap_or_default())?
+                .ok_or("no SDK key is set. Set LAUNCHDARKLY_SDK_KEY, or name its parameter with --sdk-key-parameter")?,
+        };
+        let launchdarkly = LaunchDarkly::new(transport, &base_uri, &key);
         match command {
-            Command::Once => self.once(&store, &launchdarkly).await,
+            Command::Once => self.once(&store, &launchdarkly, rules).await,
             Command::Check => self.check(&store, &launchdarkly).await,
         }
     }
 
-    fn rules(&self) -> SyncRules {
-        let cache_wait = Duration::from_millis(self.cache_wait_ms);
-        SyncRules { cache_wait, confirm_mass_change: self.confirm_mass_change }
-    }
-
-    async fn serve<S: Store>(self, store: S, secrets: SecretCache, clock: Clock) -> Result<ExitCode, Error> {
-        if env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
-            return Err("no command is given. Use flag-sync once or flag-sync check, or see flag-sync --help".into());
-        }
-        json_log::init();
-        let rules = self.rules();
-        let settings = FunctionSettings {
-            base_uri: self.base_uri.trim_end_matches('/').to_owned(),
-            sdk_key: self.sdk_key_parameter.ok_or("FLAG_SYNC_SDK_KEY_PARAMETER is not set")?,
-            webhook_secret: self.webhook_secret_parameter.filter(|name| !name.is_empty()),
-            rules,
-        };
-        let function = &SyncFunction::new(store, settings, secrets, clock);
-        lambda_runtime::run(service_fn(|event: LambdaEvent<Box<RawValue>>| function.handle(event))).await?;
-        Ok(ExitCode::SUCCESS)
-    }
-
-    async fn sdk_key(&self, secrets: &SecretCache) -> Result<SdkKey, Error> {
-        let text = match &self.sdk_key_parameter {
-            Some(name) => secrets.read(name).await?.reveal().to_owned(),
-            None => env::var(SDK_KEY_VARIABLE).unwrap_or_default(),
-        };
-        SdkKey::parse(&text)?.ok_or_else(|| {
-            "no SDK key is set. Set LAUNCHDARKLY_SDK_KEY, or name its parameter with --sdk-key-parameter".into()
-        })
-    }
-
-    async fn once(&self, store: &impl Store, launchdarkly: &LaunchDarkly) -> Result<ExitCode, Error> {
+    async fn once(&self, store: &impl Store, launchdarkly: &LaunchDarkly, rules: SyncRules) -> Result<ExitCode, Error> {
         let bar = waiting();
         // As wide as the terminal, so that no line wraps.
         let style = ProgressStyle::with_template("{human_pos:>7} of {human_len} items {wide_bar} {eta:>3} left")?;
         let progress = |done: usize, all: usize| {
-            let all = all as u64;
-            if bar.length() != Some(all) {
-                bar.set_length(all);
+            // Each round has a length of its own.
+            if done == 1 {
+                bar.set_length(all as u64);
                 bar.set_style(style.clone());
                 bar.reset_eta();
             }
             bar.set_position(done as u64);
         };
-        let outcome = sync(store, launchdarkly, self.rules(), progress).await;
+        let outcome = sync(store, launchdarkly, rules, progress).await;
         bar.finish_and_clear();
         let report = outcome?;
         print(&if self.json {
@@ -213,43 +200,41 @@ impl Options {
 }
 
 fn as_json(comparison: &Comparison, in_sync: bool) -> String {
-    let (flags, segments) = comparison.counts();
     serde_json::json!({
         "in_sync": in_sync,
         "initialized": comparison.marks.initialized,
         "synced_at": comparison.marks.synced.map(timestamp),
-        "flags": flags,
-        "segments": segments,
-        "needs_confirmation": comparison.losses().is_mass_change(),
+        "flags": comparison.flags,
+        "segments": comparison.segments,
+        "needs_confirmation": is_mass_change(comparison.stored, comparison.losses()),
         "differences": comparison.differences,
     })
     .to_string()
 }
 
 fn as_text(comparison: &Comparison) -> String {
-    let (flags, segments) = comparison.counts();
-    let differ = comparison.differences.len();
+    let Comparison { flags, segments, stored, marks, differences, .. } = comparison;
+    let differ = differences.len();
     let mut lines = Vec::new();
     if differ > 0 {
-        lines.push(table(&comparison.differences).to_string());
+        lines.push(table(differences).to_string());
     }
     if differ > MAX_ROWS {
         lines.push(format!(" ... and {} more; --json lists them all", differ - MAX_ROWS));
     }
     lines.push(format!("{flags} flags and {segments} segments in LaunchDarkly; {differ} items of the store differ"));
     let losses = comparison.losses();
-    if losses.is_mass_change() {
-        let Losses { items, lost } = losses;
+    if is_mass_change(*stored, losses) {
         lines.push(format!(
-            "{lost} of {items} items of the store would be deleted, or replaced at the same or a lower version. Check \
-             the SDK key; flag-sync once leaves them as they are without --confirm-mass-change"
+            "{losses} of {stored} items of the store would be deleted, or replaced at the same or a lower version. \
+             Check the SDK key; flag-sync once leaves them as they are without --confirm-mass-change"
         ));
     }
-    lines.push(match comparison.marks.synced {
+    lines.push(match marks.synced {
         Some(synced) => format!("last synchronized {}", timestamp(synced)),
         None => "last synchronized: unknown, flag-sync has not succeeded yet".to_owned(),
     });
-    if !comparison.marks.initialized {
+    if !marks.initialized {
         lines.push("the store is not marked as initialized: flag-sync once writes everything".to_owned());
     }
     lines.join("\n")
@@ -277,17 +262,17 @@ fn timestamp(time: SystemTime) -> String {
 fn table(differences: &[Differing]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(["kind", "key", "LaunchDarkly", "store", "difference"]);
-    let version = |version: Option<u64>| {
-        let text = version.map_or_else(|| "-".to_owned(), |version| version.to_string());
+    let version = |item: &Option<Stored>| {
+        let text = item.as_ref().map_or_else(|| "-".to_owned(), |item| item.version.to_string());
         Cell::new(text).set_alignment(CellAlignment::Right)
     };
     for differing in differences.iter().take(MAX_ROWS) {
         table.add_row([
             Cell::new(differing.kind.singular()),
             Cell::new(&differing.key),
-            version(differing.launchdarkly),
-            version(differing.store),
-            Cell::new(differing.difference.as_str()),
+            version(&differing.launchdarkly),
+            version(&differing.store),
+            Cell::new(differing.difference),
         ]);
     }
     table

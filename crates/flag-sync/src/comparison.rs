@@ -2,29 +2,21 @@
 
 use flag_data::items::{Everything, ItemKind, State, Stored};
 use flag_data::sources::{LaunchDarkly, SourceError};
-use flag_data::stores::{Marks, Store, StoreError};
+use flag_data::stores::{Marks, Store};
 use launchdarkly_server_sdk::{Flag, Segment};
 use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::time::SystemTime;
 
 /// Up to this size, a store may change as a whole without confirmation.
 const MAX_SMALL_STORE: usize = 10;
 
-/// Why a comparison failed.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
-pub enum ReadError {
-    #[error("flag data not fetched: {0}")]
-    Source(#[from] SourceError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
 /// What the store has instead of LaunchDarkly's item.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Difference {
     /// Nothing.
     Missing,
@@ -42,22 +34,15 @@ pub enum Difference {
     Malformed,
 }
 
-impl Difference {
-    /// The name in JSON and in the table of `flag-sync check`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::Older => "older",
-            Self::Newer => "newer",
-            Self::Changed => "changed",
-            Self::Deleted => "deleted",
-            Self::Gone => "gone",
-            Self::Malformed => "malformed",
-        }
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
     }
+}
 
-    fn between(kind: ItemKind, stored: Option<&Stored>, launchdarkly: Option<&Stored>) -> Option<Self> {
-        match (stored, launchdarkly) {
+impl Difference {
+    fn between(kind: ItemKind, store: Option<&Stored>, launchdarkly: Option<&Stored>) -> Option<Self> {
+        match (store, launchdarkly) {
             (None | Some(Stored { state: State::Deleted, .. }), None) => None,
             (Some(_), None) => Some(Self::Gone),
             (None, Some(_)) => Some(Self::Missing),
@@ -67,12 +52,6 @@ impl Difference {
             (Some(stored), Some(new)) if stored.version > new.version => Some(Self::Newer),
             (Some(stored), Some(new)) => (!has_same_content(kind, &stored.json, &new.json)).then_some(Self::Changed),
         }
-    }
-}
-
-impl Serialize for Difference {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -87,12 +66,11 @@ fn has_same_content(kind: ItemKind, one: &str, other: &str) -> bool {
         ItemKind::Flag => model::<Flag>,
         ItemKind::Segment => model::<Segment>,
     };
-    let same_values = || serde_json::from_str::<Value>(one).ok() == serde_json::from_str::<Value>(other).ok();
     one == other
         || match (read(one), read(other)) {
-            (Some(one), Some(other)) => one == other,
-            (None, None) => same_values(),
-            (Some(_), None) | (None, Some(_)) => false,
+            // The SDK can read neither.
+            (None, None) => model::<Value>(one) == model::<Value>(other),
+            (one, other) => one == other,
         }
 }
 
@@ -105,128 +83,112 @@ pub struct Differing {
     pub key: String,
     /// How it differs.
     pub difference: Difference,
-    /// LaunchDarkly's version.
-    pub launchdarkly: Option<u64>,
-    /// The store's version.
-    pub store: Option<u64>,
+    /// LaunchDarkly's item; in JSON its version.
+    #[serde(serialize_with = "version")]
+    pub launchdarkly: Option<Stored>,
+    /// The store's item; in JSON its version.
+    #[serde(serialize_with = "version")]
+    pub store: Option<Stored>,
+}
+
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
+fn version<S: Serializer>(item: &Option<Stored>, serializer: S) -> Result<S::Ok, S::Error> {
+    item.as_ref().map(|item| item.version).serialize(serializer)
 }
 
 impl Differing {
     /// Whether a write only adds: the store has an older version, or nothing usable.
     pub(crate) fn rises(&self) -> bool {
-        match self.difference {
-            Difference::Missing | Difference::Older | Difference::Malformed => true,
-            Difference::Deleted => self.launchdarkly > self.store,
-            Difference::Newer | Difference::Changed | Difference::Gone => false,
-        }
-    }
-}
-
-/// LaunchDarkly and the store side by side, the store read first.
-#[derive(Debug)]
-pub struct Comparison {
-    before: Everything,
-    new: Everything,
-    /// When LaunchDarkly was requested.
-    pub(crate) requested: SystemTime,
-    /// The store's marks.
-    pub marks: Marks,
-    /// In the order of their writes: segments before the flags that refer to them, deletions last.
-    pub differences: Vec<Differing>,
-}
-
-impl Comparison {
-    /// Reads both.
-    ///
-    /// # Errors
-    /// Either was not read.
-    pub async fn make(store: &impl Store, launchdarkly: &LaunchDarkly) -> Result<Self, ReadError> {
-        let marks = store.read(&[]).await?.marks;
-        let (segments, flags) = futures_util::try_join!(store.all(ItemKind::Segment), store.all(ItemKind::Flag))?;
-        let before = Everything { flags, segments };
-        let requested = SystemTime::now();
-        let new = launchdarkly.everything().await?;
-        let differences = differences(&before, &new);
-        Ok(Self { before, new, requested, marks, differences })
-    }
-
-    /// How many flags and segments LaunchDarkly has.
-    pub fn counts(&self) -> (usize, usize) {
-        (self.new.flags.len(), self.new.segments.len())
-    }
-
-    /// What a run would take from the store.
-    pub fn losses(&self) -> Losses {
-        let items = self.before.kinds().into_iter().flat_map(|(_, items)| items.values());
-        Losses {
-            items: items.filter(|item| item.state == State::Live).count(),
-            lost: self.differences.iter().filter(|differing| self.loses(differing)).count(),
+        match (&self.store, &self.launchdarkly) {
+            (_, None) => false,
+            (None | Some(Stored { state: State::Malformed, .. }), Some(_)) => true,
+            (Some(stored), Some(new)) => stored.version < new.version,
         }
     }
 
     /// Whether a write removes an item from the store. A tombstone is not a loss.
-    pub(crate) fn loses(&self, differing: &Differing) -> bool {
-        !differing.rises() && self.stored(differing).is_some_and(|item| item.state == State::Live)
+    pub(crate) fn is_loss(&self) -> bool {
+        !self.rises() && self.store.as_ref().is_some_and(|item| item.state == State::Live)
     }
 
-    pub(crate) fn stored(&self, differing: &Differing) -> Option<&Stored> {
-        self.before.of(differing.kind).get(&differing.key)
-    }
-
-    pub(crate) fn launchdarkly(&self, differing: &Differing) -> Option<&Stored> {
-        self.new.of(differing.kind).get(&differing.key)
-    }
-}
-
-/// How many flags and segments a store has, and how many of them would be deleted, or replaced at the same or a lower
-/// version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Losses {
-    pub items: usize,
-    pub lost: usize,
-}
-
-impl Losses {
-    /// Whether a person has to confirm them.
-    pub fn is_mass_change(self) -> bool {
-        self.items > MAX_SMALL_STORE && self.lost > self.items / 2
-    }
-}
-
-fn differences(before: &Everything, new: &Everything) -> Vec<Differing> {
-    let mut written = Vec::new();
-    let mut deleted = Vec::new();
-    for ((kind, before), (_, new)) in before.kinds().into_iter().zip(new.kinds()) {
-        // Sorted by key, for the reader of a table.
-        let keys: BTreeSet<&String> = before.keys().chain(new.keys()).collect();
-        for key in keys {
-            let (stored, launchdarkly) = (before.get(key), new.get(key));
-            let Some(difference) = Difference::between(kind, stored, launchdarkly) else { continue };
-            let differing = Differing {
-                kind,
-                key: key.clone(),
-                difference,
-                launchdarkly: launchdarkly.map(|item| item.version),
-                store: stored.map(|item| item.version),
-            };
-            if difference == Difference::Gone { deleted.push(differing) } else { written.push(differing) }
+    /// When it is written: a segment before the flags that refer to it, and a deletion the other way round.
+    pub(crate) fn step(&self) -> u8 {
+        match (&self.launchdarkly, self.kind) {
+            (Some(_), ItemKind::Segment) => 0,
+            (Some(_), ItemKind::Flag) => 1,
+            (None, ItemKind::Flag) => 2,
+            (None, ItemKind::Segment) => 3,
         }
     }
-    // A segment is deleted after the flags that referred to it.
-    deleted.sort_by_key(|differing| differing.kind);
-    written.extend(deleted);
-    written
+}
+
+/// LaunchDarkly and the store side by side.
+#[derive(Debug)]
+pub struct Comparison {
+    /// How many flags LaunchDarkly has.
+    pub flags: usize,
+    /// How many segments LaunchDarkly has.
+    pub segments: usize,
+    /// How many flags and segments the store has.
+    pub stored: usize,
+    /// When LaunchDarkly was requested, after the store was read.
+    pub requested: SystemTime,
+    /// The store's marks.
+    pub marks: Marks,
+    /// In the order of their writes.
+    pub differences: Vec<Differing>,
+}
+
+impl Comparison {
+    /// Reads both, and fails if either cannot be read.
+    pub async fn make(store: &impl Store, launchdarkly: &LaunchDarkly) -> Result<Self, SourceError> {
+        let marks = store.read(&[]).await?.marks;
+        let (segments, flags) = futures_util::try_join!(store.all(ItemKind::Segment), store.all(ItemKind::Flag))?;
+        let requested = SystemTime::now();
+        let new = launchdarkly.everything().await?;
+        Ok(Self {
+            flags: new.flags.len(),
+            segments: new.segments.len(),
+            stored: flags.values().chain(segments.values()).filter(|item| item.state == State::Live).count(),
+            requested,
+            marks,
+            differences: differences(Everything { flags, segments }, new),
+        })
+    }
+
+    /// How many items of the store a run would delete, or replace at the same or a lower version.
+    pub fn losses(&self) -> usize {
+        self.differences.iter().filter(|differing| differing.is_loss()).count()
+    }
+}
+
+/// Whether a person has to confirm these losses of a store of so many items.
+pub fn is_mass_change(items: usize, losses: usize) -> bool {
+    items > MAX_SMALL_STORE && losses > items / 2
+}
+
+fn differences(stored: Everything, new: Everything) -> Vec<Differing> {
+    let mut differences = Vec::new();
+    for (kind, mut stored, mut new) in
+        [(ItemKind::Flag, stored.flags, new.flags), (ItemKind::Segment, stored.segments, new.segments)]
+    {
+        // Sorted by key, for the reader of a table.
+        let keys: BTreeSet<String> = stored.keys().chain(new.keys()).cloned().collect();
+        differences.extend(keys.into_iter().filter_map(|key| {
+            let (store, launchdarkly) = (stored.remove(&key), new.remove(&key));
+            let difference = Difference::between(kind, store.as_ref(), launchdarkly.as_ref())?;
+            Some(Differing { kind, key, difference, launchdarkly, store })
+        }));
+    }
+    differences.sort_by_key(Differing::step);
+    differences
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
     use std::collections::HashMap;
-
-    fn items(items: &[(&str, Stored)]) -> HashMap<String, Stored> {
-        items.iter().map(|(key, item)| ((*key).to_owned(), item.clone())).collect()
-    }
 
     fn version(version: u64) -> Stored {
         Stored::parse(format!(r#"{{"version":{version}}}"#))
@@ -254,84 +216,64 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_same(kind: ItemKind, one: &Value, other: &Value, expected: bool) {
+    fn check_same(kind: ItemKind, one: &str, other: &str, expected: bool) {
         for (one, other) in [(one, other), (other, one)] {
-            assert_eq!(has_same_content(kind, &one.to_string(), &other.to_string()), expected, "{one} and {other}");
+            assert_eq!(has_same_content(kind, one, other), expected, "{one} and {other}");
         }
     }
 
     #[test]
     fn content_is_what_the_sdk_reads() {
-        let flag = serde_json::json!({
+        let flag = json!({
             "key": "a", "version": 3, "on": true, "salt": "s", "targets": [], "rules": [], "prerequisites": [],
             "variations": [true, false], "offVariation": 1,
             "fallthrough": {"rollout": {"variations": [{"variation": 0, "weight": 100_000}]}},
         });
-        let with = |field: &str, value: Value| {
+        for (field, value, expected) in [
+            // The dialects of other SDKs and of the Relay Proxy.
+            ("deleted", json!(false), true),
+            ("trackEvents", json!(false), true),
+            ("debugEventsUntilDate", Value::Null, true),
+            ("fieldOfTomorrow", json!(1), true),
+            ("fallthrough", json!({"rollout": {"variations": [{"variation": 0, "weight": 100_000.0}]}}), true),
+            ("on", json!(false), false),
+            ("salt", json!("another"), false),
+            ("offVariation", json!(0), false),
+            ("offVariation", Value::Null, false),
+            ("fallthrough", json!({"variation": 0}), false),
+            ("variations", json!([false, true]), false),
+            ("trackEvents", json!(true), false),
+            ("version", json!(4), false),
+            ("rules", json!(7), false),
+        ] {
             let mut other = flag.clone();
             other[field] = value;
-            other
-        };
-        check_same(ItemKind::Flag, &flag, &flag, true);
-        // The dialects of other SDKs and of the Relay Proxy.
-        check_same(ItemKind::Flag, &flag, &with("deleted", false.into()), true);
-        check_same(ItemKind::Flag, &flag, &with("trackEvents", false.into()), true);
-        check_same(ItemKind::Flag, &flag, &with("debugEventsUntilDate", Value::Null), true);
-        check_same(ItemKind::Flag, &flag, &with("fieldOfTomorrow", 1.into()), true);
-        let weight = serde_json::json!({"rollout": {"variations": [{"variation": 0, "weight": 100_000.0}]}});
-        check_same(ItemKind::Flag, &flag, &with("fallthrough", weight), true);
-        for (field, value) in [
-            ("on", false.into()),
-            ("salt", "another".into()),
-            ("offVariation", 0.into()),
-            ("offVariation", Value::Null),
-            ("fallthrough", serde_json::json!({"variation": 0})),
-            ("variations", serde_json::json!([false, true])),
-            ("trackEvents", true.into()),
-            ("version", 4.into()),
-            ("rules", 7.into()),
-        ] {
-            check_same(ItemKind::Flag, &flag, &with(field, value), false);
+            check_same(ItemKind::Flag, &flag.to_string(), &other.to_string(), expected);
         }
-        let segment =
-            serde_json::json!({"key": "s", "version": 1, "included": ["x"], "excluded": [], "rules": [], "salt": "s"});
-        let mut other = segment.clone();
-        other["included"] = serde_json::json!([]);
-        check_same(ItemKind::Segment, &segment, &segment, true);
-        check_same(ItemKind::Segment, &segment, &other, false);
+        let segment = r#"{"key":"s","version":1,"included":["x"],"excluded":[],"rules":[],"salt":"s"}"#;
+        check_same(ItemKind::Segment, segment, &segment.replace(':', ": "), true);
+        check_same(ItemKind::Segment, segment, &segment.replace("\"x\"", ""), false);
         // Texts that the SDK cannot read.
-        check_same(
-            ItemKind::Flag,
-            &serde_json::json!({"version": 1, "a": 2}),
-            &serde_json::json!({"a": 2, "version": 1}),
-            true,
-        );
-        check_same(
-            ItemKind::Flag,
-            &serde_json::json!({"version": 1}),
-            &serde_json::json!({"version": 1, "on": true}),
-            false,
-        );
+        check_same(ItemKind::Flag, r#"{"version":1,"a":2}"#, r#"{"a":2,"version":1}"#, true);
+        check_same(ItemKind::Flag, r#"{"version":1}"#, r#"{"version":1,"on":true}"#, false);
     }
 
     #[test]
     fn more_than_half_of_more_than_ten_is_a_mass_change() {
-        for (items, lost, expected) in [(10, 10, false), (11, 5, false), (11, 6, true), (12, 6, false), (12, 7, true)] {
-            assert_eq!(Losses { items, lost }.is_mass_change(), expected, "{lost} of {items}");
+        for (items, losses, expected) in [(10, 10, false), (11, 5, false), (11, 6, true), (12, 6, false), (12, 7, true)]
+        {
+            assert_eq!(is_mass_change(items, losses), expected, "{losses} of {items}");
         }
     }
 
     #[test]
     fn a_segment_is_written_before_and_deleted_after_the_flags_that_refer_to_it() {
-        let before = Everything {
-            flags: items(&[("old-flag", version(1))]),
-            segments: items(&[("old-segment", version(1)), ("s", version(1))]),
+        let items = |keys: &[&str]| -> HashMap<String, Stored> {
+            keys.iter().map(|key| ((*key).to_owned(), version(1))).collect()
         };
-        let new = Everything {
-            flags: items(&[("b", version(1)), ("a", version(1))]),
-            segments: items(&[("new-segment", version(1)), ("s", version(1))]),
-        };
-        let order: Vec<_> = differences(&before, &new).into_iter().map(|differing| differing.key).collect();
+        let stored = Everything { flags: items(&["old-flag"]), segments: items(&["old-segment", "s"]) };
+        let new = Everything { flags: items(&["b", "a"]), segments: items(&["new-segment", "s"]) };
+        let order: Vec<_> = differences(stored, new).into_iter().map(|differing| differing.key).collect();
         assert_eq!(order, ["new-segment", "a", "b", "old-flag", "old-segment"]);
     }
 }

@@ -10,17 +10,17 @@
 //! An item that rises in version is written at once. Any other write takes something from the store, so it can be the
 //! response of a stale cache: LaunchDarkly is requested again, and believed when its answer stays.
 
-use crate::comparison::{Comparison, Difference, Differing, Losses, ReadError};
+use crate::comparison::{Comparison, Differing, is_mass_change};
 use flag_data::backoff::jitter;
 use flag_data::items::{ItemKey, State, Stored};
-use flag_data::sources::LaunchDarkly;
+use flag_data::sources::{LaunchDarkly, SourceError};
 use flag_data::stores::{Condition, Store, StoreError};
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{self, StreamExt};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// How often a run compares while other writers win, or while LaunchDarkly's answers change.
+/// How often a run compares while other writers are faster, or while LaunchDarkly's answers change.
 const MAX_ROUNDS: u32 = 5;
 
 /// How often in a row LaunchDarkly has to give the same answer before a write that does not rise in version.
@@ -33,8 +33,8 @@ const CONCURRENCY: usize = 16;
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum SyncError {
-    #[error(transparent)]
-    Read(#[from] ReadError),
+    #[error("the store is not up to date: {0}")]
+    Read(#[from] SourceError),
     #[error(transparent)]
     Write(#[from] StoreError),
     #[error("the store is not up to date: other writers were faster {MAX_ROUNDS} times. The next run resumes")]
@@ -79,37 +79,26 @@ pub struct Report {
     pub repeated: u32,
 }
 
-/// Counts LaunchDarkly's answers for items that do not rise in version.
+/// How often in a row LaunchDarkly gave the same answer for each item that does not rise in version.
 #[derive(Default)]
-struct Confirmations(HashMap<ItemKey, Confirmation>);
-
-struct Confirmation {
-    stored: Option<Stored>,
-    launchdarkly: Option<Stored>,
-    /// In a row.
-    times: u32,
-}
+struct Confirmations(HashMap<ItemKey, (Differing, u32)>);
 
 impl Confirmations {
     /// Counts one more comparison. An item that no longer differs, or differs otherwise, starts again.
-    fn count(&mut self, comparison: &Comparison) {
-        let mut before = std::mem::take(&mut self.0);
-        for differing in comparison.differences.iter().filter(|differing| !differing.rises()) {
+    fn count(&mut self, differences: &[Differing]) {
+        let before = std::mem::take(&mut self.0);
+        for differing in differences.iter().filter(|differing| !differing.rises()) {
             let item = (differing.kind, differing.key.clone());
-            let (stored, launchdarkly) = (comparison.stored(differing), comparison.launchdarkly(differing));
-            let times = before
-                .remove(&item)
-                .filter(|seen| seen.stored.as_ref() == stored && seen.launchdarkly.as_ref() == launchdarkly)
-                .map_or(1, |seen| seen.times + 1);
-            let (stored, launchdarkly) = (stored.cloned(), launchdarkly.cloned());
-            self.0.insert(item, Confirmation { stored, launchdarkly, times });
+            let seen = before.get(&item).filter(|(seen, _)| seen == differing);
+            let times = seen.map_or(1, |(_, times)| times + 1);
+            self.0.insert(item, (differing.clone(), times));
         }
     }
 
     /// Whether the item may be written.
     fn allow(&self, differing: &Differing) -> bool {
         let seen = self.0.get(&(differing.kind, differing.key.clone()));
-        differing.rises() || seen.is_some_and(|seen| seen.times >= MIN_ANSWERS)
+        seen.is_none_or(|(_, times)| *times >= MIN_ANSWERS)
     }
 }
 
@@ -129,41 +118,41 @@ pub async fn sync(
     let mut lost_before = 0;
     for round in 1..=MAX_ROUNDS {
         let comparison = Comparison::make(store, launchdarkly).await?;
-        (report.flags, report.segments) = comparison.counts();
-        confirmations.count(&comparison);
+        (report.flags, report.segments) = (comparison.flags, comparison.segments);
+        confirmations.count(&comparison.differences);
         // With the losses of the rounds before, so that a run cannot take a store half by half.
-        let Losses { items, lost } = comparison.losses();
-        let items = *items_at_first.get_or_insert(items);
-        let losses = Losses { items, lost: lost + lost_before };
-        let is_stopped = !rules.confirm_mass_change && losses.is_mass_change();
-        let may_write = |differing: &Differing| differing.rises() || (!is_stopped && confirmations.allow(differing));
-        let round_result = write(store, &comparison, &may_write, &progress).await?;
-        report.written += round_result.written;
-        report.deleted += round_result.deleted;
-        lost_before += round_result.lost;
-        let is_settled = comparison.differences.iter().all(|differing| confirmations.allow(differing));
+        let items = *items_at_first.get_or_insert(comparison.stored);
+        let losses = comparison.losses() + lost_before;
+        let is_stopped = !rules.confirm_mass_change && is_mass_change(items, losses);
+        let (writes, left): (Vec<_>, Vec<_>) = (comparison.differences.iter())
+            .partition(|differing| differing.rises() || (!is_stopped && confirmations.allow(differing)));
+        let is_settled = left.iter().all(|differing| confirmations.allow(differing));
+        let Round { written, deleted, lost, overtaken, rejected } = write(store, &writes, &progress).await?;
+        report.written += written;
+        report.deleted += deleted;
+        lost_before += lost;
         if is_stopped && (is_settled || round == MAX_ROUNDS) {
-            return Err(SyncError::MassChange { written: report.written, losses: losses.lost, items });
+            return Err(SyncError::MassChange { written: report.written, losses, items });
         }
-        if !round_result.overtaken && round_result.left == 0 {
+        if !overtaken && left.is_empty() {
             if !comparison.marks.initialized {
                 store.mark_initialized().await?;
             }
-            if !round_result.rejected.is_empty() {
-                return Err(SyncError::Incomplete(round_result.rejected));
+            if !rejected.is_empty() {
+                return Err(SyncError::Incomplete(rejected));
             }
             store.mark_synced(comparison.requested).await?;
             return Ok(report);
         }
-        if round == MAX_ROUNDS && !round_result.overtaken {
+        if round == MAX_ROUNDS && !overtaken {
             return Err(SyncError::Unsettled);
         }
         report.repeated += 1;
-        if round_result.left > 0 {
-            tokio::time::sleep(rules.cache_wait).await;
-        } else {
+        if left.is_empty() {
             // With jitter, so that the same writers do not meet again.
             tokio::time::sleep(Duration::from_millis(100 << round).mul_f64(jitter())).await;
+        } else {
+            tokio::time::sleep(rules.cache_wait).await;
         }
     }
     Err(SyncError::Overtaken)
@@ -175,65 +164,52 @@ struct Round {
     deleted: usize,
     /// Writes and deletions that took an item from the store.
     lost: usize,
-    /// Differences that were not allowed yet.
-    left: usize,
+    /// Whether another writer was faster.
     overtaken: bool,
+    /// Why items were rejected.
     rejected: Vec<String>,
 }
 
 async fn write(
     store: &impl Store,
-    comparison: &Comparison,
-    may_write: &(impl Fn(&Differing) -> bool + Sync),
+    differences: &[&Differing],
     progress: &(impl Fn(usize, usize) + Sync),
 ) -> Result<Round, SyncError> {
-    let differences: Vec<&Differing> = comparison.differences.iter().filter(|differing| may_write(differing)).collect();
-    let mut round = Round { left: comparison.differences.len() - differences.len(), ..Round::default() };
+    let mut round = Round::default();
     let mut done = 0;
-    let is_delete = |differing: &Differing| differing.difference == Difference::Gone;
     // Each step ends before the next begins.
-    for step in differences.chunk_by(|a, b| a.kind == b.kind && is_delete(a) == is_delete(b)) {
-        let writes: Vec<_> = step.iter().map(|differing| put(store, comparison, differing)).collect();
-        let mut writes = stream::iter(writes).buffer_unordered(CONCURRENCY);
-        while let Some((differing, write)) = writes.try_next().await? {
+    for step in differences.chunk_by(|a, b| a.step() == b.step()) {
+        let puts: Vec<_> = step.iter().map(|differing| async { (*differing, put(store, differing).await) }).collect();
+        let mut puts = stream::iter(puts).buffer_unordered(CONCURRENCY);
+        while let Some((differing, result)) = puts.next().await {
             done += 1;
             progress(done, differences.len());
-            match write {
-                Write::Done => {
-                    round.lost += usize::from(comparison.loses(differing));
-                    *(if is_delete(differing) { &mut round.deleted } else { &mut round.written }) += 1;
+            match result {
+                Ok(true) => {
+                    round.lost += usize::from(differing.is_loss());
+                    round.written += usize::from(differing.launchdarkly.is_some());
+                    round.deleted += usize::from(differing.launchdarkly.is_none());
                 }
-                Write::Overtaken => round.overtaken = true,
-                Write::Rejected(why) => round.rejected.push(why),
+                Ok(false) => round.overtaken = true,
+                Err(SyncError::Incomplete(why)) => round.rejected.extend(why),
+                Err(error) => return Err(error),
             }
         }
     }
     Ok(round)
 }
 
-enum Write {
-    Done,
-    Overtaken,
-    Rejected(String),
-}
-
-async fn put<'a>(
-    store: &impl Store,
-    comparison: &Comparison,
-    differing: &'a Differing,
-) -> Result<(&'a Differing, Write), SyncError> {
-    let seen = comparison.stored(differing);
-    let tombstone = || Stored::tombstone(seen.map_or(0, |item| item.version).saturating_add(1));
-    let item = comparison.launchdarkly(differing).cloned().unwrap_or_else(tombstone);
+/// Writes an item, or a tombstone for one that LaunchDarkly no longer has. `false` if another writer changed it first.
+async fn put(store: &impl Store, differing: &Differing) -> Result<bool, SyncError> {
+    let Differing { kind, key, launchdarkly, store: seen, .. } = differing;
+    let tombstone = || Stored::tombstone(seen.as_ref().map_or(0, |item| item.version).saturating_add(1));
+    let item = launchdarkly.clone().unwrap_or_else(tombstone);
     if item.state == State::Malformed {
-        let (kind, key) = (differing.kind.singular(), &differing.key);
-        return Ok((differing, Write::Rejected(format!("LaunchDarkly's {kind} {key:?} has no version"))));
+        let why = format!("LaunchDarkly's {} {key:?} has no version", kind.singular());
+        return Err(SyncError::Incomplete(vec![why]));
     }
-    let write = match store.put(differing.kind, &differing.key, &item, Condition::Unchanged(seen)).await {
-        Ok(true) => Write::Done,
-        Ok(false) => Write::Overtaken,
-        Err(error @ StoreError::TooLarge { .. }) => Write::Rejected(error.to_string()),
-        Err(error) => return Err(error.into()),
-    };
-    Ok((differing, write))
+    match store.put(*kind, key, &item, Condition::Unchanged(seen.as_ref())).await {
+        Err(error @ StoreError::TooLarge { .. }) => Err(SyncError::Incomplete(vec![error.to_string()])),
+        result => Ok(result?),
+    }
 }

@@ -9,9 +9,7 @@ use ring::hmac;
 use serde_json::{Value, json};
 use standins::Wire;
 use standins::samples::{data, flag};
-use standins::{
-    DynamoDbFault, DynamoDbProxy, Fault, Function, LaunchDarkly, Outcome, RuntimeApi, Secrets, lambda_environment,
-};
+use standins::{Aws, DynamoDbFault, Fault, Function, LaunchDarkly, Outcome, RuntimeApi};
 use standins::{samples, servers};
 use std::process::{Output, Stdio};
 use std::time::{Duration, SystemTime};
@@ -25,19 +23,18 @@ struct Lambda {
     api: RuntimeApi,
     function: Function,
     launchdarkly: LaunchDarkly,
-    secrets: Secrets,
-    proxy: DynamoDbProxy,
+    aws: Aws,
     store: DynamoDb,
 }
 
-fn aws(proxy: &DynamoDbProxy, secrets: &Secrets) -> Vec<(&'static str, String)> {
+fn environment(aws: &Aws) -> Vec<(&'static str, String)> {
     vec![
         ("AWS_ACCESS_KEY_ID", "test".to_owned()),
         ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
         ("AWS_REGION", "eu-central-1".to_owned()),
-        ("AWS_ENDPOINT_URL_DYNAMODB", proxy.uri()),
-        ("AWS_ENDPOINT_URL_SSM", secrets.uri()),
-        ("AWS_ENDPOINT_URL_SECRETS_MANAGER", secrets.uri()),
+        ("AWS_ENDPOINT_URL_DYNAMODB", aws.uri()),
+        ("AWS_ENDPOINT_URL_SSM", aws.uri()),
+        ("AWS_ENDPOINT_URL_SECRETS_MANAGER", aws.uri()),
     ]
 }
 
@@ -51,14 +48,12 @@ impl Lambda {
     /// With other settings.
     async fn start_with(settings: Vec<(&'static str, String)>) -> Self {
         let launchdarkly = LaunchDarkly::start("sdk-test", data(&[flag("a", 1)], &[])).await.unwrap();
-        let secrets = Secrets::start().await.unwrap();
-        secrets.set("/redirect/sdk-key", "sdk-test");
-        secrets.set_at(WEBHOOK_SECRET, SECRET, SystemTime::now() - Duration::from_secs(30 * 24 * 3_600));
-        let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
+        let aws = Aws::start().await.unwrap();
+        aws.set_secret("/redirect/sdk-key", "sdk-test");
+        aws.set_secret_at(WEBHOOK_SECRET, SECRET, SystemTime::now() - Duration::from_secs(30 * 24 * 3_600));
         let table = servers::new_table().await;
         let api = RuntimeApi::start().await.unwrap();
-        let mut environment = lambda_environment(&api);
-        environment.extend(aws(&proxy, &secrets));
+        let mut environment = environment(&aws);
         environment.extend([
             ("FLAG_SYNC_TABLE", table.clone()),
             ("FLAG_SYNC_SDK_KEY_PARAMETER", "/redirect/sdk-key".to_owned()),
@@ -72,7 +67,7 @@ impl Lambda {
         environment.extend(settings);
         let function = Function::start(BINARY, &api, environment).unwrap();
         let store = DynamoDbDataStore::builder(table).config(crate::databases::config(&servers::dynamodb_uri()));
-        Self { api, function, launchdarkly, secrets, proxy, store: store.build().unwrap() }
+        Self { api, function, launchdarkly, aws, store: store.build().unwrap() }
     }
 
     async fn post(&self, body: &str, is_base64: bool, headers: Value) -> u64 {
@@ -94,6 +89,12 @@ impl Lambda {
 
     async fn version(&self) -> Option<u64> {
         one(&self.store, Flag, "a").await.map(|item| item.version)
+    }
+
+    /// How often a secret was read, and how many other requests AWS had.
+    fn requests(&self) -> (usize, usize) {
+        let secrets = self.aws.count("GetParameter") + self.aws.count("GetSecretValue");
+        (secrets, self.aws.seen().len() - secrets)
     }
 
     /// Nothing secret, ever.
@@ -134,13 +135,18 @@ async fn a_signed_webhook_brings_the_store_up_to_date() {
     lambda.launchdarkly.set_flag(&flag("a", 2));
     assert_eq!(lambda.post(BODY, false, json!({"X-LD-SIGNATURE": signature(BODY)})).await, 200, "any header case");
     assert_eq!(lambda.version().await, Some(2));
+    assert_eq!(
+        lambda.post(BODY, false, json!({"x-ld-signature": signature(BODY).to_uppercase()})).await,
+        200,
+        "any case"
+    );
     let packed = BASE64.encode(BODY.as_bytes());
     assert_eq!(lambda.post(&packed, true, signed.clone()).await, 200, "base64");
     assert_eq!(lambda.post(BODY, false, signed).await, 200, "replayed");
     let large = "x".repeat(1 << 20);
     assert_eq!(lambda.post(&large, false, json!({"x-ld-signature": signature(&large)})).await, 200, "1 MB, not JSON");
     assert_eq!(lambda.version().await, Some(2));
-    assert_eq!(lambda.secrets.seen().len(), 2, "each secret is read once and kept");
+    assert_eq!(lambda.requests().0, 2, "each secret is read once and kept");
     lambda.check_log();
 }
 
@@ -151,7 +157,9 @@ async fn an_unsigned_webhook_does_nothing() {
     let checks = [
         (BODY, json!({})),
         (BODY, json!({"x-ld-signature": ""})),
+        (BODY, json!({"x-ld-signature": "not hexadecimal"})),
         (BODY, json!({"x-ld-signature": "0".repeat(64)})),
+        (BODY, json!({"x-ld-signature": signature(BODY)[..32]})),
         (BODY, json!({"x-ld-signature": wrong})),
         ("", json!({"x-ld-signature": signature(BODY)})),
     ];
@@ -160,7 +168,7 @@ async fn an_unsigned_webhook_does_nothing() {
     }
     assert_eq!(lambda.post("%", true, json!({"x-ld-signature": signature(BODY)})).await, 400);
     assert_eq!(lambda.launchdarkly.seen().len(), 0);
-    assert!(lambda.proxy.seen().is_empty());
+    assert_eq!(lambda.requests().1, 0);
     servers::line(&lambda.function, |line| line["message"].as_str().unwrap_or_default().contains("X-LD-Signature"))
         .await;
     lambda.check_log();
@@ -169,10 +177,10 @@ async fn an_unsigned_webhook_does_nothing() {
 #[tokio::test]
 async fn without_a_secret_every_webhook_is_rejected_and_the_schedule_works() {
     let lambda = Lambda::start().await;
-    lambda.secrets.set(WEBHOOK_SECRET, " ");
+    lambda.aws.set_secret(WEBHOOK_SECRET, " ");
     assert_eq!(lambda.post(BODY, false, json!({"x-ld-signature": signature(BODY)})).await, 503);
     servers::line(&lambda.function, |line| line["message"].as_str().unwrap_or_default().contains("is empty")).await;
-    assert!(lambda.proxy.seen().is_empty());
+    assert_eq!(lambda.requests().1, 0);
     assert!(!lambda.invoke(&schedule()).await.is_error);
     assert_eq!(lambda.version().await, Some(1));
 }
@@ -187,9 +195,9 @@ async fn for_a_day_after_a_rotation_both_secrets_are_accepted() {
     {
         let lambda = Lambda::start_with(vec![("FLAG_SYNC_WEBHOOK_SECRET_PARAMETER", place.to_owned())]).await;
         let hours_ago = |hours: u64| SystemTime::now() - Duration::from_secs(hours * 3_600);
-        lambda.secrets.set_at(place, "the oldest secret", hours_ago(2_000));
-        lambda.secrets.set_at(place, "the old secret", hours_ago(1_000));
-        lambda.secrets.set_at(place, "the new secret", hours_ago(hours));
+        lambda.aws.set_secret_at(place, "the oldest secret", hours_ago(2_000));
+        lambda.aws.set_secret_at(place, "the old secret", hours_ago(1_000));
+        lambda.aws.set_secret_at(place, "the new secret", hours_ago(hours));
         for (signed_with, expected) in
             [("the new secret", 200), ("the old secret", old), ("the oldest secret", 401), (SECRET, 401)]
         {
@@ -197,9 +205,8 @@ async fn for_a_day_after_a_rotation_both_secrets_are_accepted() {
             let status = lambda.post(BODY, false, signed).await;
             assert_eq!(status, expected, "{place}, changed {hours} h ago, signed with {signed_with}");
         }
-        let seen = lambda.secrets.seen();
         let (operation, sdk_key) = if place == parameter { ("GetParameter", 1) } else { ("GetSecretValue", 0) };
-        assert_eq!(seen.iter().filter(|seen| *seen == operation).count(), reads + sdk_key, "{place}: {seen:?}");
+        assert_eq!(lambda.aws.count(operation), reads + sdk_key, "{place}: {:?}", lambda.aws.seen());
         let log = lambda.function.log();
         assert!(!log.iter().any(|line| line.contains("the new secret") || line.contains("the old secret")), "{log:?}");
     }
@@ -225,9 +232,9 @@ async fn a_failed_run_is_reported_so_that_it_is_retried() {
     let scheduled = lambda.invoke(&schedule()).await;
     assert!(scheduled.is_error && String::from_utf8_lossy(&scheduled.body).contains("HTTP 500"));
     lambda.launchdarkly.fail(Fault::None);
-    lambda.proxy.fail("PutItem", 0, usize::MAX, DynamoDbFault::Refuse);
+    lambda.aws.fail("PutItem", 0, usize::MAX, DynamoDbFault::Refuse);
     assert_eq!(lambda.post(BODY, false, signed.clone()).await, 502);
-    lambda.proxy.heal();
+    lambda.aws.heal();
     assert_eq!(lambda.post(BODY, false, signed).await, 200);
     servers::line(&lambda.function, |line| line["outcome"] == "failed").await;
     lambda.check_log();
@@ -236,19 +243,19 @@ async fn a_failed_run_is_reported_so_that_it_is_retried() {
 #[tokio::test]
 async fn an_sdk_key_that_was_rejected_is_read_again() {
     let lambda = Lambda::start().await;
-    lambda.secrets.set("/redirect/sdk-key", "sdk-old");
+    lambda.aws.set_secret("/redirect/sdk-key", "sdk-old");
     assert!(lambda.invoke(&schedule()).await.is_error);
-    lambda.secrets.set("/redirect/sdk-key", "sdk-test");
+    lambda.aws.set_secret("/redirect/sdk-key", "sdk-test");
     assert!(!lambda.invoke(&schedule()).await.is_error);
 }
 
 /// The clocks of a frozen environment may stop; the deadline of the next event shows how long it was frozen.
 #[tokio::test]
 async fn after_a_freeze_no_connection_and_no_secret_is_used_again() {
-    let wire = Wire::to(servers::redis_port()).await;
+    let wire = Wire::to(servers::REDIS.port).await;
     let prefix = ("FLAG_SYNC_PREFIX", servers::unique("frozen"));
     let lambda = Lambda::start_with(vec![("FLAG_SYNC_REDIS", wire.url()), prefix]).await;
-    let counts = || (lambda.launchdarkly.connections(), wire.connections(), lambda.secrets.seen().len());
+    let counts = || (lambda.launchdarkly.connections(), wire.connections(), lambda.requests().0);
     let first = SystemTime::now() + Duration::from_secs(60);
     for (after, expected) in [(0, (1, 1, 1)), (1, (1, 1, 1)), (600, (2, 2, 2)), (601, (2, 2, 2))] {
         let deadline = first + Duration::from_secs(after);
@@ -300,9 +307,9 @@ pub(crate) async fn command(arguments: &[&str], environment: &[(&str, String)]) 
 
 #[tokio::test]
 async fn an_operator_can_check_and_write() {
-    let Lambda { launchdarkly, secrets, proxy, .. } = Lambda::start().await;
+    let Lambda { launchdarkly, aws, .. } = Lambda::start().await;
     let table = servers::new_table().await;
-    let mut environment = aws(&proxy, &secrets);
+    let mut environment = environment(&aws);
     environment.push(("LAUNCHDARKLY_BASE_URI", launchdarkly.uri()));
     environment.push(("LAUNCHDARKLY_SDK_KEY", "sdk-test".to_owned()));
     let run = async |arguments: &[&str]| command(&[arguments, &["--table", &table]].concat(), &environment).await;
@@ -330,8 +337,8 @@ async fn an_operator_can_check_and_write() {
 /// `flag-sync check | head`: the reader closes the pipe before everything is written.
 #[tokio::test]
 async fn a_closed_pipe_is_not_an_error() {
-    let Lambda { launchdarkly, secrets, proxy, .. } = Lambda::start().await;
-    let mut environment = aws(&proxy, &secrets);
+    let Lambda { launchdarkly, aws, .. } = Lambda::start().await;
+    let mut environment = environment(&aws);
     environment.push(("LAUNCHDARKLY_BASE_URI", launchdarkly.uri()));
     environment.push(("LAUNCHDARKLY_SDK_KEY", "sdk-test".to_owned()));
     environment.push(("FLAG_SYNC_TABLE", servers::new_table().await));

@@ -30,7 +30,7 @@ impl<S> Shared<S> {
         let (program, [script, store @ ..]) = self.program.split_first().unwrap() else { panic!("no script") };
         let mut command = Command::new(program);
         command.arg(script).arg(mode).args(store).args(arguments);
-        command.env("NODE_PATH", servers::node_modules()).env("NODE_NO_WARNINGS", "1");
+        command.env("NODE_PATH", servers::NODE_MODULES).env("NODE_NO_WARNINGS", "1");
         let output = command.output().await.unwrap_or_else(|error| {
             panic!("{program} did not start: {error}; run these tests by `just test`, which installs it")
         });
@@ -80,7 +80,7 @@ async fn dynamodb(program: &str, script: &str, prefix: &str) -> Shared<flag_data
 }
 
 async fn dynamodb_and_python(prefix: &str) -> Shared<flag_data::stores::DynamoDb> {
-    let python = servers::tools().join("test/bin/python").display().to_string();
+    let python = format!("{}/test/bin/python", servers::TOOLS);
     dynamodb(&python, "dynamodb.py", prefix).await
 }
 

@@ -18,7 +18,7 @@ use saphyr::{LoadableYamlNode, Yaml};
 use serde_json::{Value, json};
 use standins::samples::{flag, rebrand};
 use standins::servers;
-use standins::{DynamoDbProxy, Edge, Fault, Function, LaunchDarkly};
+use standins::{Aws, Edge, Fault, Function, LaunchDarkly};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -133,7 +133,7 @@ impl Relay {
             ("AWS_SECRET_ACCESS_KEY", "test"),
         ];
         environment.extend(here.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        let mut command = tokio::process::Command::new(servers::tools().join("bin/ld-relay"));
+        let mut command = tokio::process::Command::new(format!("{}/bin/ld-relay", servers::TOOLS));
         // The image's entry point.
         command.args(["--config", "/ldr/ld-relay.conf", "--allow-missing-file", "--from-env"]);
         command.env_clear().envs(environment);
@@ -199,12 +199,12 @@ impl Relay {
 struct Table {
     name: String,
     prefix: &'static str,
-    proxy: DynamoDbProxy,
+    proxy: Aws,
 }
 
 impl Table {
     async fn new(prefix: &'static str) -> Self {
-        let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
+        let proxy = Aws::start().await.unwrap();
         Self { name: servers::new_table().await, prefix, proxy }
     }
 

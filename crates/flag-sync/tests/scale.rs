@@ -7,7 +7,7 @@ use flag_data::stores::{DynamoDbDataStore, RedisDataStore, Store};
 use serde::Serialize;
 use standins::samples::{data, flag};
 use standins::servers;
-use standins::{DynamoDbProxy, LaunchDarkly};
+use standins::{Aws, LaunchDarkly};
 use std::cell::RefCell;
 use std::time::Instant;
 
@@ -53,7 +53,7 @@ async fn written_and_read(store: impl Store, requests: impl Fn() -> usize) -> [S
 }
 
 pub(crate) async fn dynamodb() -> [Step; 5] {
-    let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
+    let proxy = Aws::start().await.unwrap();
     let store = DynamoDbDataStore::builder(servers::new_table().await).config(crate::databases::config(&proxy.uri()));
     Box::pin(written_and_read(store.build().unwrap(), || proxy.seen().len())).await
 }

@@ -7,14 +7,14 @@ use flag_data::clock::Clock;
 use flag_data::items::ItemKey;
 use flag_data::items::ItemKind::{self, Flag, Segment};
 use flag_data::items::{Everything, State, Stored};
-use flag_data::sources::LaunchDarkly;
+use flag_data::sources::{LaunchDarkly, SourceError};
 use flag_data::stores::{AwsTransport, Condition, Contents, DynamoDbDataStore, RedisDataStore, Store, StoreError};
 use flag_data::transport::Transport;
-use flag_sync::comparison::{Comparison, Difference, ReadError};
+use flag_sync::comparison::{Comparison, Difference};
 use flag_sync::writer::{Report, SyncError};
 use serde_json::{Value, json};
 use standins::samples::{data, flag, segment};
-use standins::{DynamoDbFault, DynamoDbProxy, Fault};
+use standins::{Aws, DynamoDbFault, Fault};
 use standins::{samples, servers};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -431,7 +431,11 @@ async fn an_error_of_launchdarkly_changes_nothing(store: impl Store) {
         Fault::Text("application/json", "{}"),
     ] {
         standin.fail(fault.clone());
-        assert!(matches!(sync(&store, &source).await, Err(SyncError::Read(ReadError::Source(_)))), "{fault:?}");
+        let error = sync(&store, &source).await.unwrap_err();
+        assert!(
+            matches!(&error, SyncError::Read(error) if !matches!(error, SourceError::Store(_))),
+            "{fault:?}: {error}"
+        );
     }
     assert_eq!(version(&store, "a").await, (State::Live, 1));
     assert_eq!(store.read(&[]).await.unwrap().marks.synced, synced);
@@ -541,7 +545,7 @@ async fn a_row_of_dynamodb_without_version_or_item_is_repaired() {
 async fn a_first_run_that_fails_marks_nothing() {
     let flags: Vec<_> = (0..40).map(|n| flag(&format!("flag-{n}"), 1)).collect();
     let (_standin, source) = launchdarkly(&flags, &[segment("s", 1, &[])]).await;
-    let proxy = DynamoDbProxy::start(&servers::dynamodb_uri()).await.unwrap();
+    let proxy = Aws::start().await.unwrap();
     let table = servers::new_table().await;
     let store = DynamoDbDataStore::builder(&table).config(crate::databases::config(&proxy.uri())).build().unwrap();
     proxy.fail("PutItem", 20, usize::MAX, DynamoDbFault::Refuse);
@@ -563,7 +567,7 @@ async fn a_redis_that_lost_its_data_is_refilled() {
     sync(&store, &source).await.unwrap();
     server.kill();
     let error = sync(&store, &source).await.unwrap_err();
-    assert!(matches!(error, SyncError::Read(ReadError::Store(StoreError::Unreachable { .. }))), "{error}");
+    assert!(matches!(error, SyncError::Read(SourceError::Store(StoreError::Unreachable { .. }))), "{error}");
     let _again = servers::start_redis(Some(server.port));
     assert!(!store.read(&[]).await.unwrap().marks.initialized);
     assert_eq!(done(&sync(&store, &source).await.unwrap()), (1, 0));

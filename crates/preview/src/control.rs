@@ -1,11 +1,12 @@
 //! The control page, and what its buttons do.
 
-use super::environment::Environment;
+use super::cloudfront::CloudFront;
 use super::flag::{FlagSetting, check_key};
-use super::journal::{Entry, Journal, News};
+use super::journal::News;
 use super::population::Population;
 use super::viewer::{VIEWER_COOKIE, cookie};
-use axum::extract::{ConnectInfo, State};
+use anyhow::{Context, Error, Result};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{AppendHeaders, IntoResponse, Redirect, Response};
 use axum::routing::{get, post, put};
@@ -16,14 +17,13 @@ use futures_util::stream::{self, Stream, StreamExt};
 use http::header::{CONTENT_TYPE, SET_COOKIE};
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
-use redirect::preview_token::PreviewToken;
-use redirect::settings::{GUARD_COOKIE, PREVIEW_COOKIE, Settings};
+use redirect::settings::{GUARD_COOKIE, PREVIEW_COOKIE};
 use redirect::visitor::PREVIEW_PARAMETER;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use standins::{Fault, LaunchDarkly};
 use std::collections::BTreeSet;
-use std::convert::Infallible;
+use std::iter;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,32 +36,16 @@ const LIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the control page controls.
 pub(super) struct Control {
-    pub launchdarkly: Service,
-    pub environment: Environment,
-    pub journal: Journal,
-    /// Those of the function here.
-    pub settings: Arc<Settings>,
-    /// Those of `redirect.toml`.
-    pub deployed: Settings,
-    /// The token of preview links.
-    pub token: Arc<Option<PreviewToken>>,
-    pub freeze: bool,
-    pub flag: Mutex<FlagState>,
+    pub cloudfront: CloudFront,
+    /// `None` with a real LaunchDarkly environment, which is only read.
+    pub stand_in: Option<LaunchDarkly>,
+    pub population: Mutex<Population>,
+    /// Why the flag of a real environment was not read.
+    pub flag_problem: Mutex<Option<String>>,
     pub fault: Mutex<FaultName>,
-}
-
-/// Which LaunchDarkly has the flag.
-pub(super) enum Service {
-    /// Here, where the flag can be set.
-    StandIn(LaunchDarkly),
-    /// A real environment, which is only read.
-    Live(Box<dyn FlagSource>),
-}
-
-/// The flag, and what it means for the viewers.
-pub(super) struct FlagState {
-    pub population: Population,
-    pub problem: Option<String>,
+    /// That of `redirect.toml`.
+    pub deployed_max_staleness: Duration,
+    pub freezes: bool,
 }
 
 /// A fault of LaunchDarkly.
@@ -78,87 +62,95 @@ pub(super) enum FaultName {
     Rejected,
 }
 
-impl FaultName {
-    fn fault(self) -> Fault {
-        match self {
-            Self::None => Fault::None,
-            Self::Down => Fault::BlackHole,
-            Self::Slow => Fault::SlowHeaders(SLOW),
-            Self::Rejected => Fault::Status(401, None),
-        }
-    }
-}
-
 impl Control {
+    fn stand_in(&self) -> Result<&LaunchDarkly> {
+        self.stand_in.as_ref().context(
+            "the LaunchDarkly environment is a real one, which the preview only reads: change the flag in LaunchDarkly",
+        )
+    }
+
     /// Sets the stand-in's flag.
-    pub(super) fn set_flag(&self, launchdarkly: &LaunchDarkly, setting: &FlagSetting) {
-        let key = &self.settings.flag_key;
-        let mut flag = self.flag.lock();
-        let json = setting.flag(key, flag.population.flag().version + 1);
-        launchdarkly.set_flag(&json);
+    pub(super) fn set_flag(&self, setting: &FlagSetting) -> Result<()> {
+        let launchdarkly = self.stand_in()?;
+        setting.check(&self.cloudfront.settings.visitor_cookie)?;
+        let key = &self.cloudfront.settings.flag_key;
+        let mut population = self.population.lock();
+        let flag = setting.flag(key, population.flag.version + 1);
         let mut items = Items::default();
-        flag.problem = match Item::new(ItemKind::Flag, json.to_string(), None) {
-            Ok(item) => {
-                items.insert(ItemKind::Flag, key.clone(), item);
-                flag.population.evaluate(&items, key).err()
-            }
-            Err(why) => Some(why),
+        let item = Item::new(ItemKind::Flag, flag.to_string(), None).map_err(Error::msg)?;
+        items.insert(ItemKind::Flag, key.clone(), item);
+        population.evaluate(&items, key)?;
+        launchdarkly.set_flag(&flag);
+        self.cloudfront.journal.state_changed();
+        Ok(())
+    }
+
+    fn set_fault(&self, name: FaultName) -> Result<()> {
+        let launchdarkly = self.stand_in()?;
+        let fault = match name {
+            FaultName::None => Fault::None,
+            FaultName::Down => Fault::BlackHole,
+            FaultName::Slow => Fault::SlowHeaders(SLOW),
+            FaultName::Rejected => Fault::Status(401, None),
         };
-        drop(flag);
-        self.journal.state_changed();
+        launchdarkly.fail(fault.clone());
+        launchdarkly.fail_events(fault);
+        *self.fault.lock() = name;
+        self.cloudfront.journal.state_changed();
+        Ok(())
     }
 
     /// Reads the flag of a real environment at intervals.
-    pub(super) async fn follow_live(&self) {
-        let Service::Live(source) = &self.launchdarkly else { return };
-        let key = &self.settings.flag_key;
+    pub(super) async fn follow(&self, source: impl FlagSource) {
+        let key = &self.cloudfront.settings.flag_key;
         let mut known: Arc<Items> = Arc::default();
         loop {
             let collection = Collection::new(key, known.clone(), BTreeSet::new());
             let problem = match source.fetch(&collection).await {
                 Ok(()) => {
                     known = Arc::new(collection.resolve().unwrap_or_default().items);
-                    self.flag.lock().population.evaluate(&known, key).err()
+                    self.population.lock().evaluate(&known, key).err().map(|error| error.to_string())
                 }
                 Err(error) => Some(error.to_string()),
             };
-            self.flag.lock().problem = problem;
-            self.journal.state_changed();
+            *self.flag_problem.lock() = problem;
+            self.cloudfront.journal.state_changed();
             tokio::time::sleep(LIVE_INTERVAL).await;
         }
     }
 
     /// The cookie that says who visits: the visitor's own, or the preview's with an address.
     fn key_cookie(&self) -> &str {
-        let name = &self.settings.visitor_cookie;
+        let name = &self.cloudfront.settings.visitor_cookie;
         if name.is_empty() { VIEWER_COOKIE } else { name }
     }
 
     fn state(&self) -> Value {
-        let flag = self.flag.lock();
+        let CloudFront { settings, environment, token, .. } = &self.cloudfront;
+        let population = self.population.lock();
         json!({
-            "flag_key": self.settings.flag_key,
-            "flag": flag.population.flag(),
-            "flag_problem": flag.problem,
-            "current_path": self.settings.current_path,
-            "beta_path": self.settings.beta_path,
-            "visitor_cookie": self.settings.visitor_cookie,
-            "context_headers": self.settings.context_headers,
-            "has_preview_link": self.token.is_some(),
-            "is_live": matches!(self.launchdarkly, Service::Live(_)),
-            "population": flag.population.picture(),
+            "flag_key": settings.flag_key,
+            "flag": population.flag,
+            "flag_problem": *self.flag_problem.lock(),
+            "current_path": settings.current_path,
+            "beta_path": settings.beta_path,
+            "visitor_cookie": settings.visitor_cookie,
+            "context_headers": settings.context_headers,
+            "has_preview_link": token.is_some(),
+            "is_live": self.stand_in.is_none(),
+            "population": population.picture,
             "fault": *self.fault.lock(),
-            "environment": self.environment.status(),
-            "freezes": self.freeze,
-            "max_staleness_seconds": self.settings.max_staleness.as_secs(),
-            "viewer_budget_ms": self.settings.viewer_budget.as_millis(),
-            "init_budget_ms": self.settings.init_budget.as_millis(),
-            "deployed_max_staleness_seconds": self.deployed.max_staleness.as_secs(),
+            "environment": *environment.status.lock(),
+            "freezes": self.freezes,
+            "max_staleness_seconds": settings.max_staleness.as_secs(),
+            "viewer_budget_ms": settings.viewer_budget.as_millis(),
+            "init_budget_ms": settings.init_budget.as_millis(),
+            "deployed_max_staleness_seconds": self.deployed_max_staleness.as_secs(),
         })
     }
 }
 
-/// The routes of the control page.
+/// The routes of the control page; CloudFront answers all others.
 pub(super) fn routes(control: Arc<Control>) -> Router {
     let page = |content_type: &'static str, text: &'static str| {
         get(move || async move { ([(CONTENT_TYPE, content_type)], text) })
@@ -178,30 +170,34 @@ pub(super) fn routes(control: Arc<Control>) -> Router {
         .route("/__preview/fault", put(set_fault))
         .route("/__preview/environment/freeze", post(freeze))
         .route("/__preview/environment/kill", post(kill))
+        .fallback(visit)
         .with_state(control)
 }
 
+/// A viewer's request.
+async fn visit(
+    State(control): State<Arc<Control>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
+    control.cloudfront.answer(&request.into_parts().0, peer.ip()).await
+}
+
 /// The state and the log, and every change of them, as server-sent events.
-async fn news(State(control): State<Arc<Control>>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let (entries, receiver) = control.journal.subscribe();
-    let entry = |entry: &Entry| Event::default().event("entry").json_data(entry);
-    let first = [Event::default().event("state").json_data(control.state())];
-    let first: Vec<_> = first.into_iter().chain(entries.iter().map(|known| entry(known))).collect();
+async fn news(State(control): State<Arc<Control>>) -> Sse<impl Stream<Item = Result<Event, axum::Error>>> {
+    let (entries, receiver) = control.cloudfront.journal.subscribe();
+    let known = iter::once(News::State).chain(entries.into_iter().map(News::Entry));
     // For a page that fell behind the stream ends: it connects again and gets everything.
-    let rest = stream::unfold((control, receiver), move |(control, mut receiver)| async move {
-        let event = match receiver.recv().await.ok()? {
-            News::State => Event::default().event("state").json_data(control.state()),
-            News::Entry(added) => entry(&added),
-        };
-        Some((event, (control, receiver)))
+    let changes = stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await.ok()?, receiver)));
+    let events = stream::iter(known).chain(changes).map(move |news| match news {
+        News::State => Event::default().event("state").json_data(control.state()),
+        News::Entry(entry) => Event::default().event("entry").json_data(entry),
     });
-    // Text and numbers always serialize.
-    let events = stream::iter(first).chain(rest).map(|event| Ok(event.unwrap_or_default()));
     Sse::new(events).keep_alive(KeepAlive::default())
 }
 
 async fn viewers(State(control): State<Arc<Control>>) -> Json<Vec<String>> {
-    Json(control.flag.lock().population.keys().to_vec())
+    Json(control.population.lock().keys.clone())
 }
 
 /// Who visits, and who does without being asked: with a visitor cookie, somebody new.
@@ -210,9 +206,9 @@ async fn viewer(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
 ) -> Json<Value> {
-    let by_cookie = !control.settings.visitor_cookie.is_empty();
-    let own = if by_cookie { String::new() } else { peer.ip().to_string() };
-    Json(json!({ "key": cookie(&headers, control.key_cookie()).unwrap_or_else(|| own.clone()), "own": own }))
+    let by_address = control.cloudfront.settings.visitor_cookie.is_empty();
+    let own = if by_address { peer.ip().to_string() } else { String::new() };
+    Json(json!({ "key": cookie(&headers, control.key_cookie()).unwrap_or(&own), "own": own }))
 }
 
 #[derive(Deserialize)]
@@ -222,10 +218,10 @@ struct VisitAs {
 
 /// As somebody else, whose browser has neither a guard nor a preview.
 async fn visit_as(State(control): State<Arc<Control>>, Json(VisitAs { key }): Json<VisitAs>) -> Response {
-    if let Err(error) = check_key(&key, &control.settings.visitor_cookie) {
-        return refusal(&error.to_string());
+    match check_key(&key, &control.cloudfront.settings.visitor_cookie) {
+        Ok(()) => set_cookies(&[(control.key_cookie(), &key), (GUARD_COOKIE, ""), (PREVIEW_COOKIE, "")]),
+        Err(error) => done(Err(error)),
     }
-    set_cookies(&[(control.key_cookie(), &key), (GUARD_COOKIE, ""), (PREVIEW_COOKIE, "")])
 }
 
 async fn forget(State(control): State<Arc<Control>>) -> Response {
@@ -243,19 +239,14 @@ fn set_cookies(cookies: &[(&str, &str)]) -> Response {
 
 /// Follows the preview link, so that the page need not hold the token.
 async fn preview_link(State(control): State<Arc<Control>>) -> Response {
-    match control.token.as_ref() {
+    match &control.cloudfront.token {
         Some(token) => Redirect::to(&format!("/?{PREVIEW_PARAMETER}={}", token.reveal())).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
 async fn set_flag(State(control): State<Arc<Control>>, Json(setting): Json<FlagSetting>) -> Response {
-    let Service::StandIn(launchdarkly) = &control.launchdarkly else { return read_only() };
-    if let Err(error) = setting.check(&control.settings.visitor_cookie) {
-        return refusal(&error.to_string());
-    }
-    control.set_flag(launchdarkly, &setting);
-    StatusCode::NO_CONTENT.into_response()
+    done(control.set_flag(&setting))
 }
 
 #[derive(Deserialize)]
@@ -264,32 +255,27 @@ struct SetFault {
 }
 
 async fn set_fault(State(control): State<Arc<Control>>, Json(SetFault { fault }): Json<SetFault>) -> Response {
-    let Service::StandIn(launchdarkly) = &control.launchdarkly else { return read_only() };
-    launchdarkly.fail(fault.fault());
-    launchdarkly.fail_events(fault.fault());
-    *control.fault.lock() = fault;
-    control.journal.state_changed();
-    StatusCode::NO_CONTENT.into_response()
+    done(control.set_fault(fault))
 }
 
 async fn freeze(State(control): State<Arc<Control>>) -> StatusCode {
-    control.environment.freeze_long().await;
+    control.cloudfront.environment.freeze_long().await;
     // No server keeps an idle connection for so long.
-    if let Service::StandIn(launchdarkly) = &control.launchdarkly {
+    if let Some(launchdarkly) = &control.stand_in {
         launchdarkly.drop_connections();
     }
     StatusCode::NO_CONTENT
 }
 
 async fn kill(State(control): State<Arc<Control>>) -> StatusCode {
-    control.environment.kill().await;
+    control.cloudfront.environment.kill().await;
     StatusCode::NO_CONTENT
 }
 
-fn read_only() -> Response {
-    refusal("the LaunchDarkly environment is a real one, which the preview only reads: change the flag in LaunchDarkly")
-}
-
-fn refusal(error: &str) -> Response {
-    (StatusCode::UNPROCESSABLE_ENTITY, Json(json!({ "error": error }))).into_response()
+/// The answer to what a person sets.
+fn done(outcome: Result<()>) -> Response {
+    match outcome {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => (StatusCode::UNPROCESSABLE_ENTITY, Json(json!({ "error": error.to_string() }))).into_response(),
+    }
 }

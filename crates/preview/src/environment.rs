@@ -2,18 +2,16 @@
 //! other, starts cold, is frozen and thawed, and can be killed at any time.
 
 use super::journal::Journal;
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Serialize;
-use serde_json::Value;
-use standins::{Following, Function, Outcome, RuntimeApi, lambda_environment};
+use standins::{Function, Outcome, RuntimeApi, lambda_environment};
 use std::collections::BTreeMap;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::process::Command;
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 /// How long Lambda waits for a function to ask for its first event.
@@ -35,14 +33,14 @@ pub(super) struct Program {
 }
 
 /// What the control page shows of the environment.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct Status {
     state: State,
     cold_starts: u64,
     invocations: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum State {
     /// There is no process.
@@ -52,54 +50,33 @@ enum State {
     Frozen,
 }
 
-/// The end of an invocation.
-pub(super) struct Invocation {
-    /// The answer, or why there is none.
-    pub answer: Result<Bytes, Failure>,
-    /// How long the cold start took, if there was one.
-    pub start: Option<Duration>,
-}
-
-/// Why a function gave no answer: a 503 for the viewer.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
-pub(super) enum Failure {
-    #[error("the function could not be started: {0}")]
-    Start(io::Error),
-    #[error("the function did not start: {0}")]
-    Init(String),
-    #[error("the function reported an error: {0}")]
-    Reported(String),
-    #[error("the function took longer than {0:?}")]
-    TimedOut(Duration),
-    #[error("the function's process ended without an answer ({0})")]
-    Ended(String),
-}
-
-/// The environment. Clones share it.
-#[derive(Clone)]
+/// The environment.
 pub(super) struct Environment {
-    /// Locked for as long as the environment is busy: who waits for it is served in order.
+    /// Locked for as long as the environment is busy: waiting requests are served in order.
     worker: Arc<tokio::sync::Mutex<Worker>>,
-    status: Arc<Mutex<Status>>,
+    pub status: Arc<Mutex<Status>>,
 }
 
 impl Environment {
     /// An environment that starts with its first event.
     pub(super) fn new(program: Program, journal: Journal) -> Self {
         let status = Arc::<Mutex<Status>>::default();
-        let worker = Worker { program, journal, status: status.clone(), running: None, time_passed: Duration::ZERO };
+        let time_passed = Duration::ZERO;
+        let worker = Worker { program, journal, status: status.clone(), running: None, start: None, time_passed };
         Self { worker: Arc::new(worker.into()), status }
     }
 
-    /// Hands an event to the function.
-    pub(super) async fn invoke(&self, event: Vec<u8>) -> Invocation {
-        let (sender, answer) = oneshot::channel();
-        let worker = self.worker.clone();
-        // A task, because an invocation goes on after the answer, and if the viewer leaves.
-        tokio::spawn(async move { worker.lock().await.invoke(event, sender).await });
-        let ended = |_| Invocation { answer: Err(Failure::Ended("the preview ends".to_owned())), start: None };
-        answer.await.unwrap_or_else(ended)
+    /// The function's answer to an event, or why there is none: a 503 for the viewer. Also how long a cold start took.
+    pub(super) async fn invoke(&self, event: String) -> (Result<Bytes>, Option<Duration>) {
+        let mut worker = self.worker.clone().lock_owned().await;
+        // Tasks, because the invocation goes on if the viewer leaves, and after the answer.
+        let invocation = tokio::spawn(async move {
+            let answer = worker.answer(event).await;
+            let start = worker.start.take();
+            tokio::spawn(async move { worker.settle().await });
+            (answer, start)
+        });
+        invocation.await.unwrap_or_else(|error| (Err(error.into()), None))
     }
 
     /// Freezes it now, and lets ten minutes pass for the function: it sees the time by its next deadline.
@@ -113,110 +90,96 @@ impl Environment {
     pub(super) async fn kill(&self) {
         self.worker.lock().await.kill().await;
     }
-
-    pub(super) fn status(&self) -> Status {
-        *self.status.lock()
-    }
 }
 
 struct Worker {
     program: Program,
     journal: Journal,
     status: Arc<Mutex<Status>>,
-    running: Option<Running>,
+    running: Option<(RuntimeApi, Function)>,
+    /// How long the cold start of the present invocation took.
+    start: Option<Duration>,
     /// How far the function's time is ahead of this machine's.
     time_passed: Duration,
 }
 
-struct Running {
-    api: RuntimeApi,
-    function: Function,
-}
-
 impl Worker {
-    /// Answers an event, and waits until the function asks for the next.
-    async fn invoke(&mut self, event: Vec<u8>, answer: oneshot::Sender<Invocation>) {
-        let (begun, mut start) = (Instant::now(), None);
-        let running = if let Some(running) = self.running.take_if(|running| running.function.is_alive()) {
-            Ok(running)
-        } else {
-            let started = self.start().await;
-            start = Some(begun.elapsed());
-            started
-        };
-        // The viewer may have left, so that nobody receives the answer.
-        let mut running = match running {
-            Ok(running) => running,
-            Err(failure) => {
-                let _ = answer.send(Invocation { answer: Err(failure), start });
-                return self.show(State::None);
-            }
-        };
-        let polls = running.api.polls();
-        let outcome = self.answer(&mut running, event).await;
-        let is_lost = matches!(outcome, Err(Failure::TimedOut(_) | Failure::Ended(_)));
-        let _ = answer.send(Invocation { answer: outcome, start });
-        // Until it asks for the next event, it may do what a viewer need not wait for.
-        let is_ready = !is_lost
-            && tokio::select! {
-                ready = timeout(self.program.timeout, running.api.polled(polls + 1)) => ready.is_ok(),
-                _ = running.function.ended() => false,
-            };
-        if !is_ready && !is_lost {
-            let message = "the function did not ask for another event; its environment is killed";
-            self.journal.message(message.to_owned());
+    /// The function's answer to an event. A function that gives none is killed.
+    async fn answer(&mut self, event: String) -> Result<Bytes> {
+        let outcome = self.outcome(event).await;
+        if outcome.is_err() {
+            self.kill().await;
         }
-        self.running = Some(running);
-        match (is_ready, self.program.freeze) {
-            (false, _) => self.kill().await,
-            (true, true) => self.freeze(),
-            (true, false) => self.show(State::Running),
-        }
+        let Outcome { body, is_error, .. } = outcome?;
+        ensure!(!is_error, "the function reported an error: {}", String::from_utf8_lossy(&body));
+        Ok(body)
     }
 
-    async fn answer(&self, Running { api, function }: &mut Running, event: Vec<u8>) -> Result<Bytes, Failure> {
+    /// How the function handles an event. Starts it if it does not run.
+    async fn outcome(&mut self, event: String) -> Result<Outcome> {
+        let running = match self.running.take_if(|(_, function)| matches!(function.process.try_wait(), Ok(None))) {
+            Some(running) => running,
+            None => self.start().await?,
+        };
+        let (api, function) = self.running.insert(running);
         function.thaw();
         self.status.lock().invocations += 1;
         let limit = self.program.timeout;
         let deadline = SystemTime::now() + self.time_passed + limit;
-        tokio::select! {
-            outcome = timeout(limit, api.invoke_with_deadline(event, deadline)) => match outcome {
-                Ok(Some(Outcome { body, is_error: false, .. })) => Ok(body),
-                Ok(outcome) => Err(Failure::Reported(outcome.map(|outcome| reported(&outcome.body)).unwrap_or_default())),
-                Err(_) => Err(Failure::TimedOut(limit)),
-            },
-            status = function.ended() => Err(ended(status)),
-        }
+        within(limit, function, api.invoke_with_deadline(event, deadline)).await?.context("the function is gone")
     }
 
-    async fn start(&self) -> Result<Running, Failure> {
-        let api = RuntimeApi::start().await.map_err(Failure::Start)?;
+    async fn start(&mut self) -> Result<(RuntimeApi, Function)> {
+        let begun = Instant::now();
+        let api = RuntimeApi::start().await?;
         let mut command = Command::new(&self.program.path);
         command.env_clear().envs(lambda_environment(&api)).envs(&self.program.variables);
         end_with_this_process(&mut command);
-        let mut function = Function::run(command).map_err(Failure::Start)?;
-        tokio::spawn(follow(function.follow(), self.journal.clone()));
+        let mut function = Function::run(command).context("the function could not be started")?;
+        let (mut log, journal) = (function.follow(), self.journal.clone());
+        tokio::spawn(async move {
+            while let Some(lines) = log.next().await {
+                for line in lines {
+                    journal.line(&line);
+                }
+            }
+        });
         self.status.lock().cold_starts += 1;
-        tokio::select! {
-            () = api.polled(1) => Ok(()),
-            error = api.init_error() => Err(Failure::Init(error)),
-            status = function.ended() => Err(ended(status)),
-            () = tokio::time::sleep(INIT_TIMEOUT) => Err(Failure::TimedOut(INIT_TIMEOUT)),
-        }?;
-        Ok(Running { api, function })
+        let ready = async {
+            tokio::select! {
+                () = api.polled(1) => Ok(()),
+                error = api.init_error() => Err(anyhow!("the function did not start: {error}")),
+            }
+        };
+        within(INIT_TIMEOUT, &mut function, ready).await??;
+        self.start = Some(begun.elapsed());
+        Ok((api, function))
+    }
+
+    /// Waits until the function asks for its next event: until then it does what a viewer need not wait for.
+    async fn settle(&mut self) {
+        let Some((api, function)) = &mut self.running else { return };
+        if within(self.program.timeout, function, api.idle()).await.is_err() {
+            self.journal.message("the function did not ask for another event; its environment is killed");
+            self.kill().await;
+        } else if self.program.freeze {
+            self.freeze();
+        } else {
+            self.show(State::Running);
+        }
     }
 
     async fn kill(&mut self) {
-        if let Some(mut running) = self.running.take() {
+        if let Some((_, mut function)) = self.running.take() {
             // It may have ended already.
-            let _ = running.function.kill().await;
+            let _ = function.process.kill().await;
         }
         self.show(State::None);
     }
 
     fn freeze(&self) {
-        if let Some(running) = &self.running {
-            running.function.freeze();
+        if let Some((_, function)) = &self.running {
+            function.freeze();
             self.show(State::Frozen);
         }
     }
@@ -227,40 +190,25 @@ impl Worker {
     }
 }
 
-/// Kills the function when the preview ends without having had time to, also while the function is frozen. Linux sends
-/// the signal when the thread that started the process ends: the preview has only one that does.
-#[cfg(target_os = "linux")]
-fn end_with_this_process(command: &mut Command) {
-    let request = || {
-        // SAFETY: prctl with these arguments touches no memory.
-        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    };
-    // SAFETY: between fork and exec, the closure makes one system call and allocates nothing.
-    unsafe { command.pre_exec(request) };
-}
-
-/// Elsewhere the function ends by itself, when it finds its Runtime API gone.
-#[cfg(not(target_os = "linux"))]
-fn end_with_this_process(_: &mut Command) {}
-
-async fn follow(mut log: Following, journal: Journal) {
-    while let Some(lines) = log.next().await {
-        for line in lines {
-            journal.line(&line);
-        }
+/// Waits for something that the function does. The error is that it takes too long or that its process ends.
+async fn within<T>(limit: Duration, function: &mut Function, does: impl Future<Output = T>) -> Result<T> {
+    tokio::select! {
+        biased; // An answer counts even if the function ends right after it.
+        outcome = timeout(limit, does) => outcome.with_context(|| format!("the function took longer than {limit:?}")),
+        status = function.process.wait() => bail!("the function's process ended without an answer ({})", status?),
     }
 }
 
-/// The message of an error that the function reported.
-fn reported(body: &[u8]) -> String {
-    let json: Value = serde_json::from_slice(body).unwrap_or_default();
-    let message = json.get("errorMessage").and_then(Value::as_str).map(str::to_owned);
-    message.unwrap_or_else(|| String::from_utf8_lossy(body).into_owned())
-}
-
-fn ended(status: io::Result<std::process::ExitStatus>) -> Failure {
-    Failure::Ended(status.map_or_else(|error| error.to_string(), |status| status.to_string()))
+/// Kills the function when the preview ends without having had time to, also while the function is frozen. Linux sends
+/// the signal when the thread that started the process ends: the preview has only one that does. Elsewhere the function
+/// ends by itself, when it finds its Runtime API gone.
+fn end_with_this_process(command: &mut Command) {
+    // SAFETY: between fork and exec, the closure makes one system call, which touches no memory, and allocates nothing.
+    #[cfg(target_os = "linux")]
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
 }

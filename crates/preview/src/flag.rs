@@ -1,5 +1,6 @@
 //! The flag as the control page sets it and shows it.
 
+use anyhow::{Result, ensure};
 use redirect::visitor::is_id;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -27,48 +28,25 @@ pub(super) struct Target {
     sees_new_site: bool,
 }
 
-/// Why a flag cannot be set like this.
-#[derive(Debug, PartialEq, thiserror::Error)]
-#[allow(missing_docs)]
-pub(super) enum FlagSettingError {
-    #[error("{0} % is not a share of the visitors: choose 0 to 100")]
-    Percent(f64),
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    #[error("{0} is targeted twice: remove it first")]
-    Twice(String),
-}
-
-/// What cannot be the key of a visitor.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not {1}")]
-pub(super) struct KeyError(String, &'static str);
-
 /// Checks that a visitor can have this key: the value of the visitor cookie, or without one an IP address.
-pub(super) fn check_key(key: &str, visitor_cookie: &str) -> Result<(), KeyError> {
-    let (is_valid, expected) = match visitor_cookie {
-        "" => (key.parse::<IpAddr>().is_ok(), "an IP address: write it as 192.0.2.1 or 2001:db8::1"),
-        _ => (is_id(key), "an id: write 1 to 128 letters, digits, '.', '_' and '-'"),
-    };
-    if is_valid { Ok(()) } else { Err(KeyError(key.to_owned(), expected)) }
+pub(super) fn check_key(key: &str, visitor_cookie: &str) -> Result<()> {
+    if visitor_cookie.is_empty() {
+        ensure!(key.parse::<IpAddr>().is_ok(), "{key:?} is not an IP address: write it as 192.0.2.1 or 2001:db8::1");
+    } else {
+        ensure!(is_id(key), "{key:?} is not an id: write 1 to 128 letters, digits, '.', '_' and '-'");
+    }
+    Ok(())
 }
 
 impl FlagSetting {
-    /// On for half the viewers.
-    pub(super) fn half() -> Self {
-        Self { on: true, new_site_percent: 50.0, targets: Vec::new() }
-    }
-
-    pub(super) fn check(&self, visitor_cookie: &str) -> Result<(), FlagSettingError> {
-        if !(0.0..=100.0).contains(&self.new_site_percent) {
-            return Err(FlagSettingError::Percent(self.new_site_percent));
-        }
+    /// Checks that the flag can be set like this.
+    pub(super) fn check(&self, visitor_cookie: &str) -> Result<()> {
+        let percent = self.new_site_percent;
+        ensure!((0.0..=100.0).contains(&percent), "{percent} % is not a share of the visitors: choose 0 to 100");
         let mut seen = BTreeSet::new();
         for Target { key, .. } in &self.targets {
             check_key(key, visitor_cookie)?;
-            if !seen.insert(key) {
-                return Err(FlagSettingError::Twice(key.clone()));
-            }
+            ensure!(seen.insert(key), "{key} is targeted twice: remove it first");
         }
         Ok(())
     }
@@ -115,19 +93,14 @@ impl FlagView {
     /// Reads a flag in LaunchDarkly's format. A field that is absent counts as empty.
     pub(super) fn read(flag: &Value) -> Self {
         let list = |of: &Value, pointer| of.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default();
-        let number = |of: &Value, field| of.get(field).and_then(Value::as_u64).unwrap_or_default();
-        let variations = list(flag, "/variations");
         let is_new = |of: &Value| {
-            let variation = usize::try_from(number(of, "variation")).unwrap_or(usize::MAX);
-            variations.get(variation) == Some(&Value::Bool(true))
+            let variation = of.get("variation").and_then(|index| flag.pointer(&format!("/variations/{index}")));
+            variation == Some(&Value::Bool(true))
         };
-        let fallthrough = flag.get("fallthrough").unwrap_or(&Value::Null);
-        let rollout = list(fallthrough, "/rollout/variations");
-        let new = rollout.iter().filter(|share| is_new(share)).filter_map(|share| share.get("weight")?.as_f64());
-        let new_site_percent = match fallthrough.get("variation") {
-            Some(_) => f64::from(u8::from(is_new(fallthrough))) * 100.0,
-            None => new.sum::<f64>() / 1_000.0,
-        };
+        let shares = list(flag, "/fallthrough/rollout/variations");
+        let new = shares.iter().filter(|share| is_new(share)).filter_map(|share| share.get("weight")?.as_f64());
+        let is_new_for_all = flag.get("fallthrough").is_some_and(is_new);
+        let new_site_percent = if is_new_for_all { 100.0 } else { new.sum::<f64>() / 1_000.0 };
         let targets = list(flag, "/targets").into_iter().flat_map(|target| {
             let sees_new_site = is_new(&target);
             let keys = list(&target, "/values").into_iter();
@@ -135,7 +108,7 @@ impl FlagView {
         });
         let on = flag.get("on") == Some(&Value::Bool(true));
         Self {
-            version: number(flag, "version"),
+            version: flag.get("version").and_then(Value::as_u64).unwrap_or_default(),
             setting: FlagSetting { on, new_site_percent, targets: targets.collect() },
             rules: list(flag, "/rules").len(),
         }
@@ -170,13 +143,15 @@ mod tests {
 
     #[test]
     fn what_cannot_be_set_is_named() {
-        let check =
-            |new_site_percent, targets| FlagSetting { on: true, new_site_percent, targets }.check("").unwrap_err();
-        assert_eq!(check(101.0, vec![]), FlagSettingError::Percent(101.0));
-        let expected = "\"me\" is not an IP address: write it as 192.0.2.1 or 2001:db8::1";
-        assert_eq!(check(5.0, vec![target("me", true)]).to_string(), expected);
-        let twice = vec![target("192.0.2.1", true), target("192.0.2.1", false)];
-        assert_eq!(check(5.0, twice), FlagSettingError::Twice("192.0.2.1".to_owned()));
+        let (yes, no) = (target("192.0.2.1", true), target("192.0.2.1", false));
+        for (new_site_percent, targets, expected) in [
+            (101.0, vec![], "101 % is not a share of the visitors: choose 0 to 100"),
+            (5.0, vec![target("me", true)], "\"me\" is not an IP address: write it as 192.0.2.1 or 2001:db8::1"),
+            (5.0, vec![yes, no], "192.0.2.1 is targeted twice: remove it first"),
+        ] {
+            let error = FlagSetting { on: true, new_site_percent, targets }.check("").unwrap_err();
+            assert_eq!(error.to_string(), expected);
+        }
         check_key("me", "visitor").unwrap();
         let error = check_key("2001:db8::1", "visitor").unwrap_err();
         assert!(error.to_string().contains("is not an id"), "{error}");

@@ -19,31 +19,27 @@ mod script;
 mod template;
 mod viewer;
 
-pub use template::TemplateError;
-
-use axum::Router;
-use axum::extract::{ConnectInfo, Request, State};
+use anyhow::{Context, Result, anyhow, ensure};
 use cloudfront::CloudFront;
-use control::{Control, FlagState, Service};
+use control::Control;
 use distribution::Distribution;
 use environment::{Environment, Program};
 use flag::FlagSetting;
 use flag_data::clock::Clock;
-use flag_data::sdk_key::{SDK_KEY_VARIABLE, SdkKey, SdkKeyError};
+use flag_data::sdk_key::{SDK_KEY_VARIABLE, SdkKey};
 use flag_data::sources;
 use flag_data::transport::Transport;
 use journal::Journal;
 use parking_lot::Mutex;
 use population::Population;
-use redirect::preview_token::{PREVIEW_TOKEN_VARIABLE, PreviewToken, PreviewTokenError};
-use redirect::settings::{FIELDS, Fetch, SettingError, Settings, variable};
+use redirect::preview_token::{PREVIEW_TOKEN_VARIABLE, PreviewToken};
+use redirect::settings::{FIELDS, Fetch, Settings, variable};
 use redirect::start;
 use standins::{Data, LaunchDarkly};
 use std::collections::BTreeMap;
 use std::env;
-use std::io::{self, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -51,7 +47,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 const TEMPLATE: &str = "cloudformation/edge.yaml";
-const SITE: &str = "site";
 
 /// Shorter than deployed, so that a change on the control page shows at once. The page tells the difference.
 /// And the source is LaunchDarkly or its stand-in, whatever source is deployed: the control page sets its flag.
@@ -92,156 +87,97 @@ pub struct Options {
     pub live: bool,
 }
 
-/// Why the preview cannot run.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
-pub enum PreviewError {
-    #[error("port {0} is in use: stop its program, or choose another port with --port")]
-    PortInUse(u16),
-    #[error("port {0} cannot be used: {1}")]
-    Port(u16, io::Error),
-    #[error("{0} cannot be read: {1}. Start the preview in the folder of the repository.")]
-    Repository(&'static str, io::Error),
-    #[error("{0} is missing: build it with `cargo build --package redirect`")]
-    NoFunction(PathBuf),
-    #[error("--live needs the SDK key of a LaunchDarkly environment in {SDK_KEY_VARIABLE}")]
-    NoKey,
-    #[error(transparent)]
-    Key(#[from] SdkKeyError),
-    #[error(transparent)]
-    Token(#[from] PreviewTokenError),
-    #[error(transparent)]
-    Setting(#[from] SettingError),
-    #[error(transparent)]
-    Template(#[from] TemplateError),
-    #[error("the preview cannot run: {0}")]
-    Io(#[from] io::Error),
-}
-
 /// Runs the preview until it is interrupted.
 ///
 /// # Errors
-/// [`PreviewError`], each with what to do about it.
-pub async fn run(options: Options) -> Result<(), PreviewError> {
+/// Why the preview cannot run, with what to do about it.
+pub async fn run(options: Options) -> Result<()> {
     let mut interrupted = signal(SignalKind::interrupt())?;
     let mut terminated = signal(SignalKind::terminate())?;
-    let template = std::fs::read_to_string(TEMPLATE).map_err(|error| PreviewError::Repository(TEMPLATE, error))?;
-    std::fs::metadata(SITE).map_err(|error| PreviewError::Repository("site/", error))?;
-    let listener = listen(options.port).await?;
+    let template = std::fs::read_to_string(TEMPLATE)
+        .with_context(|| format!("{TEMPLATE} cannot be read. Start the preview in the folder of the repository"))?;
+    let port = options.port;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| match error.kind() {
+        ErrorKind::AddrInUse => anyhow!("port {port} is in use: stop its program, or choose another port with --port"),
+        _ => anyhow!("port {port} cannot be used: {error}"),
+    })?;
     let address = listener.local_addr()?;
 
-    let (launchdarkly, variables) = if options.live { live()? } else { stand_in().await? };
-    let settings = Arc::new(settings(&variables)?);
-    let distribution = Distribution::read(&template, &settings.current_path, &settings.beta_path)?;
-    let token = Arc::new(PreviewToken::parse(&env::var(PREVIEW_TOKEN_VARIABLE).unwrap_or_default())?);
+    let stand_in = if options.live { None } else { Some(LaunchDarkly::start(STAND_IN_KEY, Data::default()).await?) };
+    let variables = variables(stand_in.as_ref());
+    let settings = start::settings(|name| variables.get(name).cloned())?;
+    let distribution = Distribution::read(&template, &settings.current_path, &settings.beta_path).context(TEMPLATE)?;
+    // The function that was built with the preview.
+    let path = env::current_exe()?.with_file_name("redirect");
+    ensure!(path.is_file(), "{} is missing: build it with `cargo build --package redirect`", path.display());
+    let program = Program { path, variables, timeout: distribution.function_timeout, freeze: options.freeze };
     let journal = Journal::new();
-    let program =
-        Program { path: function_binary()?, variables, timeout: distribution.function_timeout, freeze: options.freeze };
-    let environment = Environment::new(program, journal.clone());
     let control = Arc::new(Control {
-        launchdarkly,
-        environment: environment.clone(),
-        journal: journal.clone(),
-        flag: Mutex::new(FlagState { population: Population::new(&settings.visitor_cookie), problem: None }),
-        settings: settings.clone(),
-        deployed: start::settings(|_| None)?,
-        token: token.clone(),
-        freeze: options.freeze,
+        population: Mutex::new(Population::new(&settings.visitor_cookie)),
+        cloudfront: CloudFront {
+            distribution,
+            environment: Environment::new(program, journal.clone()),
+            settings,
+            token: PreviewToken::parse(&env::var(PREVIEW_TOKEN_VARIABLE).unwrap_or_default())?,
+            journal,
+        },
+        stand_in,
+        flag_problem: Mutex::default(),
         fault: Mutex::default(),
+        deployed_max_staleness: start::settings(|_| None)?.max_staleness,
+        freezes: options.freeze,
     });
-    match &control.launchdarkly {
-        Service::StandIn(launchdarkly) => control.set_flag(launchdarkly, &FlagSetting::half()),
-        Service::Live(_) => {
-            let control = control.clone();
-            tokio::spawn(async move { control.follow_live().await });
-        }
+    if options.live {
+        let source = live_source(&control.cloudfront.settings)?;
+        let control = control.clone();
+        tokio::spawn(async move { control.follow(source).await });
+    } else {
+        control.set_flag(&FlagSetting { on: true, new_site_percent: 50.0, targets: Vec::new() })?;
     }
 
-    let origin = PathBuf::from(SITE);
-    let cloudfront = CloudFront { distribution, environment: environment.clone(), origin, settings, token, journal };
-    let site = Router::new().fallback(viewer_request).with_state(Arc::new(cloudfront));
-    let app = control::routes(control).fallback_service(site);
-    print(&format!(
+    // A closed standard output does not end the preview.
+    let _ = writeln!(
+        io::stdout(),
         "The site:     http://{address}/\nControl page: http://{address}/__preview\nCtrl-C ends the preview."
-    ));
+    );
     if !options.no_open && webbrowser::open(&format!("http://{address}/__preview")).is_err() {
-        print("No browser was found: open the control page yourself.");
+        let _ = writeln!(io::stdout(), "No browser was found: open the control page yourself.");
     }
-    let server = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>());
+    let app = control::routes(control.clone()).into_make_service_with_connect_info::<SocketAddr>();
     tokio::select! {
-        outcome = server => outcome?,
+        outcome = axum::serve(listener, app) => outcome?,
         _ = interrupted.recv() => {}
         _ = terminated.recv() => {}
     }
     // A function that is busy for longer is killed when it is dropped.
-    let _ = timeout(SHUTDOWN_TIMEOUT, environment.kill()).await;
+    let _ = timeout(SHUTDOWN_TIMEOUT, control.cloudfront.environment.kill()).await;
     Ok(())
 }
 
-/// Prints a line. A closed standard output does not end the preview.
-fn print(text: &str) {
-    let _ = writeln!(io::stdout(), "{text}");
-}
-
-/// Every request but the control page's.
-async fn viewer_request(
-    State(cloudfront): State<Arc<CloudFront>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-) -> axum::response::Response {
-    cloudfront.answer(request.into_parts().0, peer.ip()).await
-}
-
-async fn listen(port: u16) -> Result<TcpListener, PreviewError> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => PreviewError::PortInUse(port),
-        _ => PreviewError::Port(port, error),
-    })
-}
-
-/// The function that was built with the preview.
-fn function_binary() -> Result<PathBuf, PreviewError> {
-    let preview = env::current_exe()?;
-    let function = preview.parent().unwrap_or(Path::new("")).join("redirect");
-    if function.is_file() { Ok(function) } else { Err(PreviewError::NoFunction(function)) }
-}
-
-/// Environment variables of the function.
-type Variables = BTreeMap<String, String>;
-
-/// The settings of a function with these variables.
-fn settings(variables: &Variables) -> Result<Settings, SettingError> {
-    start::settings(|name| variables.get(name).cloned())
-}
-
-/// What the environment of the preview sets, and what is livelier here. A token that was compiled in does not count: the
-/// control page could not link to it.
-fn lively(key: &str) -> Variables {
-    let given =
-        FIELDS.iter().map(|field| variable(field)).filter_map(|name| Some((name.clone(), env::var(name).ok()?)));
-    let mut variables: Variables = given.collect();
+/// Environment variables of the function: what the environment of the preview sets, and what is livelier here. A token
+/// that was compiled in does not count: the control page could not link to it. A real environment gets no events.
+fn variables(stand_in: Option<&LaunchDarkly>) -> BTreeMap<String, String> {
+    let given = |name: &str| env::var(name).ok();
+    let fields = FIELDS.iter().map(|field| variable(field));
+    let mut variables: BTreeMap<_, _> = fields.filter_map(|name| given(&name).map(|value| (name, value))).collect();
     variables.extend(LIVELY.map(|(field, value)| (variable(field), value.to_owned())));
-    variables.insert(SDK_KEY_VARIABLE.to_owned(), key.to_owned());
-    variables.insert(PREVIEW_TOKEN_VARIABLE.to_owned(), env::var(PREVIEW_TOKEN_VARIABLE).unwrap_or_default());
+    variables.insert(PREVIEW_TOKEN_VARIABLE.to_owned(), given(PREVIEW_TOKEN_VARIABLE).unwrap_or_default());
+    let key = if let Some(launchdarkly) = stand_in {
+        variables.extend(URI_FIELDS.map(|field| (variable(field), launchdarkly.uri())));
+        STAND_IN_KEY.to_owned()
+    } else {
+        variables.insert(variable("events"), "off".to_owned());
+        given(SDK_KEY_VARIABLE).unwrap_or_default()
+    };
+    variables.insert(SDK_KEY_VARIABLE.to_owned(), key);
     variables
 }
 
-/// A stand-in for LaunchDarkly, and a function that uses it.
-async fn stand_in() -> Result<(Service, Variables), PreviewError> {
-    let launchdarkly = LaunchDarkly::start(STAND_IN_KEY, Data::default()).await?;
-    let mut variables = lively(STAND_IN_KEY);
-    variables.extend(URI_FIELDS.map(|field| (variable(field), launchdarkly.uri())));
-    Ok((Service::StandIn(launchdarkly), variables))
-}
-
-/// A real environment, and a function that uses it without sending events.
-fn live() -> Result<(Service, Variables), PreviewError> {
-    let key = SdkKey::parse(&env::var(SDK_KEY_VARIABLE).unwrap_or_default())?.ok_or(PreviewError::NoKey)?;
-    let mut variables = lively(key.reveal());
-    variables.insert(variable("events"), "off".to_owned());
-    let settings = settings(&variables)?;
+/// The real environment of the SDK key.
+fn live_source(settings: &Settings) -> Result<sources::LaunchDarkly> {
+    let key = SdkKey::parse(&env::var(SDK_KEY_VARIABLE).unwrap_or_default())?
+        .with_context(|| format!("--live needs the SDK key of a LaunchDarkly environment in {SDK_KEY_VARIABLE}"))?;
     let transport = Transport::new(Clock::default(), LIVE_TIMEOUT);
     let source = sources::LaunchDarkly::new(transport, &settings.launchdarkly_base_uri, &key);
-    let source = if settings.fetch == Fetch::Environment { source.whole_environment() } else { source };
-    Ok((Service::Live(Box::new(source)), variables))
+    Ok(if settings.fetch == Fetch::Environment { source.whole_environment() } else { source })
 }

@@ -7,7 +7,7 @@ use preview::Options;
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     if let Err(error) = preview::run(Options::parse()).await {
-        eprintln!("{error}");
+        eprintln!("{error:#}");
         std::process::exit(1);
     }
 }

@@ -1,26 +1,18 @@
 //! Path rules stand in two places: in the function, and in the CloudFront Function of edge.yaml, which stands in while the
 //! function is not attached. Both must lead a viewer of the current site to the same place.
 
-use crate::script::Script;
+use crate::distribution::Distribution;
+use crate::script;
 use redirect::redirect::{Paths, Signals, Verdict, Visit};
 use serde_json::{Value, json};
 use std::fs;
 
 const EDGE: &str = include_str!("../../../cloudformation/edge.yaml");
 
-fn current_site((current, beta): (&str, &str)) -> Script {
-    let (_, code) = EDGE.split_once("FunctionCode: !Sub |\n").unwrap();
-    let indented = code.lines().take_while(|line| line.is_empty() || line.starts_with("        "));
-    let code = indented.collect::<Vec<_>>().join("\n");
-    assert_eq!(code.matches("${").count(), 2, "one for each path");
-    let code = code.replace("${CurrentPath}", current).replace("${BetaPath}", beta);
-    Script::new("CurrentSite", &code).unwrap()
-}
-
 /// `302 /site/a`, or the path that is served.
-fn by_script(script: &Script, method: &str, path: &str, query: &str) -> String {
+fn by_script(code: &str, method: &str, path: &str, query: &str) -> String {
     let event = json!({"request": {"method": method, "uri": path, "querystring": {}, "headers": {}}});
-    let answer: Value = script.run(&event, query).unwrap();
+    let answer = script::run(code, &event, query).unwrap();
     match answer.get("statusCode") {
         Some(status) => format!("{status} {}", answer["headers"]["location"]["value"].as_str().unwrap()),
         None => answer["uri"].as_str().unwrap().to_owned(),
@@ -37,11 +29,11 @@ fn by_function(paths: &Paths, method: &str, path: &str, query: &str) -> String {
     }
 }
 
-/// Both on every path of these segments below the prefixes that matter; returns how many paths there were.
+/// Compares both on every path of these segments below the prefixes that matter; returns how many paths there were.
 #[track_caller]
 fn check_paths(sites: (&str, &str)) -> usize {
     let (current, beta) = sites;
-    let script = current_site(sites);
+    let code = Distribution::read(EDGE, current, beta).unwrap().script;
     let rules = Paths::new(current, beta);
     let current = current.trim_end_matches('/');
     let below_beta = beta.rsplit('/').next().unwrap();
@@ -59,11 +51,9 @@ fn check_paths(sites: (&str, &str)) -> usize {
     for home in [current, beta].into_iter().filter(|home| !home.is_empty()) {
         paths.extend([home.to_owned(), format!("{home}/"), format!("{home}x/a"), format!("{home}/\\example.com/")]);
     }
-    let events = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../events")).unwrap();
-    for event in
-        events.map(|file| file.unwrap().path()).filter(|path| path.extension().is_some_and(|end| end == "json"))
-    {
-        let event: Value = serde_json::from_str(&fs::read_to_string(event).unwrap()).unwrap();
+    for file in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../../events")).unwrap() {
+        let event = fs::read_to_string(file.unwrap().path()).unwrap();
+        let event: Value = serde_json::from_str(&event).unwrap_or_default();
         let uri = event["Records"][0]["cf"]["request"]["uri"].as_str().unwrap_or_default();
         // CloudFront normalizes nothing, and the CloudFront Function neither: only the function resolves dot segments.
         if uri.starts_with('/') && uri.is_ascii() && !uri.contains("..") && !uri.contains(['\r', '\n']) {
@@ -72,7 +62,7 @@ fn check_paths(sites: (&str, &str)) -> usize {
     }
     for (number, path) in paths.iter().enumerate() {
         let (method, query) = [("GET", ""), ("HEAD", "a=b&c=%20"), ("GET", "d"), ("POST", "")][number % 4];
-        let (script, function) = (by_script(&script, method, path, query), by_function(&rules, method, path, query));
+        let (script, function) = (by_script(&code, method, path, query), by_function(&rules, method, path, query));
         assert_eq!(script, function, "{method} {path}?{query} with {sites:?}");
     }
     paths.len()

@@ -2,8 +2,15 @@
 //!
 //! <https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/functions-event-structure.html>
 
+use super::rules::Effect;
+use anyhow::{Context as _, Result, anyhow};
+use axum::body::Body;
+use axum::response::Response;
+use http::header::SET_COOKIE;
 use rquickjs::{CatchResultExt, Context, Function, Runtime};
+use serde::Deserialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// CloudFront gives a function about a millisecond; an unoptimized engine needs longer.
@@ -18,54 +25,58 @@ const CALL: &str = "(event, query) => {
     return JSON.stringify(handler(event));
 }";
 
-/// The code of a CloudFront Function.
-#[derive(Debug)]
-pub(super) struct Script {
-    name: String,
-    code: String,
+/// Runs the handler that the code defines, in an engine of its own, as CloudFront does: no state stays from one call to
+/// the next.
+pub(super) fn run(code: &str, event: &Value, query: &str) -> Result<Value> {
+    let runtime = Runtime::new()?;
+    let started = Instant::now();
+    runtime.set_interrupt_handler(Some(Box::new(move || started.elapsed() > TIMEOUT)));
+    let answer: String = Context::full(&runtime)?.with(|engine| {
+        let call = || {
+            engine.eval::<(), _>(code)?;
+            engine.eval::<Function<'_>, _>(CALL)?.call((event.to_string(), query))
+        };
+        call().catch(&engine).map_err(|error| anyhow!("the CloudFront Function failed: {error}"))
+    })?;
+    Ok(serde_json::from_str(&answer)?)
 }
 
-/// What failed in a CloudFront Function.
-#[derive(Debug, thiserror::Error)]
-#[error("the CloudFront Function {name}: {why}")]
-pub(super) struct ScriptError {
-    name: String,
-    why: String,
+/// A response, or a request.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Answer {
+    status_code: Option<u16>,
+    uri: Option<String>,
+    headers: BTreeMap<String, Field>,
+    cookies: BTreeMap<String, Field>,
+    body: String,
 }
 
-impl Script {
-    /// Accepts code that defines a handler.
-    pub(super) fn new(name: &str, code: &str) -> Result<Self, ScriptError> {
-        let script = Self { name: name.to_owned(), code: code.to_owned() };
-        script.with_handler(|_| Ok(()))?;
-        Ok(script)
-    }
+/// A header, or a cookie, which has attributes in a response.
+#[derive(Deserialize)]
+struct Field {
+    value: String,
+    #[serde(default)]
+    attributes: String,
+}
 
-    /// Runs the handler on an event.
-    pub(super) fn run(&self, event: &Value, query: &str) -> Result<Value, ScriptError> {
-        let result: String = self.with_handler(|call| call.call((event.to_string(), query)))?;
-        serde_json::from_str(&result).map_err(|error| self.failed(&error))
+/// What an answer makes CloudFront do, if it is valid.
+pub(super) fn effect(answer: Value) -> Result<Effect> {
+    let answer: Answer =
+        serde_json::from_value(answer).context("the CloudFront Function returned an invalid answer")?;
+    let Some(status) = answer.status_code else {
+        let uri = answer.uri.filter(|uri| uri.starts_with('/'));
+        let uri = uri.context("the CloudFront Function returned neither a response nor a request with a path")?;
+        return Ok(Effect::Continue { uri });
+    };
+    let mut response = Response::builder().status(status);
+    for (name, header) in answer.headers {
+        response = response.header(name, header.value);
     }
-
-    /// In an engine of its own, as CloudFront runs it: no state stays from one call to the next.
-    fn with_handler<T>(&self, run: impl FnOnce(Function<'_>) -> rquickjs::Result<T>) -> Result<T, ScriptError> {
-        let runtime = Runtime::new().map_err(|error| self.failed(&error))?;
-        let started = Instant::now();
-        runtime.set_interrupt_handler(Some(Box::new(move || started.elapsed() > TIMEOUT)));
-        let context = Context::full(&runtime).map_err(|error| self.failed(&error))?;
-        context.with(|engine| {
-            let called = || {
-                engine.eval::<(), _>(self.code.as_str())?;
-                engine.globals().get::<_, Function<'_>>("handler")?;
-                run(engine.eval(CALL)?)
-            };
-            called().catch(&engine).map_err(|error| self.failed(&error))
-        })
+    for (name, Field { value, attributes }) in answer.cookies {
+        response = response.header(SET_COOKIE, format!("{name}={value}; {attributes}"));
     }
-
-    fn failed(&self, why: &impl ToString) -> ScriptError {
-        ScriptError { name: self.name.clone(), why: why.to_string().trim().to_owned() }
-    }
+    Ok(Effect::Respond(response.body(Body::from(answer.body))?))
 }
 
 #[cfg(test)]
@@ -77,23 +88,35 @@ mod tests {
     fn a_handler_changes_the_request() {
         let code =
             "function handler(event) { var r = event.request; r.uri += 'index.html?' + r.rawQueryString(); return r; }";
-        let request = Script::new("Index", code).unwrap().run(&json!({"request": {"uri": "/a/"}}), "b=c").unwrap();
-        assert_eq!(request, json!({"uri": "/a/index.html?b=c"}));
-    }
-
-    #[track_caller]
-    fn check_refused(code: &str, expected: &str) {
-        let run = |script: Script| script.run(&json!({"request": {}}), "");
-        let error = Script::new("Broken", code).and_then(run).unwrap_err().to_string();
-        assert!(error.starts_with("the CloudFront Function Broken: ") && error.contains(expected), "{error}");
+        let answer = run(code, &json!({"request": {"uri": "/a/"}}), "b=c").unwrap();
+        assert_eq!(answer, json!({"uri": "/a/index.html?b=c"}));
     }
 
     #[test]
     fn a_fault_in_the_code_is_reported() {
-        check_refused("function handler(", "missing formal parameter");
-        check_refused("function other() {}", "function");
-        check_refused("function handler(event) { return event.response.uri; }", "cannot read property");
-        check_refused("function handler() { while (true) {} }", "interrupted");
-        check_refused("function handler() {}", "undefined");
+        for (code, expected) in [
+            ("function handler(", "missing formal parameter"),
+            ("function other() {}", "handler is not defined"),
+            ("function handler(event) { return event.response.uri; }", "cannot read property"),
+            ("function handler() { while (true) {} }", "interrupted"),
+            ("function handler() {}", "undefined"),
+        ] {
+            let error = run(code, &json!({"request": {}}), "").unwrap_err().to_string();
+            assert!(error.starts_with("the CloudFront Function failed: ") && error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_a_response_or_a_request() {
+        let cookies =
+            json!({"a": {"value": "1", "attributes": "Path=/; Secure"}, "b": {"value": "2", "attributes": "Path=/"}});
+        let Effect::Respond(response) = effect(json!({"statusCode": 302, "cookies": cookies})).unwrap() else {
+            panic!("it is a response");
+        };
+        let set: Vec<_> = response.headers().get_all(SET_COOKIE).iter().collect();
+        assert_eq!(set, ["a=1; Path=/; Secure", "b=2; Path=/"]);
+        for invalid in [json!({}), json!({"uri": "a"}), json!({"statusCode": 7}), json!({"statusCode": "200"})] {
+            effect(invalid).unwrap_err();
+        }
     }
 }

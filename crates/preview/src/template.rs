@@ -1,172 +1,74 @@
 //! The CloudFormation template as `just deploy` fills it in: with a package, so that the function is attached, and with
 //! the paths of `redirect.toml`.
 
+use anyhow::{Context, Result};
 use saphyr::{LoadableYamlNode, Scalar, Yaml};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-/// Without effect on this machine: it has no certificate, no firewall, no cache and no bucket, and loopback needs no
+/// Without effect on this machine: it has no certificate, no firewall, no cache and one origin, and loopback needs no
 /// compression.
-const NO_EFFECT: [&str; 15] = [
+const NO_EFFECT: [&str; 13] = [
     "Aliases",
     "CachePolicyId",
     "Comment",
     "Compress",
-    "DomainName",
     "Enabled",
     "ErrorCachingMinTTL",
     "HttpVersion",
     "IPV6Enabled",
-    "OriginAccessControlId",
     "PriceClass",
-    "S3OriginConfig",
+    "TargetOriginId",
     "ViewerCertificate",
     "ViewerProtocolPolicy",
     "WebACLId",
 ];
 
-/// What the preview cannot show of the template.
-#[derive(Debug, thiserror::Error)]
-#[error("cloudformation/edge.yaml: {0}")]
-pub struct TemplateError(pub(super) String);
+/// The template as JSON, without [`NO_EFFECT`]. `!Ref A` to a resource is `"A"`, `!GetAtt A.B` is `"A.B"`.
+pub(super) fn resolved(text: &str, current_path: &str, beta_path: &str) -> Result<Value> {
+    let documents = Yaml::load_from_str(text)?;
+    let document = documents.first().context("the file is empty")?;
+    Ok(Paths { current_path, beta_path }.resolve(document).unwrap_or_default())
+}
 
-/// A template.
-pub(super) struct Template<'a> {
-    document: Yaml<'a>,
+struct Paths<'a> {
     current_path: &'a str,
     beta_path: &'a str,
 }
 
-impl<'a> Template<'a> {
-    pub(super) fn parse(text: &'a str, current_path: &'a str, beta_path: &'a str) -> Result<Self, TemplateError> {
-        let documents = Yaml::load_from_str(text).map_err(|error| TemplateError(error.to_string()))?;
-        let document = documents.into_iter().next().ok_or_else(|| TemplateError("the file is empty".to_owned()))?;
-        Ok(Self { document, current_path, beta_path })
-    }
-
-    /// The name of the only resource of a type.
-    pub(super) fn only(&self, kind: &str) -> Result<&str, TemplateError> {
-        let resources = self.at(&["Resources"])?.as_mapping().into_iter().flat_map(|resources| resources.keys());
-        let names: Vec<_> = resources.filter_map(Yaml::as_str).filter(|name| self.kind(name) == Some(kind)).collect();
-        match *names {
-            [name] => Ok(name),
-            _ => Err(TemplateError(format!("the preview needs one resource of type {kind}, not {}", names.len()))),
-        }
-    }
-
-    /// The type of a resource.
-    pub(super) fn kind(&self, name: &str) -> Option<&str> {
-        self.at(&["Resources", name, "Type"]).ok()?.as_str()
-    }
-
-    pub(super) fn at(&self, path: &[&str]) -> Result<&Yaml<'a>, TemplateError> {
-        path.iter().try_fold(&self.document, |node, key| {
-            node.as_mapping_get(key).ok_or_else(|| TemplateError(format!("{} is missing", path.join("."))))
+impl Paths<'_> {
+    /// `None` is `AWS::NoValue`, as if the node were absent.
+    fn resolve(&self, node: &Yaml<'_>) -> Option<Value> {
+        Some(match node {
+            Yaml::Value(Scalar::Integer(number)) => json!(number),
+            Yaml::Value(Scalar::String(text)) => json!(text),
+            Yaml::Sequence(items) => items.iter().filter_map(|item| self.resolve(item)).collect(),
+            Yaml::Mapping(entries) => {
+                let entries = entries.iter().filter_map(|(key, entry)| Some((key.as_str()?, self.resolve(entry)?)));
+                entries.filter(|(key, _)| !NO_EFFECT.contains(key)).collect()
+            }
+            Yaml::Tagged(tag, argument) => return self.intrinsic(&tag.suffix, argument),
+            _ => Value::Null,
         })
     }
 
-    /// What has an effect on this machine, as JSON: `!Ref A` to a resource is `"A"`, `!GetAtt A.B` is `"A.B"`. `None` is
-    /// `AWS::NoValue`, as if it were absent.
-    pub(super) fn resolved(&self, node: &Yaml<'_>) -> Result<Option<Value>, TemplateError> {
-        let unknown = || Err(TemplateError(format!("the preview does not know {node:?} as it is used here")));
-        Ok(Some(match node {
-            Yaml::Value(Scalar::Boolean(truth)) => json!(truth),
-            Yaml::Value(Scalar::Integer(number)) => json!(number),
-            Yaml::Value(Scalar::String(text)) => json!(text),
-            Yaml::Sequence(items) => {
-                let items = items.iter().map(|item| self.resolved(item));
-                items.filter_map(Result::transpose).collect::<Result<_, _>>()?
+    /// The value of an intrinsic function. An unknown one becomes an object, which no field of the preview accepts.
+    fn intrinsic(&self, name: &str, argument: &Yaml<'_>) -> Option<Value> {
+        let text = argument.as_str().unwrap_or_default();
+        let branches = argument.as_sequence().map_or(&[][..], Vec::as_slice);
+        match (name, text, branches) {
+            ("Ref", "AWS::NoValue", _) => None,
+            ("Ref", "CurrentPath", _) => Some(json!(self.current_path)),
+            ("Ref", "BetaPath", _) => Some(json!(self.beta_path)),
+            ("Ref" | "GetAtt", _, _) => Some(json!(text)),
+            ("Sub", _, []) => {
+                let text = text.replace("${CurrentPath}", self.current_path).replace("${BetaPath}", self.beta_path);
+                Some(if text.contains("${") { json!({ name: text }) } else { json!(text) })
             }
-            Yaml::Mapping(entries) => {
-                let mut object = Map::new();
-                for (key, entry) in entries {
-                    let key = key.as_str().unwrap_or_default();
-                    if !NO_EFFECT.contains(&key)
-                        && let Some(value) = self.resolved(entry)?
-                    {
-                        object.insert(key.to_owned(), value);
-                    }
-                }
-                Value::Object(object)
+            ("If", _, [condition, then, _]) if condition.as_str() == Some("IsAttached") => self.resolve(then),
+            ("If", _, [condition, then, otherwise]) if condition.as_str() == Some("AtRoot") => {
+                self.resolve(if self.current_path == "/" { then } else { otherwise })
             }
-            Yaml::Tagged(tag, argument) => match (tag.suffix.as_str(), argument.as_ref()) {
-                ("Ref", Yaml::Value(Scalar::String(name))) => match name.as_ref() {
-                    "AWS::NoValue" => return Ok(None),
-                    "CurrentPath" => json!(self.current_path),
-                    "BetaPath" => json!(self.beta_path),
-                    resource => json!(resource),
-                },
-                ("GetAtt", Yaml::Value(Scalar::String(name))) => json!(name),
-                ("Sub", Yaml::Value(Scalar::String(text))) => {
-                    let text = text.replace("${CurrentPath}", self.current_path).replace("${BetaPath}", self.beta_path);
-                    if text.contains("${") {
-                        return unknown();
-                    }
-                    json!(text)
-                }
-                ("If", Yaml::Sequence(branches)) => match branches.as_slice() {
-                    [condition, then, otherwise] => match condition.as_str() {
-                        Some("IsAttached") => return self.resolved(then),
-                        Some("AtRoot") if self.current_path == "/" => return self.resolved(then),
-                        Some("AtRoot") => return self.resolved(otherwise),
-                        _ => return unknown(),
-                    },
-                    _ => return unknown(),
-                },
-                _ => return unknown(),
-            },
-            _ => return unknown(),
-        }))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TEMPLATE: &str = r#"
-Resources:
-  Thing:
-    Type: A::Thing
-    Properties:
-      Number: 7
-      Comment: !Sub "${AWS::StackName}"
-      Attached: !If [IsAttached, [!Ref Other], !Ref AWS::NoValue]
-      Detached: !If [IsAttached, !Ref AWS::NoValue, [x]]
-      Names: [!GetAtt Other.Arn, !Ref AWS::NoValue, yes]
-      Paths: [!Ref BetaPath, !If [AtRoot, /, !Sub "${CurrentPath}/*"]]
-  Odd: {Type: B::Thing, Properties: {Name: !Join ["-", [a, b]]}}
-  Conditional: {Type: B::Thing, Properties: {Name: !If [HasDomain, a, b]}}
-  Named: {Type: C::Thing, Properties: {Name: !Sub "${AWS::StackName}-x"}}
-"#;
-
-    fn properties(name: &str, current_path: &str) -> Result<Option<Value>, TemplateError> {
-        let template = Template::parse(TEMPLATE, current_path, "/beta").unwrap();
-        template.resolved(template.at(&["Resources", name, "Properties"])?)
-    }
-
-    #[test]
-    fn the_function_is_attached_and_the_paths_are_those_of_the_settings() {
-        for (current_path, expected) in [("/site", "/site/*"), ("/", "/")] {
-            let names = ["Other.Arn", "yes"];
-            let expected = json!({"Number": 7, "Attached": ["Other"], "Names": names, "Paths": ["/beta", expected]});
-            assert_eq!(properties("Thing", current_path).unwrap(), Some(expected));
+            _ => Some(json!({ name: null })),
         }
-    }
-
-    #[track_caller]
-    fn check_error<T: std::fmt::Debug>(outcome: Result<T, TemplateError>, expected: &str) {
-        let error = outcome.unwrap_err().to_string();
-        assert!(error.starts_with("cloudformation/edge.yaml: ") && error.contains(expected), "{error}");
-    }
-
-    #[test]
-    fn what_is_not_known_is_named() {
-        check_error(properties("Odd", "/"), "Join");
-        check_error(properties("Conditional", "/"), "HasDomain");
-        check_error(properties("Named", "/"), "AWS::StackName");
-        check_error(properties("Missing", "/"), "Resources.Missing.Properties is missing");
-        let template = Template::parse(TEMPLATE, "/", "/beta").unwrap();
-        assert_eq!(template.only("A::Thing").unwrap(), "Thing");
-        check_error(template.only("B::Thing"), "one resource of type B::Thing, not 2");
     }
 }

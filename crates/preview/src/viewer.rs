@@ -4,19 +4,17 @@ use super::rules::is_forbidden;
 use axum::http::request::Parts;
 use http::header::COOKIE;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
 /// The cookie with the address to visit from. It belongs to the preview: no function sees it.
 pub(super) const VIEWER_COOKIE: &str = "preview_viewer";
 
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
-
-/// AWS's own example of a distribution.
-const DOMAIN: &str = "d111111abcdef8.cloudfront.net";
-const DISTRIBUTION: &str = "EDFDVBD6EXAMPLE";
 
 /// A viewer's request.
 #[derive(Debug)]
@@ -39,10 +37,7 @@ impl Viewer {
     pub(super) fn new(parts: &Parts, peer: IpAddr) -> Self {
         let visible = parts.headers.iter().filter(|(name, _)| **name != COOKIE && !is_forbidden(name.as_str()));
         let mut headers: HeaderMap = visible.map(|(name, value)| (name.clone(), value.clone())).collect();
-        let cookies: Vec<String> = cookies(&parts.headers)
-            .filter(|(name, _)| *name != VIEWER_COOKIE)
-            .map(|(name, value)| if value.is_empty() { name.to_owned() } else { format!("{name}={value}") })
-            .collect();
+        let cookies: Vec<&str> = cookies(&parts.headers).filter(|pair| split(pair).0 != VIEWER_COOKIE).collect();
         if let (false, Ok(value)) = (cookies.is_empty(), HeaderValue::try_from(cookies.join("; "))) {
             headers.insert(COOKIE, value);
         }
@@ -50,9 +45,10 @@ impl Viewer {
         if headers.get(SEC_FETCH_DEST).is_some_and(|destination| destination == "iframe") {
             headers.insert(SEC_FETCH_DEST, HeaderValue::from_static("document"));
         }
+        let address = cookie(&parts.headers, VIEWER_COOKIE).filter(|address| address.parse::<IpAddr>().is_ok());
         Self {
             id: request_id(),
-            address: visiting_from(&parts.headers).unwrap_or_else(|| peer.to_string()),
+            address: address.map_or_else(|| peer.to_string(), str::to_owned),
             method: parts.method.to_string(),
             uri: parts.uri.path().to_owned(),
             query: parts.uri.query().unwrap_or_default().to_owned(),
@@ -60,33 +56,20 @@ impl Viewer {
         }
     }
 
-    /// Path and query string, as sent.
-    pub(super) fn url(&self) -> String {
-        let mark = if self.query.is_empty() { "" } else { "?" };
-        [&self.uri, mark, &self.query].concat()
-    }
-
-    /// `Records[0].cf.request` of the event for a Lambda@Edge function.
+    /// The event for a Lambda@Edge function.
     /// <https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/lambda-event-structure.html>
-    pub(super) fn lambda_request(&self) -> Value {
-        let mut headers = Map::new();
-        for (name, value) in &self.headers {
-            let entries = headers.entry(name.as_str()).or_insert_with(|| json!([]));
-            if let Some(entries) = entries.as_array_mut() {
-                entries.push(json!({ "key": name.as_str(), "value": text(value) }));
-            }
-        }
-        json!({
+    pub(super) fn lambda_event(&self) -> Value {
+        let headers = self.headers.keys().map(|name| {
+            let values = self.headers.get_all(name).into_iter().map(text);
+            (name.as_str(), values.map(|value| json!({ "key": name.as_str(), "value": value })).collect::<Value>())
+        });
+        let request = json!({
             "clientIp": self.address,
-            "headers": headers,
+            "headers": headers.collect::<Value>(),
             "method": self.method,
             "querystring": self.query,
             "uri": self.uri,
-        })
-    }
-
-    /// The event for a Lambda@Edge function, with that request.
-    pub(super) fn lambda_event(&self, request: &Value) -> Value {
+        });
         json!({ "Records": [{ "cf": { "config": self.context(), "request": request } }] })
     }
 
@@ -94,9 +77,7 @@ impl Viewer {
     /// <https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/functions-event-structure.html>
     pub(super) fn script_event(&self) -> Value {
         let parameters = self.query.split('&').filter(|parameter| !parameter.is_empty());
-        let parameters = parameters.map(|parameter| parameter.split_once('=').unwrap_or((parameter, "")));
         let headers = self.headers.iter().filter(|(name, _)| *name != COOKIE);
-        let headers = headers.map(|(name, value)| (name.as_str(), text(value)));
         json!({
             "version": "1.0",
             "context": self.context(),
@@ -104,17 +85,18 @@ impl Viewer {
             "request": {
                 "method": self.method,
                 "uri": self.uri,
-                "querystring": by_name(parameters),
-                "headers": by_name(headers),
-                "cookies": by_name(cookies(&self.headers)),
+                "querystring": by_name(parameters.map(split)),
+                "headers": by_name(headers.map(|(name, value)| (name.as_str(), text(value)))),
+                "cookies": by_name(cookies(&self.headers).map(split)),
             },
         })
     }
 
+    /// Names are those of AWS's own example of a distribution.
     fn context(&self) -> Value {
         json!({
-            "distributionDomainName": DOMAIN,
-            "distributionId": DISTRIBUTION,
+            "distributionDomainName": "d111111abcdef8.cloudfront.net",
+            "distributionId": "EDFDVBD6EXAMPLE",
             "eventType": "viewer-request",
             "requestId": self.id,
         })
@@ -122,45 +104,41 @@ impl Viewer {
 }
 
 /// The value of a cookie. A colon is not allowed in every cookie parser; browsers send it as it was set.
-pub(super) fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
-    cookies(headers).find(|(known, _)| *known == name).map(|(_, value)| value.to_owned())
+pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    cookies(headers).map(split).find(|(known, _)| *known == name).map(|(_, value)| value)
 }
 
-/// The address in the preview's cookie.
-fn visiting_from(headers: &HeaderMap) -> Option<String> {
-    cookie(headers, VIEWER_COOKIE).filter(|address| address.parse::<IpAddr>().is_ok())
-}
-
-fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+/// The cookies as they were sent, such as `name=value`.
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let values = headers.get_all(COOKIE).into_iter().filter_map(|value| value.to_str().ok());
-    let pairs = values.flat_map(|value| value.split(';')).map(str::trim).filter(|pair| !pair.is_empty());
-    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+    values.flat_map(|value| value.split(';')).map(str::trim).filter(|pair| !pair.is_empty())
+}
+
+/// The name and the value of a cookie or a parameter.
+pub(super) fn split(pair: &str) -> (&str, &str) {
+    pair.split_once('=').unwrap_or((pair, ""))
 }
 
 /// The first value of a name, and all of them where there are several.
-fn by_name<'a, V: Into<String>>(pairs: impl Iterator<Item = (&'a str, V)>) -> Value {
-    let mut all: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+fn by_name<'a, V: Serialize>(pairs: impl Iterator<Item = (&'a str, V)>) -> Value {
+    let mut values: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
     for (name, value) in pairs {
-        all.entry(name).or_default().push(json!({ "value": value.into() }));
+        values.entry(name).or_default().push(json!({ "value": value }));
     }
-    let object = all.into_iter().map(|(name, values)| match values.as_slice() {
-        [value] => (name.to_owned(), value.clone()),
-        [first, ..] => (name.to_owned(), json!({ "value": first.get("value"), "multiValue": values })),
-        [] => (name.to_owned(), Value::Null),
-    });
-    Value::Object(object.collect())
+    let entry = |mut values: Vec<Value>| match values.as_slice() {
+        [first, _, ..] => json!({ "value": first.get("value"), "multiValue": values }),
+        _ => values.pop().unwrap_or_default(),
+    };
+    values.into_iter().map(|(name, values)| (name, entry(values))).collect()
 }
 
-fn text(value: &HeaderValue) -> String {
-    String::from_utf8_lossy(value.as_bytes()).into_owned()
+fn text(value: &HeaderValue) -> Cow<'_, str> {
+    String::from_utf8_lossy(value.as_bytes())
 }
 
 /// 56 characters, as in CloudFront. Each `RandomState` has a seed of its own; an id need not be hard to guess here.
 pub(super) fn request_id() -> String {
-    let part = || RandomState::new().build_hasher().finish();
-    let mut id = format!("{:016x}{:016x}{:016x}{:016x}", part(), part(), part(), part());
-    id.truncate(54);
-    id + "=="
+    format!("{:056x}", RandomState::new().hash_one(()))
 }
 
 #[cfg(test)]
@@ -179,19 +157,15 @@ mod tests {
     #[test]
     fn a_lambda_event_has_cloudfronts_fields() {
         let viewer = viewer(&[("Host", "x"), ("Accept", "a"), ("Accept", "b"), ("Connection", "close")]);
-        let request = viewer.lambda_request();
-        assert_eq!(
-            request,
-            json!({
-                "clientIp": "192.0.2.1",
-                "headers": {
-                    "accept": [{"key": "accept", "value": "a"}, {"key": "accept", "value": "b"}],
-                    "host": [{"key": "host", "value": "x"}],
-                },
-                "method": "GET", "querystring": "c=1&d&c=2", "uri": "/a%20b/",
-            })
-        );
-        let event = viewer.lambda_event(&request);
+        let event = viewer.lambda_event();
+        let expected = json!({
+            "clientIp": "192.0.2.1", "method": "GET", "querystring": "c=1&d&c=2", "uri": "/a%20b/",
+            "headers": {
+                "accept": [{"key": "accept", "value": "a"}, {"key": "accept", "value": "b"}],
+                "host": [{"key": "host", "value": "x"}],
+            },
+        });
+        assert_eq!(event["Records"][0]["cf"]["request"], expected);
         assert_eq!(event["Records"][0]["cf"]["config"]["requestId"].as_str().unwrap().len(), 56);
     }
 
@@ -210,11 +184,15 @@ mod tests {
 
     #[test]
     fn the_previews_cookie_sets_the_address_and_stays_hidden() {
-        let as_other = viewer(&[("Cookie", "a=b; preview_viewer=2001:db8::7; c=d")]);
-        assert_eq!(as_other.address, "2001:db8::7");
-        assert_eq!(as_other.headers[COOKIE], "a=b; c=d");
-        assert!(!viewer(&[("Cookie", "preview_viewer=192.0.2.9")]).headers.contains_key(COOKIE));
-        assert_eq!(viewer(&[("Cookie", "preview_viewer=nobody")]).address, "192.0.2.1");
+        for (sent, address, seen) in [
+            ("a=b; preview_viewer=2001:db8::7; c=", "2001:db8::7", Some("a=b; c=")),
+            ("preview_viewer=192.0.2.9", "192.0.2.9", None),
+            ("preview_viewer=nobody", "192.0.2.1", None),
+        ] {
+            let viewer = viewer(&[("Cookie", sent)]);
+            assert_eq!(viewer.address, address);
+            assert_eq!(viewer.headers.get(COOKIE).map(|cookies| cookies.to_str().unwrap()), seen);
+        }
     }
 
     #[test]

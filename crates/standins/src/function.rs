@@ -1,11 +1,10 @@
 //! A function as a process of its own, with its log.
 
 use super::RuntimeApi;
-use parking_lot::Mutex;
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
@@ -13,16 +12,13 @@ use tokio::sync::watch;
 
 /// A running function. The process is killed when this is dropped.
 pub struct Function {
-    process: Child,
-    log: Arc<Mutex<Vec<String>>>,
-    lines: watch::Receiver<usize>,
+    /// Its process.
+    pub process: Child,
+    log: watch::Receiver<Vec<String>>,
 }
 
 impl Function {
-    /// Starts `program` with the environment that Lambda gives a function, and no other.
-    ///
-    /// # Errors
-    /// The program could not be started.
+    /// Starts `program` with the environment that Lambda gives a function and these variables, and no other.
     pub fn start<P: AsRef<Path>>(
         program: P,
         api: &RuntimeApi,
@@ -34,55 +30,31 @@ impl Function {
     }
 
     /// Starts a command whose environment is complete.
-    ///
-    /// # Errors
-    /// The command could not be started.
     pub fn run(mut command: Command) -> io::Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn()?;
-        let log: Arc<Mutex<Vec<String>>> = Arc::default();
-        let (count, lines) = watch::channel(0);
-        let count = Arc::new(count);
-        if let Some(stdout) = process.stdout.take() {
-            tokio::spawn(collect(stdout, log.clone(), count.clone()));
-        }
-        if let Some(stderr) = process.stderr.take() {
-            tokio::spawn(collect(stderr, log.clone(), count));
-        }
-        Ok(Self { process, log, lines })
+        let (lines, log) = watch::channel(Vec::new());
+        let lines = Arc::new(lines);
+        tokio::spawn(collect(process.stdout.take(), lines.clone()));
+        tokio::spawn(collect(process.stderr.take(), lines));
+        Ok(Self { process, log })
     }
 
     /// The lines that the function wrote so far.
     pub fn log(&self) -> Vec<String> {
-        self.log.lock().clone()
+        self.log.borrow().clone()
     }
 
     /// Waits until the log fits, or the function ends; returns it.
     pub async fn log_when(&self, wanted: impl Fn(&[String]) -> bool) -> Vec<String> {
-        let mut lines = self.lines.clone();
-        loop {
-            lines.mark_unchanged();
-            let log = self.log();
-            if wanted(&log) || lines.changed().await.is_err() {
-                return log;
-            }
-        }
+        // It ends with an error, and the log is returned as it is, when the function has ended.
+        let _ = self.log.clone().wait_for(|log| wanted(log)).await;
+        self.log()
     }
 
-    /// The log as it is written. A line that is taken from there is not kept here, so that the log of a function that
-    /// lives long does not grow.
+    /// The log as it is written.
     pub fn follow(&self) -> Following {
-        Following { log: self.log.clone(), lines: self.lines.clone() }
-    }
-
-    /// The process id.
-    pub fn id(&self) -> Option<u32> {
-        self.process.id()
-    }
-
-    /// Whether the process has not ended yet.
-    pub fn is_alive(&mut self) -> bool {
-        matches!(self.process.try_wait(), Ok(None))
+        Following { log: self.log.clone(), seen: 0 }
     }
 
     /// Stops the process where it is, as Lambda freezes an environment.
@@ -106,41 +78,21 @@ impl Function {
             unsafe { libc::kill(id, signal) };
         }
     }
-
-    /// Waits for the process to end.
-    ///
-    /// # Errors
-    /// The operating system does not know.
-    pub async fn ended(&mut self) -> io::Result<ExitStatus> {
-        self.process.wait().await
-    }
-
-    /// Ends the process without warning.
-    ///
-    /// # Errors
-    /// It could not be killed.
-    pub async fn kill(&mut self) -> io::Result<()> {
-        self.process.kill().await
-    }
 }
 
 /// The log of a [`Function`] as it is written.
 pub struct Following {
-    log: Arc<Mutex<Vec<String>>>,
-    lines: watch::Receiver<usize>,
+    log: watch::Receiver<Vec<String>>,
+    seen: usize,
 }
 
 impl Following {
     /// Waits for the next lines; `None` when the function has ended and there are no more.
     pub async fn next(&mut self) -> Option<Vec<String>> {
-        loop {
-            self.lines.mark_unchanged();
-            let lines = std::mem::take(&mut *self.log.lock());
-            if !lines.is_empty() {
-                return Some(lines);
-            }
-            self.lines.changed().await.ok()?;
-        }
+        let log = self.log.wait_for(|log| log.len() > self.seen).await.ok()?;
+        let lines = log.get(self.seen..)?.to_vec();
+        self.seen = log.len();
+        Some(lines)
     }
 }
 
@@ -161,10 +113,10 @@ pub fn lambda_environment(api: &RuntimeApi) -> Vec<(&'static str, String)> {
     ]
 }
 
-async fn collect(stream: impl AsyncRead + Unpin, log: Arc<Mutex<Vec<String>>>, count: Arc<watch::Sender<usize>>) {
+async fn collect(stream: Option<impl AsyncRead + Unpin>, log: Arc<watch::Sender<Vec<String>>>) {
+    let Some(stream) = stream else { return };
     let mut lines = BufReader::new(stream).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        log.lock().push(line);
-        count.send_modify(|count| *count += 1);
+        log.send_modify(|log| log.push(line));
     }
 }

@@ -1,6 +1,6 @@
 //! Stand-ins for what cannot run on a developer's machine: [`RuntimeApi`] for Lambda's Runtime API, [`LaunchDarkly`] for
-//! LaunchDarkly's service, [`DynamoDbProxy`] for a DynamoDB that fails, [`Secrets`] for the services that keep secrets.
-//! They speak the real protocols, with faults on demand, and start the function as a process of its own ([`Function`]).
+//! LaunchDarkly's service, [`Aws`] for a DynamoDB that fails and for the services that keep secrets. They speak the real
+//! protocols, with faults on demand, and start the function as a process of its own ([`Function`]).
 //!
 //! For tests, benches and the preview; no part of the edge binary.
 
@@ -14,9 +14,9 @@ mod serve;
 pub mod servers;
 mod wire;
 
-pub use aws::{DynamoDbFault, DynamoDbProxy, Secrets};
+pub use aws::{Aws, DynamoDbFault};
 pub use edge::Edge;
 pub use function::{Following, Function, lambda_environment};
-pub use launchdarkly::{Data, Fault, LaunchDarkly, Seen};
+pub use launchdarkly::{Data, Fault, LaunchDarkly};
 pub use runtime_api::{Outcome, RuntimeApi};
 pub use wire::Wire;

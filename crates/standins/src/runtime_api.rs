@@ -1,12 +1,9 @@
 //! Lambda's [Runtime API](https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html), for one function at a time.
 
-use super::serve::{Body, Server, full, response};
+use super::serve::{Body, Server, header, response, with_header};
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use http::{Method, Request, Response};
 use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,145 +24,112 @@ pub struct Outcome {
 
 /// A running Runtime API.
 pub struct RuntimeApi {
-    server: Server,
-    state: Arc<State>,
+    server: Server<State>,
     events: mpsc::UnboundedSender<Event>,
 }
 
 struct Event {
-    id: String,
     body: Bytes,
-    deadline_ms: u64,
-}
-
-/// Who waits for an invocation's answer, and since when the function has the event.
-struct Waiting {
+    deadline_ms: u128,
     sender: oneshot::Sender<Outcome>,
-    handed_out: Option<Instant>,
 }
 
 struct State {
     queue: tokio::sync::Mutex<mpsc::UnboundedReceiver<Event>>,
-    waiting: Mutex<HashMap<String, Waiting>>,
-    polls: watch::Sender<u64>,
+    /// The event that the function has, with its id, and since when.
+    handed_out: Mutex<Option<(String, Event, Instant)>>,
+    /// The user agent of each request for an event.
+    polls: watch::Sender<Vec<String>>,
     invocations: AtomicU64,
-    user_agents: Mutex<Vec<String>>,
     init_error: watch::Sender<Option<String>>,
-    extensions: watch::Sender<u64>,
+    extensions: AtomicU64,
 }
 
 impl RuntimeApi {
-    /// Starts it on a free port.
-    ///
-    /// # Errors
-    /// No port could be bound.
+    /// Starts it; fails if no port is free.
     pub async fn start() -> io::Result<Self> {
         let (events, queue) = mpsc::unbounded_channel();
-        let state = Arc::new(State {
-            queue: tokio::sync::Mutex::new(queue),
-            waiting: Mutex::default(),
-            polls: watch::Sender::new(0),
-            invocations: AtomicU64::new(0),
-            user_agents: Mutex::default(),
-            init_error: watch::Sender::new(None),
-            extensions: watch::Sender::new(0),
-        });
-        let shared = state.clone();
-        let server = Server::start(move |request| answer(shared.clone(), request)).await?;
-        Ok(Self { server, state, events })
+        let state = State {
+            queue: queue.into(),
+            handed_out: Mutex::default(),
+            polls: watch::Sender::default(),
+            invocations: AtomicU64::default(),
+            init_error: watch::Sender::default(),
+            extensions: AtomicU64::default(),
+        };
+        Ok(Self { server: Server::start(state, answer).await?, events })
     }
 
     /// For `AWS_LAMBDA_RUNTIME_API`.
     pub fn address(&self) -> SocketAddr {
-        self.server.address()
+        self.server.address
     }
 
-    /// Hands an event to the function and waits for its answer; `None` when the function ends without one.
+    /// Hands an event to the function and waits for its answer; `None` if the function polls again without one.
     pub async fn invoke(&self, event: impl Into<Bytes>) -> Option<Outcome> {
         self.invoke_with_deadline(event, SystemTime::now() + Duration::from_secs(5)).await
     }
 
     /// The same with a deadline of its own.
     pub async fn invoke_with_deadline(&self, event: impl Into<Bytes>, deadline: SystemTime) -> Option<Outcome> {
-        let id = format!("{:032x}", unique());
         let (sender, receiver) = oneshot::channel();
-        self.state.waiting.lock().insert(id.clone(), Waiting { sender, handed_out: None });
         let deadline_ms = deadline.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-        let deadline_ms = u64::try_from(deadline_ms).unwrap_or(u64::MAX);
-        self.events.send(Event { id, body: event.into(), deadline_ms }).ok()?;
+        self.events.send(Event { body: event.into(), deadline_ms, sender }).ok()?;
         receiver.await.ok()
-    }
-
-    /// How often the function has asked for an event.
-    pub fn polls(&self) -> u64 {
-        *self.state.polls.borrow()
-    }
-
-    /// How many events it received.
-    pub fn invocations(&self) -> u64 {
-        self.state.invocations.load(Ordering::Relaxed)
     }
 
     /// Waits until the function has asked for that many events.
     pub async fn polled(&self, times: u64) {
         // The sender lives as long as this.
-        let _ = self.state.polls.subscribe().wait_for(|polls| *polls >= times).await;
+        let _ = self.server.state.polls.subscribe().wait_for(|polls| polls.len() as u64 >= times).await;
     }
 
-    /// The user agents that asked for events.
+    /// Waits until the function asks for the next event.
+    pub async fn idle(&self) {
+        self.polled(self.server.state.invocations.load(Ordering::Relaxed) + 1).await;
+    }
+
+    /// The user agent of each request for an event.
     pub fn user_agents(&self) -> Vec<String> {
-        self.state.user_agents.lock().clone()
+        self.server.state.polls.borrow().clone()
     }
 
     /// How many extensions were registered.
     pub fn extensions(&self) -> u64 {
-        *self.state.extensions.borrow()
+        self.server.state.extensions.load(Ordering::Relaxed)
     }
 
     /// Waits for an init error; returns its JSON.
     pub async fn init_error(&self) -> String {
-        let mut errors = self.state.init_error.subscribe();
+        let mut errors = self.server.state.init_error.subscribe();
         let error = errors.wait_for(Option::is_some).await;
         error.ok().and_then(|error| error.clone()).unwrap_or_default()
     }
 }
 
-fn unique() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body> {
-    let path = request.uri().path().trim_start_matches('/').to_owned();
-    let parts: Vec<&str> = path.split('/').collect();
+async fn answer(state: Arc<State>, request: Request<Bytes>) -> Response<Body> {
+    let parts: Vec<&str> = request.uri().path().trim_start_matches('/').split('/').collect();
     match (request.method(), parts.as_slice()) {
         (&Method::GET, [_, "runtime", "invocation", "next"]) => {
-            let agent = request.headers().get("user-agent").and_then(|agent| agent.to_str().ok()).unwrap_or_default();
-            state.user_agents.lock().push(agent.to_owned());
+            let agent = header(request.headers(), "user-agent").to_owned();
+            state.polls.send_modify(|polls| polls.push(agent));
             next(&state).await
         }
         (&Method::POST, [_, "runtime", "invocation", id, kind @ ("response" | "error")]) => {
-            let is_error = *kind == "error";
-            let id = (*id).to_owned();
-            let Ok(body) = request.into_body().collect().await else { return response(400, "{}") };
-            if let Some(waiting) = state.waiting.lock().remove(&id) {
-                let took = waiting.handed_out.map(|moment| moment.elapsed()).unwrap_or_default();
-                let _ = waiting.sender.send(Outcome { body: body.to_bytes(), is_error, took });
+            if let Some((_, event, since)) = state.handed_out.lock().take_if(|(known, ..)| known == id) {
+                let body = request.body().clone();
+                let _ = event.sender.send(Outcome { body, is_error: *kind == "error", took: since.elapsed() });
             }
             response(202, r#"{"status":"OK"}"#)
         }
         (&Method::POST, [_, "runtime", "init", "error"]) => {
-            let Ok(body) = request.into_body().collect().await else { return response(400, "{}") };
-            let text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
-            state.init_error.send_replace(Some(text));
+            state.init_error.send_replace(Some(String::from_utf8_lossy(request.body()).into_owned()));
             response(202, r#"{"status":"OK"}"#)
         }
         (&Method::POST, [_, "extension", "register"]) => {
-            state.extensions.send_modify(|count| *count += 1);
-            let mut answer =
-                response(200, r#"{"functionName":"redirect","functionVersion":"1","handler":"bootstrap"}"#);
-            answer.headers_mut().insert("lambda-extension-identifier", HeaderValue::from_static("1"));
-            answer
+            state.extensions.fetch_add(1, Ordering::Relaxed);
+            let body = r#"{"functionName":"redirect","functionVersion":"1","handler":"bootstrap"}"#;
+            with_header(response(200, body), "lambda-extension-identifier", "1")
         }
         // No event ever comes for an extension that asked for none.
         (&Method::GET, [_, "extension", "event", "next"]) => std::future::pending().await,
@@ -174,18 +138,17 @@ async fn answer(state: Arc<State>, request: Request<Incoming>) -> Response<Body>
 }
 
 async fn next(state: &State) -> Response<Body> {
-    state.polls.send_modify(|polls| *polls += 1);
     let Some(event) = state.queue.lock().await.recv().await else { return response(500, "{}") };
-    state.invocations.fetch_add(1, Ordering::Relaxed);
-    if let Some(waiting) = state.waiting.lock().get_mut(&event.id) {
-        waiting.handed_out = Some(Instant::now());
+    let id = state.invocations.fetch_add(1, Ordering::Relaxed).to_string();
+    let mut answer = response(200, event.body.clone());
+    for (name, value) in [
+        ("lambda-runtime-aws-request-id", id.as_str()),
+        ("lambda-runtime-deadline-ms", &event.deadline_ms.to_string()),
+        ("lambda-runtime-invoked-function-arn", "arn:aws:lambda:us-east-1:000000000000:function:redirect:1"),
+        ("lambda-runtime-trace-id", "Root=1-00000000-000000000000000000000000;Sampled=0"),
+    ] {
+        answer = with_header(answer, name, value);
     }
-    Response::builder()
-        .header("content-type", "application/json")
-        .header("lambda-runtime-aws-request-id", &event.id)
-        .header("lambda-runtime-deadline-ms", event.deadline_ms)
-        .header("lambda-runtime-invoked-function-arn", "arn:aws:lambda:us-east-1:000000000000:function:redirect:1")
-        .header("lambda-runtime-trace-id", "Root=1-00000000-000000000000000000000000;Sampled=0")
-        .body(full(event.body))
-        .unwrap_or_else(|_| response(500, "{}"))
+    *state.handed_out.lock() = Some((id, event, Instant::now()));
+    answer
 }

@@ -9,27 +9,18 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
+use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The root of the workspace.
-pub fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
 /// Where `just` puts what the tests need.
-pub fn tools() -> PathBuf {
-    workspace().join(".tools")
-}
+pub const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.tools");
 
 /// The same for what comes from npm.
-pub fn node_modules() -> PathBuf {
-    workspace().join("tests/stores/node/node_modules")
-}
+pub const NODE_MODULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/stores/node/node_modules");
 
 /// A process that ends with this.
 pub struct Server {
@@ -59,15 +50,14 @@ impl Server {
 
     /// Ends the process at once.
     pub fn kill(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.kill();
     }
 }
 
@@ -95,43 +85,32 @@ fn redis_server(port: u16, arguments: &[&str]) -> Server {
     Server::start(command, "Ready to accept connections", port, "install Debian's package redis-server")
 }
 
-/// A DynamoDB.
-pub fn start_dynamodb() -> Server {
+fn start_dynamodb() -> Server {
     let script = "const server = require('dynalite')({createTableMs: 0, deleteTableMs: 0, updateTableMs: 0}); \
                   server.listen(0, '127.0.0.1', () => console.log('ready on port:' + server.address().port))";
     let mut command = Command::new("node");
-    command.args(["--no-warnings", "-e", script]).env("NODE_PATH", node_modules());
-    Server::start(
-        command,
-        "ready on port:",
-        0,
-        "run these tests by `just test`, which installs dynalite in tests/stores/node",
-    )
+    command.args(["--no-warnings", "-e", script]).env("NODE_PATH", NODE_MODULES);
+    let hint = "run these tests by `just test`, which installs dynalite in tests/stores/node";
+    Server::start(command, "ready on port:", 0, hint)
 }
 
-/// One Redis and one DynamoDB for all tests, each of which has a prefix or table of its own. They are stopped by the
-/// operating system with the test process; see [`end_with_parent`].
-static REDIS: LazyLock<u16> = LazyLock::new(|| end_with_parent(start_redis(None)));
-static DYNAMODB: LazyLock<u16> = LazyLock::new(|| end_with_parent(start_dynamodb()));
+/// The Redis for all tests, each of which has a prefix of its own.
+pub static REDIS: LazyLock<Server> = LazyLock::new(|| kept(start_redis(None)));
+
+/// The DynamoDB for all tests, each of which has a table of its own.
+static DYNAMODB: LazyLock<Server> = LazyLock::new(|| kept(start_dynamodb()));
 
 /// A static is never dropped: so its process is stopped when the test process ends.
-fn end_with_parent(server: Server) -> u16 {
-    static LEFT: parking_lot::Mutex<Vec<u32>> = parking_lot::Mutex::new(Vec::new());
+fn kept(server: Server) -> Server {
     extern "C" fn stop() {
-        for id in LEFT.lock().drain(..) {
+        for server in [&REDIS, &DYNAMODB].into_iter().filter_map(LazyLock::get) {
             // SAFETY: kill touches no memory; the child was not waited for, so the id is its own.
-            unsafe { libc::kill(id.try_into().unwrap(), libc::SIGKILL) };
+            unsafe { libc::kill(server.process.id().try_into().unwrap(), libc::SIGKILL) };
         }
     }
-    let mut left = LEFT.lock();
-    if left.is_empty() {
-        // SAFETY: the function is plain and touches only a static that lives as long as the process.
-        unsafe { libc::atexit(stop) };
-    }
-    left.push(server.process.id());
-    let port = server.port;
-    std::mem::forget(server);
-    port
+    // SAFETY: the function is plain and touches only statics that live as long as the process.
+    unsafe { libc::atexit(stop) };
+    server
 }
 
 /// A name that no other test has.
@@ -140,29 +119,24 @@ pub fn unique(what: &str) -> String {
     format!("{what}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// The port of the Redis that all tests share.
-pub fn redis_port() -> u16 {
-    *REDIS
-}
-
-/// Its address.
+/// The address of the Redis that all tests share.
 pub fn redis_url() -> String {
-    format!("redis://127.0.0.1:{}", redis_port())
+    format!("redis://127.0.0.1:{}", REDIS.port)
 }
 
 /// The address of the DynamoDB that all tests share.
 pub fn dynamodb_uri() -> String {
-    format!("http://127.0.0.1:{}", *DYNAMODB)
+    format!("http://127.0.0.1:{}", DYNAMODB.port)
 }
 
 /// A new table in the shared DynamoDB, in the form that every LaunchDarkly SDK expects; its name.
 pub async fn new_table() -> String {
     let table = unique("flags");
-    let attributes = ["namespace", "key"];
-    let definition = serde_json::json!({
+    let attributes = ["namespace", "key"].map(|name| json!({"AttributeName": name, "AttributeType": "S"}));
+    let definition = json!({
         "TableName": table,
         "BillingMode": "PAY_PER_REQUEST",
-        "AttributeDefinitions": attributes.map(|name| serde_json::json!({"AttributeName": name, "AttributeType": "S"})),
+        "AttributeDefinitions": attributes,
         "KeySchema": [
             {"AttributeName": "namespace", "KeyType": "HASH"},
             {"AttributeName": "key", "KeyType": "RANGE"},
@@ -184,7 +158,7 @@ pub async fn new_table() -> String {
 }
 
 /// Waits for a line of a function's log that fits.
-pub async fn line(function: &Function, fits: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+pub async fn line(function: &Function, fits: impl Fn(&Value) -> bool) -> Value {
     let found = |log: &[String]| log.iter().find_map(|line| serde_json::from_str(line).ok().filter(|line| fits(line)));
     let log = function.log_when(|log| found(log).is_some()).await;
     found(&log).unwrap_or_else(|| panic!("no such line before the function ended: {log:?}"))

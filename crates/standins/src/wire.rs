@@ -2,7 +2,9 @@
 
 #![allow(clippy::missing_panics_doc, clippy::panic, clippy::unwrap_used, clippy::indexing_slicing)] // A test fails by panicking.
 
+use futures_util::future::select;
 use parking_lot::Mutex;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -39,11 +41,19 @@ impl Wire {
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = server.into_split();
                 let (left, is_held) = (left.clone(), is_held.clone());
-                tokio::spawn(async move {
-                    tokio::select! {
-                        () = there(from_client, to_server, left) => {}
-                        () = back(from_server, to_client, is_held) => {}
-                    }
+                let there = copy(from_client, to_server, async move |read| {
+                    let mut left = left.lock();
+                    let passed = read.min(*left);
+                    *left -= passed;
+                    passed
+                });
+                let back = copy(from_server, to_client, async move |read| {
+                    // The sender goes with the test.
+                    let _ = is_held.clone().wait_for(|is_held| !is_held).await;
+                    read
+                });
+                tokio::spawn(async {
+                    select(pin!(there), pin!(back)).await;
                 });
             }
         });
@@ -61,29 +71,13 @@ impl Wire {
     }
 }
 
-async fn there(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, left: Arc<Mutex<usize>>) {
+/// Copies as many bytes as `pass` allows of those that were read, and ends at the first that it does not.
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, pass: impl AsyncFn(usize) -> usize) {
     let mut bytes = vec![0; 512];
     loop {
         let read = from.read(&mut bytes).await.unwrap_or(0);
-        let some = {
-            let mut left = left.lock();
-            let some = read.min(*left);
-            *left -= some;
-            some
-        };
-        if some == 0 || to.write_all(&bytes[..some]).await.is_err() || some < read {
-            return;
-        }
-    }
-}
-
-async fn back(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut is_held: watch::Receiver<bool>) {
-    let mut bytes = vec![0; 512];
-    loop {
-        let read = from.read(&mut bytes).await.unwrap_or(0);
-        // The sender goes with the test.
-        let _ = is_held.wait_for(|is_held| !is_held).await;
-        if read == 0 || to.write_all(&bytes[..read]).await.is_err() {
+        let passed = pass(read).await;
+        if passed == 0 || to.write_all(&bytes[..passed]).await.is_err() || passed < read {
             return;
         }
     }
