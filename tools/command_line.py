@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     command("detach", edge.detach, "detach the function from the distribution: everyone gets the current site")
     command(
         "destroy", edge.destroy, "delete everything that deploy created", yes,
-        more="Waits until Lambda has removed the replicas, which takes hours.",
+        more="Waits until CloudFront has removed the replicas, which takes hours.",
     )  # fmt: skip
     command("store-destroy", store.destroy, "delete everything that store-deploy created", yes)
     command(
