@@ -1,6 +1,6 @@
-//! Checks `redirect.toml` and the secrets, and puts them where the crate includes them.
+//! Validates `redirect.toml` and the secrets, and writes them to the files that the crate includes.
 
-#![allow(dead_code, unreachable_pub)] // The settings module is the crate's; the build needs a part of it.
+#![allow(dead_code, unreachable_pub)] // The build uses only a part of the crate's modules.
 
 #[path = "src/preview_token.rs"]
 mod preview_token;
@@ -47,7 +47,7 @@ fn compile_in() -> Result<(), Error> {
     Ok(())
 }
 
-/// The fields of the file as text. A field that the settings do not have is refused here, as is a table or list.
+/// The fields of the file as text. Unknown fields, tables and lists are errors.
 fn fields(file: &str) -> Result<BTreeMap<String, String>, Error> {
     let table: toml::Table = file.parse().map_err(|error| format!("redirect.toml: {error}"))?;
     table
@@ -64,7 +64,7 @@ fn fields(file: &str) -> Result<BTreeMap<String, String>, Error> {
                 toml::Value::Boolean(truth) => truth.to_string(),
                 other => {
                     return Err(format!(
-                        "redirect.toml: {field} is of type {}; expected text, a number or a truth value",
+                        "redirect.toml: {field} is of type {}; expected a string, a number or a boolean",
                         other.type_str()
                     )
                     .into());
@@ -75,7 +75,7 @@ fn fields(file: &str) -> Result<BTreeMap<String, String>, Error> {
         .collect()
 }
 
-/// Readable by the owner alone: the file holds a secret.
+/// Readable only by the owner: the file contains a secret.
 fn write_private(path: &Path, text: &str) -> io::Result<()> {
     if path.exists() {
         fs::remove_file(path)?;

@@ -1,22 +1,22 @@
-# Tools that a recipe needs are installed into .tools (and node_modules, for what comes from npm).
+# A recipe installs the tools that it needs into .tools (npm packages into node_modules).
 
 set ignore-comments := true
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
 export PATH := justfile_directory() / ".tools/bin" + ":" + env("PATH")
 export PYTHONDONTWRITEBYTECODE := "1"
-# The tests wait for processes and timeouts more than they compute.
+# The tests mostly wait for processes and timeouts.
 export RUST_TEST_THREADS := "12"
 
-# How a function for Lambda is built: at a fixed address, which saves 12,000 relocations at each cold start.
+# A function for Lambda is linked at a fixed address, which saves 12,000 relocations at each cold start.
 static := "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS=-Crelocation-model=static"
 
 without_secrets := "env -u LAUNCHDARKLY_SDK_KEY -u REDIRECT_PREVIEW_TOKEN"
 
-# A store as the source of the flag data is a feature of its own.
+# A store as the source of the flag data needs a cargo feature.
 store := '''$(sed -nE 's/^source = "(dynamodb|redis)".*/--features \1/p' redirect.toml)'''
 
-# Every optional part at once, so that nothing is compiled twice.
+# All optional parts together, so that nothing is compiled twice.
 all := "--workspace --all-features --all-targets"
 
 usage := quote(just_executable()) + " --usage"
@@ -26,16 +26,16 @@ python_code := "tools tests benches src crates"
 _default:
     @just --list --unsorted
 
-# Send every event of events/, or the named ones, to the function in a local Lambda
+# Send the events of events/, or the named ones, to the function in a local Lambda
 [no-exit-message]
 [positional-arguments]
 [group('use')]
 invoke *EVENTS: (_python "build")
     @python tools/invoke.py "$@"
 
-# CloudFront on this machine: both sites and a page to play with the flag
+# Run CloudFront on this machine: both sites, and a page to try the flag
 [no-exit-message]
-[arg("port", long="port", pattern='\d+', help="port on 127.0.0.1; 0 for any that is free")]
+[arg("port", long="port", pattern='\d+', help="port on 127.0.0.1; 0 for any free port")]
 [arg("no_open", long="no-open", value="--no-open", help="do not open the control page in a browser")]
 [arg("freeze", long="freeze", value="--freeze", help="freeze the function between requests, as Lambda does")]
 [arg("live", long="live", value="--live", help="use the LaunchDarkly environment of LAUNCHDARKLY_SDK_KEY, read only")]
@@ -46,7 +46,7 @@ preview port="8080" no_open="" freeze="" live="" help="":
     set -euo pipefail
     [ -z "{{help}}" ] || { {{usage}} preview; echo; exit; }
     python3 tools/build.py "the function and the preview" cargo build --locked {{store}} --package redirect --package preview
-    # A job of its own in the terminal: Ctrl-C reaches the preview and not just, which would end with an error.
+    # A separate job in the terminal: Ctrl-C reaches the preview but not just, which would exit with an error.
     set -m
     target/debug/preview --port {{port}} {{no_open}} {{freeze}} {{live}} || exit
 
@@ -62,84 +62,84 @@ build: (_python "build")
 package *OPTIONS: (_python "build")
     @python tools/package.py "$@"
 
-# Key, flag, credentials, Region and quotas: what is wrong, and what to do about it
+# Examine key, flag, credentials, Region and quotas, and show what to do about problems
 [no-exit-message]
 [positional-arguments]
 [group('operate')]
 doctor *OPTIONS: (_python "deploy")
     @python tools/command_line.py doctor "$@"
 
-# What runs, what the flag says, and what viewers got in the last minutes (an environment's name, --json)
+# Show what runs, what the flag says, and what viewers got in the last minutes (an environment's name, --json)
 [no-exit-message]
 [positional-arguments]
 [group('operate')]
 status *OPTIONS: (_python "deploy")
     @python tools/command_line.py status "$@"
 
-# Put site and function on AWS (an environment's name, --dry-run, --without-function, --attach, --set PARAMETER=VALUE)
+# Deploy site and function to AWS (an environment's name, --dry-run, --without-function, --attach, --set NAME=VALUE)
 [no-exit-message]
 [positional-arguments]
 [group('deploy')]
 deploy *OPTIONS: (_python "deploy")
     @python tools/command_line.py deploy "$@"
 
-# Publish site/ alone; the function stays as it is
+# Publish site/ alone, without a change of the function
 [no-exit-message]
 [positional-arguments]
 [group('deploy')]
 publish *OPTIONS: (_python "deploy")
     @python tools/command_line.py publish "$@"
 
-# Make the package that was live before live again, or the one with that hash (--list shows them)
+# Make the previous package live again, or the one with a given hash (--list shows them)
 [no-exit-message]
 [positional-arguments]
 [group('operate')]
 rollback *OPTIONS: (_python "deploy")
     @python tools/command_line.py rollback "$@"
 
-# Take the function off the distribution at once: everyone gets the current site
+# Detach the function from the distribution immediately: everyone gets the current site
 [no-exit-message]
 [positional-arguments]
 [group('operate')]
 detach *OPTIONS: (_python "deploy")
     @python tools/command_line.py detach "$@"
 
-# Delete everything that deploy made; may be interrupted and run again
+# Delete everything that deploy created; may be interrupted and run again
 [no-exit-message]
 [positional-arguments]
 [group('deploy')]
 destroy *OPTIONS: (_python "deploy")
     @python tools/command_line.py destroy "$@"
 
-# Print the site's address (url ENV store: that of the flag store's webhook)
+# Print the site's address (url ENV store: the address of the flag store's webhook)
 [no-exit-message]
 [positional-arguments]
 [group('operate')]
 url *OPTIONS: (_python "deploy")
     @python tools/command_line.py url "$@"
 
-# Print a link that shows beta to whoever opens it, and make its token if there is none (a page's address)
+# Print a link that shows beta to anyone who opens it, and make a token if there is none (a page's address)
 [no-exit-message]
 [positional-arguments]
 [group('use')]
 preview-link *OPTIONS: (_python "build")
     @python tools/preview_link.py "$@"
 
-# Follow the function's log in every Region where viewers were (logs ENV store: flag-sync's log)
+# Follow the function's log in every Region that has one (logs ENV store: flag-sync's log)
 [no-exit-message]
 [positional-arguments]
 [group('operate')]
 logs *OPTIONS: (_python "deploy")
     @python tools/command_line.py logs "$@"
 
-# Keep the function's logs for so many days, in every Region that has some (retention ENV DAYS)
+# Keep the function's logs for DAYS days, in every Region that has some (retention ENV DAYS)
 [no-exit-message]
 [positional-arguments]
 [group('operate')]
 retention *OPTIONS: (_python "deploy")
     @python tools/command_line.py retention "$@"
 
-# Put the flag store on AWS: table, flag-sync and its webhook (an environment's name, --dry-run, --set PARAMETER=VALUE)
+# Deploy the flag store: table, flag-sync and its webhook (an environment's name, --dry-run, --set PARAMETER=VALUE)
 [no-exit-message]
 [positional-arguments]
 [group('deploy')]
@@ -147,34 +147,34 @@ store-deploy *OPTIONS: (_python "deploy")
     @python tools/command_line.py store-deploy "$@"
 
 _flag-sync: (_python "build")
-    # It reads the SDK key where the stack says; none is compiled in.
+    # It reads the SDK key from the place that the stack configures; none is compiled in.
     @{{without_secrets}} python tools/build.py "flag-sync for Lambda" \
         cargo lambda build --locked --release --package flag-sync --bin flag-sync --output-format zip
 
 _flag-sync-here:
     @{{without_secrets}} python3 tools/build.py "flag-sync" cargo build --locked --release --package flag-sync
 
-# Make the deployed table equal to LaunchDarkly now (an environment's name, check to compare only, --json)
+# Make the deployed table equal to LaunchDarkly now (an environment's name, `check` to compare only, --json)
 [no-exit-message]
 [positional-arguments]
 [group('deploy')]
 sync *OPTIONS: (_python "deploy")
     @python tools/command_line.py sync "$@"
 
-# Delete everything that store-deploy made; may be interrupted and run again
+# Delete everything that store-deploy created; may be interrupted and run again
 [no-exit-message]
 [positional-arguments]
 [group('deploy')]
 store-destroy *OPTIONS: (_python "deploy")
     @python tools/command_line.py store-destroy "$@"
 
-# Run all tests, as CI does: a phase each, with a table of their times at the end
+# Run all tests in phases, as CI does, with a table of their times at the end
 [no-exit-message]
 [group('develop')]
 test:
     @JUST_EXECUTABLE="{{just_executable()}}" python3 tests/phases.py
 
-# Format, clippy and the tests of the function alone: what to run while you edit src/
+# Check format, clippy and the tests of the function alone, while you edit src/
 [group('develop')]
 check: (_python "build") (_python "test")
     cargo fmt --all --check
@@ -183,34 +183,34 @@ check: (_python "build") (_python "test")
 
 _test-setup: (_debian "redis-server:redis-server" "chromium:chromium" "npm:npm" "node:nodejs" "valgrind:valgrind") (_python "build") (_python "test") (_python "lint") (_npm "tests/stores/node") (_npm "crates/preview/tests")
 
-# The package is built twice, in two folders, with the same bytes
+# Build the package twice, in two folders, and compare the bytes
 [group('develop')]
 test-package: (_python "build")
     @.tools/bin/python tests/package/twice.py
 
-# The tests of every crate
+# Run the tests of every crate
 [group('develop')]
 test-rust: (_python "test") (_npm "tests/stores/node")
     cargo test --locked --workspace --all-features
 
-# flag-sync compiles as a deployment optimizes it: that met a limit of the compiler that no other build here does
+# Compile flag-sync with a deployment's optimization, which once hit a limit of the compiler
 [group('develop')]
 test-flag-sync:
     cargo rustc --locked --package flag-sync --bin flag-sync -- -Copt-level=2
 
-# The instructions of a start and of an invocation, of the build that is there
+# Count the instructions of a start and of an invocation, with the existing build
 [group('develop')]
 test-guard: _noop
     @[ -x target/lambda/redirect/bootstrap ] || just build
     @just _count
 
-# The preview, the pictures and the pages of docs/ in a real browser
+# Test the preview, the pictures and the pages of docs/ in a real browser
 [group('develop')]
 test-browser: (_npm "crates/preview/tests")
     cargo build --locked --package redirect --package preview
     node --test crates/preview/tests/*.test.mjs
 
-# The decision with random requests, for half a minute
+# Test the decision with random requests, for half a minute
 [group('develop')]
 test-fuzz:
     @python3 tests/fuzz/run.py --seconds 30
@@ -222,7 +222,7 @@ test-fuzz:
 test-tools *OPTIONS: (_python "test")
     @.tools/test/bin/python -m pytest -q -n auto --dist loadgroup "$@"
 
-# Run the tests with LaunchDarkly's own Relay Proxy, which Go builds; not part of `test`
+# Run the tests with LaunchDarkly's own Relay Proxy (needs Go); not part of `test`
 [group('develop')]
 test-relay: (_debian "redis-server:redis-server" "npm:npm" "node:nodejs") (_npm "tests/stores/node")
     @command -v go >/dev/null || { echo "go is missing: install Go 1.25 or newer, see https://go.dev/dl" >&2; exit 1; }
@@ -230,7 +230,7 @@ test-relay: (_debian "redis-server:redis-server" "npm:npm" "node:nodejs") (_npm 
     cargo build --locked --features dynamodb,redis
     cargo test --locked --package flag-sync relay:: -- --include-ignored
 
-# Count the instructions of a cold start and of an invocation, beside those of a function that does nothing
+# Count the instructions of a cold start and of an invocation, compared with a function that does nothing
 [group('develop')]
 guard: (_debian "valgrind:valgrind") build _count
 
@@ -240,7 +240,7 @@ _noop: (_python "build")
 _count: _noop
     cargo bench --locked --profile dev --bench instructions
 
-# The function beside the floor and the guide's handler in Node: start, warm, memory, size; without a name all and the stores
+# Compare the function with the floor and the guide in Node: start, warm, memory, size; by default all, and the stores
 [arg("SETS", pattern='start|warm|memory|size|--smoke', help="start, warm, memory or size: tables, target/bench/*.json")]
 [group('develop')]
 bench *SETS: (_debian "npm:npm" "node:nodejs" "cmake:cmake" "taskset:util-linux" "ip:iproute2") build _noop (_python "test") (_npm "benches/guide" "")
@@ -248,27 +248,27 @@ bench *SETS: (_debian "npm:npm" "node:nodejs" "cmake:cmake" "taskset:util-linux"
     cargo bench --locked --bench process -- {{SETS}}
     @[ -n "{{SETS}}" ] || "{{just_executable()}}" bench-stores
 
-# Let `bench warm` and `bench memory` compare with the function of an earlier commit too
+# Make `bench warm` and `bench memory` also compare with the function of an earlier commit
 [group('develop')]
 bench-before COMMIT: (_python "build")
     @python benches/packages.py {{COMMIT}}
 
-# Put what the last runs of bench and fleet measured into docs/: tables and pictures
+# Put the results of the last runs of bench and fleet into docs/: tables and pictures
 [group('develop')]
 figures: (_python "build")
     @python benches/figures.py
 
-# The flag stores with 5,000 flags: time and requests of each step
+# Measure the flag stores with 5,000 flags: time and requests of each step
 [group('develop')]
 bench-stores: (_debian "npm:npm" "node:nodejs" "redis-server:redis-server") (_npm "tests/stores/node")
     cargo bench --locked --package flag-sync --bench stores
 
-# The steps of a decision, in-process
+# Measure the steps of a decision, in-process
 [group('develop')]
 bench-steps:
     cargo bench --locked --bench steps
 
-# 100,000 invocations with faults at random: no answer lost, memory flat (SEED repeats a run)
+# Run 100,000 invocations with random faults: no answer lost, memory flat (SEED repeats a run)
 [arg("SEED", pattern='\d+', help="repeats the random faults of a run")]
 [arg("help", long="help", short="h", value="yes", help="print this")]
 [group('develop')]
@@ -278,10 +278,10 @@ soak SEED="1" help="": (_python "build")
     [ -z "{{help}}" ] || { {{usage}} soak; echo; exit; }
     SOAK=100000 SOAK_SEED={{SEED}} cargo test --locked --features regional --test it soak -- --nocapture
 
-# A fleet of environments while the flag flips and LaunchDarkly fails: no decision too old (SEED repeats a run)
+# Run a fleet of environments while the flag flips and LaunchDarkly fails: no decision too old (SEED repeats a run)
 [arg("SEED", pattern='\d+', help="repeats the random faults of a run")]
 [arg("RATE", pattern='[1-9]\d*', help="requests a second")]
-[arg("SECONDS", pattern='[1-9]\d*', help="for how long viewers come")]
+[arg("SECONDS", pattern='[1-9]\d*', help="how long viewers send requests")]
 [arg("STALENESS", pattern='[1-9]\d*', help="max_staleness_seconds of the fleet")]
 [arg("help", long="help", short="h", value="yes", help="print this")]
 [group('develop')]
@@ -293,7 +293,7 @@ fleet SEED="1" RATE="50" SECONDS="100" STALENESS="4" help="":
     python3 tools/build.py "the fleet" $bench --no-run
     $bench --quiet -- {{SEED}} {{RATE}} {{SECONDS}} {{STALENESS}}
 
-# The same for 1, 10 and 100 requests a second: target/fleet/curve.json, for docs/scale.md
+# Run the fleet at 1, 10 and 100 requests a second: target/fleet/curve.json, for docs/scale.md
 [group('develop')]
 fleet-curve:
     @cargo bench --locked --bench fleet -- curve
@@ -304,7 +304,7 @@ fmt: (_python "lint")
     cargo fmt --all
     @.tools/lint/bin/ruff format --quiet {{python_code}}
 
-# Format, clippy, ruff and mypy without a warning
+# Check format, clippy, ruff and mypy
 [group('develop')]
 lint: fmt-check lint-python
     cargo clippy --locked {{all}} -- -D warnings
@@ -313,14 +313,14 @@ lint: fmt-check lint-python
 fmt-check:
     cargo fmt --all --check
 
-# Python alone: formatted, without a warning, with types that fit
+# Check format, lints and types of the Python code alone
 [group('develop')]
 lint-python: (_python "lint")
     @.tools/lint/bin/ruff format --check --quiet {{python_code}}
     @.tools/lint/bin/ruff check --quiet {{python_code}}
     @.tools/lint/bin/mypy
 
-# Write the lock files of the Python tools again (tools/requirements/*.txt, from the *.in beside them)
+# Update the lock files of the Python tools (tools/requirements/*.txt, from the *.in beside them)
 [group('develop')]
 lock: (_python "lint")
     for list in tools/requirements/*.in; do \
@@ -328,17 +328,17 @@ lock: (_python "lint")
             --python-version "$(sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)" "$list" -o "${list%.in}.txt"; \
     done
 
-# Draw docs/invoke.svg from what `just invoke` prints
+# Draw docs/invoke.svg from the output of `just invoke`
 [group('develop')]
 picture: (_python "build") (_python "deploy")
     @python tools/picture.py
 
-# The documentation of the crate, in target/doc
+# Build the documentation of the crates, in target/doc
 [group('develop')]
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --all-features
 
-# Installs Debian packages whose command is missing; each is given as command:package.
+# Installs Debian packages whose command is missing. Each argument is command:package.
 _debian +PAIRS:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -365,9 +365,9 @@ _npm FOLDER SCRIPTS="--ignore-scripts":
         cp package-lock.json node_modules/.installed
     fi
 
-# Installs a set of Python tools once, and again when its lock file changes: what `just` and AWS need into .tools, what
-# checks the code into environments of its own, which never see credentials. Only what the lock file names by its hash,
-# only wheels, which run nothing when they are installed, and without the secrets of this shell.
+# Installs a set of Python tools once, and again when its lock file changes: the tools of `just` and AWS into .tools,
+# those that check the code into separate environments, which never see credentials. Only packages that the lock file
+# pins by hash, only wheels, which run no code when they are installed, and without the secrets of this shell.
 _python SET:
     #!/usr/bin/env bash
     set -euo pipefail

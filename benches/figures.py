@@ -1,6 +1,6 @@
-"""Puts what the last runs of `just bench` and `just fleet-curve` measured into docs/: their JSON, tables and pictures.
+"""Puts the results of the last runs of `just bench` and `just fleet-curve` into docs/: JSON, tables and pictures.
 
-A page marks where a table goes: `<!-- figures: NAME -->`, and `<!-- end -->` after it.
+In a page, a table is between `<!-- figures: NAME -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Runs:
         }
 
     def named(self, name: str) -> str:
-        """What is said of a run wherever its figures stand."""
+        """The description of a run, printed with its figures."""
         run = self.all[name]
         machine = run["machine"]
         command = "just fleet-curve" if name == "fleet" else f"just bench {name}"
@@ -104,7 +104,7 @@ def guide(runs: Runs) -> str:
     def part(subject: str, guide: str, figure: str) -> str:
         parts = []
         for world in FLAGS:
-            # Who asks nothing took its turns once for the first two.
+            # A function without flags was measured once for the first two.
             once = "1 flag" if subject.startswith("noop") and world == "1000 flags" else world
             one = runs.cold("start", subject, once, figure=figure)
             other = runs.cold("start", guide, world, figure=figure)
@@ -134,10 +134,10 @@ def phases(runs: Runs) -> str:
         (
             "Python starts and imports the handler",
             behind_carrier - floor,
-            "the floor behind the carrier less the native floor; nothing of ours",
+            "the floor behind the carrier minus the native floor; not this project's code",
         ),
         ("exec, loader, runtime client, first `/next`, first answer", floor, "the no-op Rust function"),
-        ("settings, transport, SDK client, the flag, the decision", native - floor, "ours"),
+        ("settings, transport, SDK client, the flag, the decision", native - floor, "this project's code"),
         (
             "TLS to LaunchDarkly, where it is not plain HTTP",
             tls - native,
@@ -182,7 +182,7 @@ def freeze(runs: Runs) -> str:
     head = ["the viewer waits, ms", "CPU of", "20 ms away, sessions", "20 ms away, none", "0 ms away, sessions"]
     resumed = sum(row["resumed"] for row in run["freeze"] if row["subject"] == "redirect-native" and row["resumes"])
     freezes = sum(row["freezes"] for row in run["freeze"] if row["subject"] == "redirect-native" and row["resumes"])
-    said = f"Where the server gives out sessions, {resumed:,} of {freezes:,} handshakes were resumed."
+    said = f"Where the server issues sessions, {resumed:,} of {freezes:,} handshakes were resumed."
     waits_of = table([*head, "0 ms away, none", "CPU time, ms: sessions / none"], lines)
     return "\n\n".join([waits_of, f"{said} {runs.named('memory')}"])
 
@@ -210,7 +210,8 @@ def memory(runs: Runs) -> str:
             ]
         )
     head = ["memory", "start, ms", "after a freeze, ms", "warm p50 / p99, us", "billed, ms"]
-    return "\n\n".join([table([*head, "$ a million", "$ a million, all after a freeze"], rows), runs.named("memory")])
+    prices = ["$ per million", "$ per million, all after a freeze"]
+    return "\n\n".join([table([*head, *prices], rows), runs.named("memory")])
 
 
 def by_size(runs: Runs) -> str:
@@ -277,7 +278,7 @@ def curve(runs: Runs) -> str:
     return f"![Decisions that are still old after a flip](fleet.svg)\n\n{runs.named('fleet')}"
 
 
-# What makes each table, and the runs that it needs.
+# The function that makes each table, and the runs that it needs.
 TABLES: dict[str, tuple[Callable[[Runs], str], set[str]]] = {
     "start": (start, {"start", "warm"}),
     "targets": (targets, {"start", "warm", "memory"}),
@@ -293,7 +294,7 @@ TABLES: dict[str, tuple[Callable[[Runs], str], set[str]]] = {
 
 
 def pages(runs: Runs) -> dict[str, str]:
-    """Every file of docs/ that has figures, as it should be. A table without its run stays as it is."""
+    """The new text of every file of docs/ with figures. A table without its run stays unchanged."""
 
     def filled(mark: re.Match[str]) -> str:
         table, needed = TABLES[mark[2]]

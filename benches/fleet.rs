@@ -1,7 +1,6 @@
 //! `just fleet`: how a flip of the flag reaches many environments while LaunchDarkly fails at random.
-//!
-//! The simulation and its short run are tests/it/fleet.rs. Arguments: seed, visits a second, seconds, and
-//! `max_staleness_seconds`, whose 60 s are scaled down to it. Or `curve`: the runs of docs/scale.md.
+//! The simulation and its short run are in tests/it/fleet.rs. Arguments: seed, visits a second, seconds, and
+//! `max_staleness_seconds`, which replaces the 60 s and scales all times. Or `curve`: the runs of docs/scale.md.
 
 #![allow(
     dead_code,
@@ -27,19 +26,19 @@ use std::process::ExitCode;
 use std::time::Duration;
 use std::{env, fs};
 
-/// The curve's slices up to the bound; as many as a quarter of them follow it.
+/// The curve's slices up to the bound; a quarter as many follow it.
 const SLICES: u32 = 20;
 
-/// `max_staleness_seconds` as it comes: all times of a run are scaled by what it has in its place.
+/// The default of `max_staleness_seconds`. A run's own value scales all its times.
 const REAL_STALENESS: u64 = 60;
 
-/// Visits a second in real time, `max_staleness_seconds`, and how many times that a run lasts. A machine of two cores can
-/// start no more environments than those of a hundred visits a second, bursts included, so their time is not scaled.
+/// Visits a second in real time, `max_staleness_seconds`, and the length of the run in multiples of it. A machine with
+/// two cores cannot start more environments than a hundred visits a second with bursts need, so that run is not scaled.
 const CURVE: [(u64, u64, u64); 3] = [(1, 4, 40), (10, 4, 20), (100, 60, 6)];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    // Cargo adds an option of its own.
+    // Cargo adds its own option.
     let given: Vec<_> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let number = |index: usize, name: &str, default: u64| {
         let text = given.get(index).map_or(Ok(default), |text| text.parse());
@@ -100,7 +99,7 @@ fn results(plan: &Plan, report: &Report, promised: &[Slice], failing: &[Slice]) 
     let per_second =
         |count: usize| f64::from(u32::try_from(count).unwrap()) / Duration::from_secs(plan.seconds).as_secs_f64();
     let alive = f64::from(report.alive.iter().sum::<u32>()) / f64::from(u32::try_from(report.alive.len()).unwrap());
-    // In real time everything takes so many times as long, and comes so many times as rarely.
+    // In real time, everything takes longer and happens more rarely by this factor.
     let scale = Duration::from_secs(REAL_STALENESS).div_duration_f64(Duration::from_secs(plan.max_staleness_seconds));
     json!({
         "plan": plan,

@@ -1,8 +1,8 @@
-//! Keeps the function from becoming slower: counts the instructions of a cold start and of a warm invocation, beside
-//! those of the no-op function, and refuses more than was agreed.
+//! Keeps the function from becoming slower: counts the instructions of a cold start and of a warm invocation, compares
+//! them with those of the no-op function, and fails if there are more than the limits.
 //!
-//! Counted by valgrind, not timed: the same on a busy machine as on an idle one. As ratios to the floor, so that another
-//! loader or C library counts for both.
+//! Valgrind counts them, so the result is the same on a busy machine as on an idle one. The limits are ratios to the
+//! floor, so that another loader or C library affects both sides.
 
 use serde_json::{Value, json};
 use standins::{Data, Function, LaunchDarkly, RuntimeApi, lambda_environment};
@@ -13,13 +13,13 @@ use tokio::process::Command;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// The most that the function may need, as multiples of what the no-op function needs. Lower a number when the function
-/// has become faster; raise it only with the reason in the commit.
+/// The limits for the function, as multiples of the no-op function's instructions. Lower a limit when the function has
+/// become faster; raise it only with the reason in the commit.
 const MAX_START: f64 = 2.30;
 const MAX_INVOCATION: f64 = 1.91;
 
 const KEY: &str = "sdk-00000000-1111-4222-8333-444444444444";
-/// Enough for what comes once, the flush of events included, to be seen as what it is per invocation.
+/// Enough to spread the cost of one-time work, including the flush of events, over the invocations.
 const WARM: u32 = 600;
 
 /// Instructions.
@@ -42,7 +42,7 @@ async fn main() -> Result<ExitCode> {
         is_good &= ours / floor <= most;
     }
     if !is_good {
-        println!("The function needs more instructions than agreed: see benches/instructions.rs");
+        println!("The function needs more instructions than the limits in benches/instructions.rs");
     }
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -54,7 +54,7 @@ async fn count(name: &str) -> Result<Count> {
     Ok(Count { start, invocation: (all - start) / f64::from(WARM) })
 }
 
-/// The instructions of a process that takes so many events.
+/// The instructions of a process that handles this many events.
 async fn run(program: &Path, events: u32) -> Result<f64> {
     let lambda = RuntimeApi::start().await?;
     let mut data = Data::default();
@@ -67,11 +67,11 @@ async fn run(program: &Path, events: u32) -> Result<f64> {
     for variable in ["LAUNCHDARKLY_BASE_URI", "LAUNCHDARKLY_STREAM_URI", "LAUNCHDARKLY_EVENTS_URI"] {
         command.env(variable, launchdarkly.uri());
     }
-    // Under valgrind everything takes some fifty times as long.
+    // Under valgrind everything takes about fifty times as long.
     command.env("REDIRECT_INIT_BUDGET_MS", "9000").env("REDIRECT_BETWEEN_BUDGET_MS", "9000");
     command.env("REDIRECT_FUNCTION_TIMEOUT_SECONDS", "30");
     let mut function = Function::run(command)?;
-    // Without white space, as CloudFront sends it; another viewer each time.
+    // Without white space, like CloudFront's; with another viewer each time.
     let mut event: Value = serde_json::from_str(include_str!("../events/ipv4.json"))?;
     for number in 0..events {
         let ip = event.pointer_mut("/Records/0/cf/request/clientIp").ok_or("the sample event has no clientIp")?;

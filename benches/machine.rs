@@ -1,4 +1,4 @@
-//! What a run was measured on, for its JSON.
+//! The machine of a run, for its JSON.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
@@ -13,7 +13,7 @@ use std::time::SystemTime;
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Machine {
     date: String,
-    /// Ends in `-dirty` if files were changed since.
+    /// Ends in `-dirty` if there are uncommitted changes.
     commit: String,
     cpu: String,
     cpus: usize,
@@ -41,7 +41,7 @@ impl fmt::Display for Machine {
     }
 }
 
-/// What a program prints; empty if it cannot be run.
+/// A program's output; empty if it cannot be run.
 pub(crate) fn output(program: &Path, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()

@@ -1,6 +1,6 @@
-"""Lays out in target/bench what each subject of the bench would upload to Lambda, and measures it as a zip.
+"""Writes the Lambda package of each subject of the bench to a folder in target/bench, and measures it as a zip.
 
-With a commit, it lays out the function of that commit instead, as `before`, to compare with.
+With a commit, writes that commit's function instead, as `before`, for comparison.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
-from package import packed  # noqa: E402 - the packer of `just package`, so that sizes compare
+from package import packed  # noqa: E402 - the packer of `just package`, for comparable sizes
 
 GUIDE = ROOT / "benches/guide"
 TARGET = ROOT / "target/bench"
@@ -30,17 +30,17 @@ def built(name: str) -> Path:
 
 
 def node_modules() -> dict[str, Path]:
-    """What the guide's handler needs at run time; neither the bundler nor the runtime client, which Lambda has."""
+    """The packages that the guide's handler needs at run time, without the bundler and Lambda's own runtime client."""
     command = ["npm", "ls", "--all", "--parseable", "--omit=dev"]
     listed = subprocess.run(command, cwd=GUIDE, check=True, capture_output=True, text=True).stdout.split()
     folders = [Path(line) for line in listed[1:]]
     files = (file for folder in folders for file in folder.rglob("*") if file.is_file())
-    # A package inside another one is in the folders of both.
+    # A nested package is listed in the folders of both.
     return {str(file.relative_to(GUIDE)): file for file in sorted(set(files))}
 
 
 def bundle() -> Path:
-    """As an ES module: the runtime client imports a handler, and finding the exports of a large CommonJS file takes
+    """As an ES module: the runtime client imports the handler, and for a large CommonJS file, finding its exports takes
     Node longer than a bundle saves."""
     out = TARGET / "bundle/guide.mjs"
     require = "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);"
@@ -51,7 +51,7 @@ def bundle() -> Path:
 
 
 def unpack_ms(package: bytes) -> float:
-    """How long unpacking takes: the part of Lambda's own work before a start that can be tried here."""
+    """The time to unpack: the only part of Lambda's own work before a start that can be measured here."""
     times = []
     for _ in range(9):
         started = time.perf_counter()
@@ -63,7 +63,7 @@ def unpack_ms(package: bytes) -> float:
 
 
 def lay_out_before(commit: str) -> None:
-    """In a worktree and a target folder of its own, built as `just build` builds it."""
+    """In a separate worktree and target folder, built as in `just build`."""
     tree = ROOT / "target/before"
     command = ["git", "worktree", "add", "--force", "--detach", str(tree), commit]
     if tree.exists():

@@ -1,4 +1,4 @@
-"""The pictures of docs/, as SVG that fits light and dark pages."""
+"""The pictures of docs/, as SVG for light and dark pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BARS = {
     "redirect-edge": "redirect at the edge",
     "redirect-native": "redirect, native",
 }
-# Each has a dash of its own, for those who cannot see the colors.
+# Each line has its own dash pattern, for readers who cannot distinguish the colors.
 LINES = ["#0b7285", "#e8590c", "#5f3dc4"]
 DASHES = ["", "7 4", "2 3"]
 
@@ -62,7 +62,7 @@ def starts(cold: Rows) -> str:
 
 
 def fleet(runs: Rows) -> str:
-    """The share of decisions that are still old, over the time since a flip: a line for each rate of requests."""
+    """The share of decisions that are still old, by the time since a flip: one line for each rate of requests."""
     left, bottom, width, height, end = 60, 290, 580, 220, 75
     scaled = "max_staleness_seconds = 60, while LaunchDarkly answers; time is scaled down for the lower rates"
     content = [f'<text x="10" y="46">{scaled}</text>']

@@ -1,4 +1,4 @@
-//! The steps of one decision, each for itself, in this process.
+//! The steps of a decision, each measured separately in this process.
 
 #![allow(missing_docs, clippy::expect_used)] // A bench fails by panicking; criterion's macro documents nothing.
 
@@ -52,7 +52,7 @@ fn serialize(criterion: &mut Criterion) {
     criterion.bench_function("serialize", |bencher| bencher.iter(|| black_box(&redirect).to_json(&[]).is_ok()));
 }
 
-/// Flags with an environment whose flag names so many viewers.
+/// Flags with an environment whose flag has this many individual targets.
 async fn flags(targets: usize) -> Flags {
     let viewers: Vec<_> = (0..targets).map(|number| format!("10.0.{}.{}", number / 256, number % 256)).collect();
     let flag = json!({
@@ -69,14 +69,14 @@ async fn flags(targets: usize) -> Flags {
         "REDIRECT_EVENTS" => Some("off".to_owned()),
         _ => None,
     });
-    let settings = Arc::new(settings.expect("redirect.toml is right"));
+    let settings = Arc::new(settings.expect("redirect.toml is valid"));
     let key = SdkKey::parse(KEY).expect("a key");
     let flags = start::flags(settings, key.as_ref(), Clock::default()).await.expect("the client starts");
     assert_eq!(flags.evaluate(&Visitor::of_key("203.0.113.24"), true).data, DataState::Fresh);
     flags
 }
 
-/// The file has one `field = value` a line.
+/// The file has one `field = value` per line.
 fn in_redirect_toml(field: &str) -> Option<String> {
     let lines = include_str!("../redirect.toml").lines();
     let value = lines.into_iter().find_map(|line| line.strip_prefix(field)?.strip_prefix(" = "));

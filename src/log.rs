@@ -77,14 +77,12 @@ impl Repeats {
 }
 
 impl log::Log for Lines {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() <= log::Level::Warn
+    /// The crate's macros check the level that `init` sets.
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        if !self.enabled(record.metadata()) {
-            return;
-        }
         let level = if record.level() == log::Level::Error { Level::Error } else { Level::Warn };
         let text = match record.target().split("::").next() {
             // Its message may quote the context, and so the viewer's address.

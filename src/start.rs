@@ -169,14 +169,13 @@ async fn report(error: &Error) {
         return;
     }
     let body = serde_json::json!({ "errorType": "StartError", "errorMessage": error.to_string() });
-    let request = http::Request::post("/2018-06-01/runtime/init/error")
-        .header("lambda-runtime-function-error-type", "Runtime.StartError")
-        .body(Body::from(body.to_string()));
-    let sent = match (Client::builder().build(), request) {
-        (Ok(client), Ok(request)) => client.call(request).await.map(drop),
-        (Err(error), _) => Err(error.into()),
-        (_, Err(error)) => Err(Error::from(error)),
-    };
+    let sent: Result<_, Error> = async {
+        let request = http::Request::post("/2018-06-01/runtime/init/error")
+            .header("lambda-runtime-function-error-type", "Runtime.StartError")
+            .body(Body::from(body.to_string()))?;
+        Client::builder().build()?.call(request).await
+    }
+    .await;
     if let Err(error) = sent {
         log::message(Level::Error, &format!("the failed start was not reported to Lambda: {error}"));
     }

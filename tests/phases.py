@@ -1,6 +1,6 @@
-"""Runs every test, phase by phase, each a recipe of its own; prints how long each took, and stops at the first failure.
+"""Runs all tests in phases, one recipe each, stops at the first failure, and prints how long each phase took.
 
-Runs before anything is installed, so it needs nothing but Python.
+Runs before anything is installed, so it needs only Python.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""AWS through boto3: clients, and errors that say what to do."""
+"""AWS through boto3: clients, and error messages with advice."""
 
 from functools import cache
 from typing import Any
@@ -11,14 +11,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 from failure import Failure
 from terminal import say
 
-# Lambda@Edge functions, their packages, CloudFront's certificates and its log deliveries all live here.
+# Lambda@Edge functions, their packages, CloudFront's certificates and its log deliveries must all be here.
 # https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/lambda-at-edge-function-restrictions.html
 REGION = "us-east-1"
 
 # The pause between two calls of a wait.
 POLL_SECONDS = 5
 
-# A wait may last hours, and a network failure of half a minute must not end it: with botocore's backoff, 8 attempts.
+# A wait may take hours, and a network failure of half a minute must not end it: 8 attempts with botocore's backoff.
 CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 8})
 
 
@@ -26,13 +26,13 @@ CREDENTIALS = (
     exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError,
     exceptions.ProfileNotFound, exceptions.SSOError, exceptions.LoginError, exceptions.TokenRetrievalError,
 )  # fmt: skip
-# What a command reports to a person; anything else is a bug.
+# Errors that a command reports to the user; any other is a bug.
 REPORTED = (Failure, ClientError, BotoCoreError)
 NETWORK = (exceptions.ConnectionError, exceptions.HTTPClientError)
 SIGN_IN = "Sign in with aws login, aws sso login or aws configure; AWS_PROFILE names the profile to use."
 EXPIRED = "The session has expired. Sign in again, then run the same command again."
-UNKNOWN_KEY = "AWS does not know this access key. Check AWS_PROFILE and AWS_ACCESS_KEY_ID."
-THROTTLED = "AWS limits how often this account calls it. Run the same command again in a minute."
+UNKNOWN_KEY = "Unknown access key. Check AWS_PROFILE and AWS_ACCESS_KEY_ID."
+THROTTLED = "AWS is rate limiting this account. Run the same command again in a minute."
 DENIED = "These credentials do not have that permission. docs/deploy.md lists the permissions that are needed."
 ADVICE = {
     "ExpiredToken": EXPIRED,
@@ -40,7 +40,7 @@ ADVICE = {
     "RequestExpired": "The session has expired, or this machine's clock is wrong.",
     "InvalidClientTokenId": UNKNOWN_KEY,
     "UnrecognizedClientException": UNKNOWN_KEY,
-    "SignatureDoesNotMatch": "The secret access key does not fit the access key. Configure both again.",
+    "SignatureDoesNotMatch": "The secret access key does not match the access key. Configure both again.",
     "403": DENIED,  # of a HEAD, whose answer has no body
     "AccessDenied": DENIED,
     "AccessDeniedException": DENIED,
@@ -81,7 +81,7 @@ def code_of(error: ClientError) -> str:
 
 
 class Tolerating:
-    """Goes on after the block when AWS answers a call in it with one of the codes."""
+    """Leaves the block without an error when AWS answers a call in it with one of the codes."""
 
     def __init__(self, *codes: str) -> None:
         self._codes = codes

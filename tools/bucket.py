@@ -18,11 +18,11 @@ from launchdarkly import KEY_TAG
 from stack import Stack
 from terminal import say
 
-# Where a deployment notes the keys of the site that it is about to change, so that the next one invalidates them
-# should this one be interrupted. Not in the site's bucket, which is public through CloudFront.
+# A deployment writes here which keys of the site it is about to change, so that the next one invalidates them if this
+# one is interrupted. Not in the site's bucket, which is public through CloudFront.
 PENDING = "pending-invalidation.json"
 
-# The packages that were live, the oldest first: what a rollback can choose from.
+# The packages that were live, oldest first, for rollbacks.
 HISTORY = "history.json"
 KEPT = 10
 
@@ -37,12 +37,12 @@ class Package(NamedTuple):
         try:
             data = file.read_bytes()
         except OSError as error:
-            raise Failure(f"{file} cannot be read ({error.strerror}), though it was built. Build it again.") from None
+            raise Failure(f"{file} cannot be read ({error.strerror}) after the build. Build it again.") from None
         return cls(file, len(data), hashlib.sha256(data).digest())
 
     @property
     def key(self) -> str:
-        """Named by its content, so that another package never overwrites the one that a stack refers to."""
+        """Contains a hash of the content, so that another package never overwrites the one that a stack refers to."""
         return f"packages/{self.sha256.hex()}.zip"
 
     @property
@@ -51,17 +51,17 @@ class Package(NamedTuple):
 
 
 def checksum(sha256: bytes) -> str:
-    """As Lambda and S3 write it."""
+    """In the form that Lambda and S3 use."""
     return base64.b64encode(sha256).decode()
 
 
 class Live(NamedTuple):
-    """A package that is or was live: its key, since when, the fingerprint of its SDK key, and the sites' paths."""
+    """A package that is or was live: its key, when it became live, its SDK key's fingerprint, and the sites' paths."""
 
     key: str
     since: str
     sdk_key: str
-    paths: str = "/site and /site/beta"  # Of all packages that were noted without.
+    paths: str = "/site and /site/beta"  # For entries that were written without paths.
 
     @property
     def hash(self) -> str:
@@ -82,8 +82,8 @@ def now() -> str:
 class PackageBucket:
     """One for each stack, so that none is deleted while another stack may roll back to a package in it.
 
-    The edge function's package holds the SDK key. The owner is named in every call, so that a bucket of that name which
-    someone else made never receives it:
+    The edge function's package contains the SDK key. Every call names the expected owner, so that another account's
+    bucket of the same name never receives it:
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucket-owner-condition.html
     """
 
@@ -93,7 +93,7 @@ class PackageBucket:
         self._owned = owned(self.name, account)
 
     def secure(self) -> None:
-        """Makes it, and sets it right on every run: the one before may have been interrupted half-way."""
+        """Creates and configures it, on every run: the previous run may have been interrupted."""
         s3 = client("s3")
         say(f"Package bucket {self.name}")
         if not self._exists():
@@ -118,7 +118,7 @@ class PackageBucket:
         s3.put_bucket_policy(**self._owned, Policy=policy)
 
     def _readers(self, arn: str) -> dict[str, Any]:
-        """Whoever has run a command that calls `secure`; with their identity, Lambda reads the package.
+        """The identities that have run a command that calls `secure`. Lambda reads the package with the caller's.
 
         https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_condition-keys.html#condition-keys-principalarn
         """
@@ -144,8 +144,8 @@ class PackageBucket:
         except ClientError as error:
             if code_of(error) == "403":
                 raise Failure(
-                    f"The bucket {self.name} is not yours, or these credentials may not use it. Ask for access to it, "
-                    "or choose another environment's name."
+                    f"The bucket {self.name} belongs to another account, or these credentials may not use it. Ask for "
+                    "access to it, or choose another environment's name."
                 ) from None
             if code_of(error) != "404":
                 raise
@@ -156,16 +156,16 @@ class PackageBucket:
         place = {**self._owned, "Key": package.key}
         with Tolerating("404"):
             client("s3").head_object(**place)
-            say(f"  {package.key} is there already")
+            say(f"  {package.key} already exists")
             return
-        # S3 compares the checksum with what arrives: an interrupted upload leaves no object.
+        # S3 checks the uploaded bytes against the checksum: an interrupted upload leaves no object.
         with package.file.open("rb") as body:
             metadata = {KEY_TAG: sdk_key} if sdk_key else {}
             client("s3").put_object(**place, Body=body, ChecksumSHA256=package.checksum, Metadata=metadata)
         say(f"  uploaded {package.key} ({package.size:,} bytes)")
 
     def history(self) -> list[Live]:
-        """The packages that were live, the oldest first; the last one is live now, whoever wrote the history."""
+        """The packages that were live, oldest first. The last one is live now, even if the stored history lacks it."""
         found = [Live(*entry) for entry in json.loads(self._read(HISTORY) or "[]")]
         described = self._stack.parameters()
         key = described.get("PackageKey")
@@ -177,8 +177,8 @@ class PackageBucket:
         return found
 
     def note_live(self) -> None:
-        """Writes down what is live, and deletes the packages that are neither that nor among the last ones."""
-        # Each package once, where it was live last.
+        """Adds the live package to the history, and deletes all packages but the last ones."""
+        # Each package once, at the last time that it became live.
         latest = {entry.key: entry for entry in self.history()}
         kept = sorted(latest.values(), key=lambda entry: entry.since)[-KEPT:]
         client("s3").put_object(**self._owned, Key=HISTORY, Body=json.dumps(kept))
@@ -189,7 +189,7 @@ class PackageBucket:
             say(f"  deleted {key}: the last {KEPT} packages are kept")
 
     def uploaded(self) -> dict[str, datetime.datetime]:
-        """The packages that are there, each with the time of its upload."""
+        """The packages in the bucket, each with the time of its upload."""
         pages = client("s3").get_paginator("list_objects_v2").paginate(**self._owned, Prefix="packages/")
         return {entry["Key"]: entry["LastModified"] for page in pages for entry in page.get("Contents", [])}
 
@@ -198,7 +198,7 @@ class PackageBucket:
         return client("s3").head_object(**self._owned, Key=key)["Metadata"].get(KEY_TAG, "")
 
     def flags(self, key: str) -> bytes | None:
-        """The flag data of a package, if it is there and has some."""
+        """The flag data of a package, if the package exists and has flag data."""
         if data := self._read(key):
             with zipfile.ZipFile(io.BytesIO(data)) as package:
                 return package.read("flags.json") if "flags.json" in package.namelist() else None
@@ -226,18 +226,18 @@ class PackageBucket:
 
 
 def principals(arn: str) -> list[str]:
-    """The ARNs by which a bucket policy names a caller: of a session's role, whose path STS leaves out."""
+    """The ARNs of a caller for a bucket policy. For a session, those of its role, whose path STS omits."""
     role = re.sub(r":sts::(\d+):assumed-role/([^/]+)/.*", r":iam::\1:role/{}\2", arn)
     return [arn] if role == arn else [role.format(""), role.format("*/")]
 
 
 def plan(stack: Stack, shown: Path | None, package: Package | None) -> str:
-    """What `secure` and `upload` would do with the package of that path, for a dry run."""
+    """What `secure` and `upload` would do with the package at that path, for a dry run."""
     name = PackageBucket(stack, "ACCOUNT").name
-    text = f"Make or secure the private bucket {name} (encrypted, no public access, TLS only)"
+    text = f"Create or secure the private bucket {name} (encrypted, no public access, TLS only)"
     if not shown:
         return text
-    size_and_key = f" ({package.size:,} bytes) as {package.key}" if package else ", once it is built and packed"
+    size_and_key = f" ({package.size:,} bytes) as {package.key}" if package else " after it is built and packed"
     return f"{text}\n   and upload {shown}{size_and_key}"
 
 

@@ -1,6 +1,6 @@
-"""Runs a compiler with one line of progress in place of its three hundred. If it fails, all that it printed is shown.
+"""Runs a compiler and prints one line of progress instead of its three hundred. If it fails, prints all its output.
 
-Needs nothing but Python: recipes run it before anything is installed.
+Needs only Python: recipes run it before anything is installed.
 """
 
 import os
@@ -18,7 +18,7 @@ def run(what: str, command: list[str]) -> None:
     is_terminal = sys.stderr.isatty()
     environment = dict(os.environ)
     if is_terminal and not environment.get("NO_COLOR"):
-        # Cargo writes into a pipe, but what it says of an error ends on the terminal.
+        # Cargo writes to a pipe here, but its error messages end up on the terminal.
         environment.setdefault("CARGO_TERM_COLOR", "always")
     print(f"Building {what} (the first time takes some minutes) ...", file=sys.stderr, flush=True)
     process = subprocess.Popen(
@@ -34,7 +34,7 @@ def run(what: str, command: list[str]) -> None:
     if crates and is_terminal:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     if process.wait():
-        # Of a wrong setting, build.rs says all there is to say.
+        # For an invalid setting, the message of build.rs is enough.
         for line in output:
             if found := re.search(r"redirect@\S+: (redirect\.toml: .*)", line):
                 raise Failure(found[1])

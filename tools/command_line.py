@@ -1,4 +1,4 @@
-"""What just runs against AWS: the edge function and the flag store of an environment.
+"""The commands of `just` that use AWS, for the edge function and the flag store of an environment.
 
 Each command has the name of its recipe, and may be interrupted and run again.
 """
@@ -17,7 +17,7 @@ import store
 from aws import REPORTED, explained
 from environment import Environment
 
-# flag-sync itself ends with 1 when the table differs, so another status says that nothing was compared.
+# flag-sync itself exits with 1 when the table differs, so another status means that nothing was compared.
 NOT_COMPARED = 2
 
 Run = Callable[[Environment, argparse.Namespace], int | None]
@@ -35,9 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
         return NOT_COMPARED if options.command == "sync" else 1
     except KeyboardInterrupt:
         if options.command == "logs":
-            return 0  # the way to end it
+            return 0  # Ctrl-C is how to end it.
         again = " ".join(filter(None, ("just", options.command, options.environment, getattr(options, "hash", ""))))
-        print(f"\nInterrupted. What AWS has begun goes on there; {again} resumes.", file=sys.stderr)
+        print(f"\nInterrupted. AWS completes what it has started. To resume: {again}", file=sys.stderr)
         return 130
 
 
@@ -52,18 +52,18 @@ def parser() -> argparse.ArgumentParser:
 
     name = "the environment's name (default: %(default)s)"
     environment = argument("environment", nargs="?", default="production", metavar="ENV", help=name)
-    new_key = argument("--new-key", action="store_true", help="accept another SDK key than the one deployed with")
+    new_key = argument("--new-key", action="store_true", help="accept an SDK key that differs from the deployed one")
     json = argument("--json", action="store_true", help="print JSON")
-    yes = argument("--yes", metavar="ENV", help="the environment's name once more, where nobody can be asked for it")
-    part = argument("part", nargs="?", default="edge", choices=("edge", "store"), help="of which part (default: edge)")
+    yes = argument("--yes", metavar="ENV", help="the environment's name again, to confirm without a terminal")
+    part = argument("part", nargs="?", default="edge", choices=("edge", "store"), help="which part (default: edge)")
     days = ", ".join(map(str, logs.RETENTION_DAYS))
     several = {"action": "append", "default": [], "metavar": "NAME=VALUE"}
     kept = "kept by later deployments; may be repeated"
     changing = (
         argument("--dry-run", action="store_true", help="show what would happen; needs no account"),
         argument("--set", **several, help=f"a parameter of the template (docs/ has them), {kept}"),
-        argument("--tag", **several, help=f"a tag of the stack and what it makes, {kept}"),
-        argument("--confirm", action="store_true", help="ask before the changes, once shown, are made"),
+        argument("--tag", **several, help=f"a tag of the stack and its resources, {kept}"),
+        argument("--confirm", action="store_true", help="show the changes, and ask before they are made"),
         new_key,
     )
 
@@ -74,44 +74,43 @@ def parser() -> argparse.ArgumentParser:
         ),
         argument(
             "--attach", action="store_true",
-            help="with ExistingDistributionId: run the new version in the behaviors that the distribution has",
+            help="with ExistingDistributionId: run the new version in the distribution's existing behaviors",
         ),
         more="Arguments, SDK key, credentials and the state of the stack are checked before anything is built.",
     )  # fmt: skip
     command(
         "store-deploy", store.deploy, "build and upload flag-sync, deploy its table, function and webhook", *changing,
-        more="The SDK key of this shell is put into SSM Parameter Store.",
+        more="Stores this shell's SDK key in SSM Parameter Store.",
     )  # fmt: skip
     command(
         "status", status.run, "show what runs, what the flag says, and what viewers got", json,
-        more=f"The log's last {status.MINUTES} minutes are read in all Regions at once. Ends with 1 when something "
-        "cannot be read.",
+        more=f"Reads the log's last {status.MINUTES} minutes in all Regions. Exits with 1 if something cannot be read.",
     )  # fmt: skip
     command("publish", edge.publish, "publish site/ without building or changing the function")
     command(
-        "rollback", rollback.run, "make the package that was live before live again", new_key,
+        "rollback", rollback.run, "make the previous package live again", new_key,
         argument("hash", nargs="?", default="", metavar="HASH", help="the beginning of the hash of another package"),
-        argument("--list", action="store_true", help="list what can be chosen, and change nothing"),
-        more="Needs neither a build nor the SDK key nor LaunchDarkly.",
+        argument("--list", action="store_true", help="list the packages to choose from, and change nothing"),
+        more="Needs no build, no SDK key and no LaunchDarkly.",
     )  # fmt: skip
-    command("detach", edge.detach, "take the function off the distribution: everyone gets the current site")
+    command("detach", edge.detach, "detach the function from the distribution: everyone gets the current site")
     command(
-        "destroy", edge.destroy, "delete everything that deploy made", yes,
-        more="Waits for the replicas, which takes hours.",
+        "destroy", edge.destroy, "delete everything that deploy created", yes,
+        more="Waits until CloudFront has removed the replicas, which takes hours.",
     )  # fmt: skip
-    command("store-destroy", store.destroy, "delete everything that store-deploy made", yes)
+    command("store-destroy", store.destroy, "delete everything that store-deploy created", yes)
     command(
         "sync", store.sync, "make the table equal to LaunchDarkly now", new_key, json,
         argument("action", nargs="?", default="once", choices=("once", "check"), help="check only compares"),
-        more="Ends with 1 when check finds a difference, with 2 when nothing was compared.",
+        more="Exits with 1 if check finds a difference, with 2 if nothing was compared.",
     )  # fmt: skip
-    command("url", of_part(edge.url, store.url), "print the site's address, or that of the flag store's webhook", part)
+    command("url", of_part(edge.url, store.url), "print the address of the site, or of the flag store's webhook", part)
     command(
         "logs", of_part(edge.follow_logs, store.follow_logs),
         "follow the function's logs in all Regions, or flag-sync's", part,
     )  # fmt: skip
     command(
-        "retention", edge.retain_logs, "set for how long the function's logs are kept, in all Regions that have some",
+        "retention", edge.retain_logs, "set how long the function's logs are kept, in all Regions that have some",
         argument("days", type=int, choices=logs.RETENTION_DAYS, metavar="DAYS", help=f"one of {days}"),
     )  # fmt: skip
     command("doctor", edge.examine, "examine key, flag, credentials, Region, quotas and stack", more="Changes nothing.")
@@ -119,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def argument(*names: str, **settings: Any) -> argparse.ArgumentParser:
-    """One that several commands may have."""
+    """An argument that several commands can share."""
     parent = argparse.ArgumentParser(add_help=False)
     parent.add_argument(*names, **settings)
     return parent

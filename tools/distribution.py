@@ -1,4 +1,4 @@
-"""A CloudFront distribution: its associations with the redirect function, and how far a change of it has spread."""
+"""A CloudFront distribution: its associations with the redirect function, and waits for its deployment."""
 
 import json
 import os
@@ -13,19 +13,19 @@ from aws import POLL_SECONDS, client, code_of
 from failure import Failure
 from terminal import say, waiting
 
-# How often an update is tried again when someone else changed the distribution between reading and writing it.
+# Attempts of an update, in case someone else changes the distribution between reading and writing it.
 TRIES = 3
 
-# A wait ends when CloudFront says so, or when a person interrupts it.
+# A wait ends when CloudFront is done, or when the user interrupts it.
 UNTIL_DONE = {"Delay": POLL_SECONDS, "MaxAttempts": 10_000}
 
 
 class Attachment(NamedTuple):
-    """Where in a distribution that exists the functions belong."""
+    """Which behaviors of an existing distribution run which function."""
 
     function: str
-    # Path patterns of the template: those that the function answers ("*" is the default behavior), and those whose
-    # index page the CloudFront Function names.
+    # Path patterns of the template: those that the function answers ("*" is the default behavior), and those where the
+    # CloudFront Function adds the index page.
     redirected: list[str]
     indexed: list[str]
 
@@ -38,13 +38,13 @@ class Attachment(NamedTuple):
         ]
         if conflicts:
             raise Failure(
-                f"Nothing was attached: where {self.function} belongs, the distribution runs other functions for "
-                "viewers. Take them out of these behaviors, or attach by hand (docs/deploy.md):\n"
+                f"Nothing was attached: in behaviors that need {self.function}, the distribution runs other functions "
+                "for viewers. Remove them from these behaviors, or attach by hand (docs/deploy.md):\n"
                 + "\n".join(conflicts)
             )
 
     def apply_to(self, config: dict[str, Any], version: str, stand_in: str) -> int:
-        """Returns the number of behaviors that changed. `stand_in` is the CloudFront Function of the current site."""
+        """Returns the number of changed behaviors. `stand_in` is the CloudFront Function of the current site."""
         self.refuse_others(config)
         changed = 0
         missing = [*self.redirected, *self.indexed]
@@ -58,14 +58,14 @@ class Attachment(NamedTuple):
             say(f"  {pattern:<20} {', '.join(map(name_of, before)) or 'no function'} -> {name_of(wanted)}")
             changed += 1
         for pattern in missing:
-            say(f"  {pattern:<20} is not one of its behaviors; docs/deploy.md says what it is for", "yellow")
+            say(f"  {pattern:<20} is not one of its behaviors; see docs/deploy.md for its purpose", "yellow")
         return changed
 
     def _belongs(self, behavior: dict[str, Any]) -> bool:
         return pattern_of(behavior) in self.redirected or bool(of_function(behavior, self.function))
 
     def _others(self, behavior: dict[str, Any]) -> list[str]:
-        """What keeps the function out: CloudFront takes one kind of function for viewer events, and one of it.
+        """The functions that conflict: for viewer events, CloudFront accepts one kind of function, and one of it.
 
         https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/edge-function-restrictions-all.html
         """
@@ -89,30 +89,30 @@ class Distribution:
         return any(of_function(behavior, function) for behavior in behaviors(self.config()))
 
     def attach(self, attachment: Attachment, version: str, stand_in: str, saved: Path) -> int:
-        """Runs that version in each behavior where it belongs, all in one update; returns how many changed.
+        """Sets that version in each behavior where it belongs, in one update; returns how many changed.
 
-        The configuration of before is kept in a file of that folder.
+        The previous configuration is saved in a file in the folder `saved`.
         """
 
         def change(config: dict[str, Any]) -> int:
             before = json.dumps(config, indent=1)
             changed = attachment.apply_to(config, version, stand_in)
             if changed:
-                # An origin's secret headers may be in it.
+                # It may contain an origin's secret headers.
                 file = saved / f"{self.id}-{time.strftime('%Y%m%dT%H%M%S')}.json"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
                     out.write(before)
-                say(f"  the configuration of before is in {file}")
+                say(f"  the previous configuration is in {file}")
             return changed
 
         return self._update(change)
 
     def detach(self, function: str, stand_in: str) -> int:
-        """Takes the function out of every behavior, straight through CloudFront, in whatever state a stack is.
+        """Removes the function from every behavior directly through CloudFront, whatever the state of the stack.
 
-        The CloudFront Function `stand_in`, if there is one, takes its place: it sends everyone to the current site.
-        Returns the number of behaviors that changed.
+        The CloudFront Function `stand_in`, if there is one, replaces it and sends everyone to the current site. Returns
+        the number of changed behaviors.
         """
 
         def change(config: dict[str, Any]) -> int:
@@ -122,7 +122,7 @@ class Distribution:
                 if ours:
                     others = [entry for entry in associations(behavior) if entry not in ours]
                     behavior["LambdaFunctionAssociations"] = listed(others)
-                    # CloudFront would refuse both kinds of function for viewers, and with it the whole update.
+                    # With both kinds of function for viewers, CloudFront would reject the whole update.
                     viewers = [entry for entry in others if entry["EventType"].startswith("viewer-")]
                     if stand_in and not viewers and not scripts(behavior):
                         run_on_viewer_request(behavior, stand_in)
@@ -132,7 +132,7 @@ class Distribution:
         return self._update(change)
 
     def release(self, function: str) -> None:
-        """Takes out the CloudFront Function too, which cannot be deleted while a distribution runs it."""
+        """Removes the CloudFront Function too, which cannot be deleted while a distribution runs it."""
 
         def change(config: dict[str, Any]) -> int:
             changed = 0
@@ -147,7 +147,7 @@ class Distribution:
             self.wait_until_deployed()
 
     def _update(self, change: Callable[[dict[str, Any]], int]) -> int:
-        """Reads, changes and writes the configuration, all or nothing; again when someone else wrote it meanwhile."""
+        """Reads, changes and writes the configuration in one step; retries if someone else changed it meanwhile."""
         for attempt in range(TRIES):
             found = client("cloudfront").get_distribution_config(Id=self.id)
             config = found["DistributionConfig"]
@@ -160,18 +160,18 @@ class Distribution:
             except ClientError as error:
                 if code_of(error) not in ("PreconditionFailed", "InvalidIfMatchVersion") or attempt == TRIES - 1:
                     raise
-                say("  the distribution was changed meanwhile; reading it again")
+                say("  someone else changed the distribution; reading it again")
         return 0
 
     def wait_until_deployed(self) -> None:
-        with waiting("CloudFront is spreading the change to its edge locations (some minutes)"):
+        with waiting("CloudFront is deploying the change to its edge locations (some minutes)"):
             client("cloudfront").get_waiter("distribution_deployed").wait(Id=self.id, WaiterConfig=UNTIL_DONE)
 
     def invalidate(self, paths: list[str]) -> None:
-        """Drops cached copies, and waits until CloudFront has done so everywhere."""
+        """Invalidates cached copies, and waits until CloudFront has done so everywhere."""
         batch = {"Paths": listed(paths), "CallerReference": f"redirect-{time.time_ns()}"}
         made = client("cloudfront").create_invalidation(DistributionId=self.id, InvalidationBatch=batch)
-        with waiting("CloudFront is dropping its cached copies"):
+        with waiting("CloudFront is removing its cached copies"):
             client("cloudfront").get_waiter("invalidation_completed").wait(
                 DistributionId=self.id, Id=made["Invalidation"]["Id"], WaiterConfig=UNTIL_DONE
             )
@@ -183,13 +183,13 @@ def behaviors(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def pattern_of(behavior: dict[str, Any]) -> str:
-    """CloudFront takes a pattern with and without the first slash."""
+    """CloudFront accepts a pattern with and without the first slash."""
     pattern = behavior.get("PathPattern", "*")
     return pattern if pattern[0] in "/*" else f"/{pattern}"
 
 
 def on_viewer_request(behavior: dict[str, Any]) -> list[str]:
-    """The ARNs of what its viewer requests run."""
+    """The ARNs of the functions that its viewer requests run."""
     found = [(entry["EventType"], entry["LambdaFunctionARN"]) for entry in associations(behavior)]
     found += [(entry["EventType"], entry["FunctionARN"]) for entry in scripts(behavior)]
     return [arn for event, arn in found if event == "viewer-request"]
@@ -207,7 +207,7 @@ def run_on_viewer_request(behavior: dict[str, Any], arn: str) -> None:
 
 
 def name_of(arn: str) -> str:
-    """Such as function:redirect-production:3."""
+    """For example function:redirect-production:3."""
     return arn.split(":", 5)[5]
 
 
@@ -226,11 +226,11 @@ def scripts(behavior: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def stand_ins(behavior: dict[str, Any], function: str) -> list[dict[str, Any]]:
-    """Those with the one that leads to the current site."""
+    """The behavior's associations with the CloudFront Function of the current site."""
     own = f":function/{function}-current-site"
     return [entry for entry in scripts(behavior) if entry["FunctionARN"].endswith(own)]
 
 
 def listed(items: list[Any]) -> dict[str, Any]:
-    """CloudFront's form of a list."""
+    """A list in CloudFront's format."""
     return {"Quantity": len(items), "Items": items} if items else {"Quantity": 0}

@@ -1,4 +1,4 @@
-"""Examines what a deployment needs: key, flag, credentials, Region, quotas."""
+"""Examines the prerequisites of a deployment: key, flag, credentials, Region, quotas."""
 
 import json
 import os
@@ -18,25 +18,25 @@ from shell_secrets import KEY_VARIABLE
 from template import Resolved, load
 from terminal import say
 
-# A new account may have as few as 10, and CloudFront answers 503 above it.
+# A new account may have only 10; above the quota, CloudFront answers 503.
 # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 DEFAULT_CONCURRENCY = 1000
-# What one environment serves, however fast it is.
+# The most that one environment serves, however fast it is.
 REQUESTS_A_SECOND = 10
 
-# A distribution in a flat-rate plan has fewer behaviors than one that is paid by use; no call returns its plan.
+# A distribution in a flat-rate plan may have fewer behaviors than one that is billed by use; no call returns its plan.
 # https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/flat-rate-pricing-plan.html
 FLAT_RATE_BEHAVIORS = {"Free": 5, "Pro": 10}
 
 
 class Warned(str):
-    """A finding that is right as it is, but may not be what was intended."""
+    """A finding that is valid, but may not be intended."""
 
 
 def examine(environment: Environment, root: Path, package: Path) -> None:
-    """Prints one line for each thing that is examined; fails if one is wrong."""
+    """Prints one line for each check; fails if something is wrong."""
     checks: list[tuple[str, str, Callable[[], str]]] = [
-        # name, what it needs to be right, the check
+        # name, the check that it depends on, the check
         ("SDK key", "", lambda: check_key(root)),
         ("Flag", "SDK key", lambda: check_flag(root)),
         ("Credentials", "", check_credentials),
@@ -53,7 +53,7 @@ def examine(environment: Environment, root: Path, package: Path) -> None:
     for name, needed, check in checks:
         if needed in (*wrong, *unexamined):
             unexamined.append(name)
-            say(f"--     {name:<12} not examined, as it needs: {needed}", "dim")
+            say(f"--     {name:<12} not examined, because it needs: {needed}", "dim")
             continue
         try:
             found = check()
@@ -63,7 +63,7 @@ def examine(environment: Environment, root: Path, package: Path) -> None:
             wrong.append(name)
             say(f"WRONG  {name:<12} {indented(explained(error))}", "red")
     if wrong:
-        raise Failure(f"Wrong: {', '.join(wrong)}. See above what to do about each.")
+        raise Failure(f"Wrong: {', '.join(wrong)}. The lines above say what to do.")
 
 
 def indented(text: str) -> str:
@@ -73,20 +73,20 @@ def indented(text: str) -> str:
 def check_key(root: Path) -> str:
     key = needed_key(root)
     if not key:
-        return "not needed: the flag comes from a store, and events are off"
+        return "not needed, because the flag comes from a store and events are off"
     if not KEY_SHAPE.fullmatch(key):
         raise Failure(
             f"{KEY_VARIABLE} does not look like an SDK key (sdk- and a UUID). Copy it again from LaunchDarkly; a Relay "
-            "Proxy accepts the same one."
+            "Proxy needs the same key."
         )
-    return f"{KEY_VARIABLE} is set and has the shape of an SDK key"
+    return f"{KEY_VARIABLE} is set and looks like an SDK key"
 
 
 def check_flag(root: Path) -> str:
     name, base_uri = setting(root, "flag_key"), setting(root, "launchdarkly_base_uri")
     key = needed_key(root)
     if not key:
-        return f"{name} is not examined, as only the store has it; just sync ENV check compares the store"
+        return f"{name} is not examined, because only the store has it; just sync ENV check compares the store"
     text = item(base_uri, key, "flags", name)
     if text is None:
         raise Failure(
@@ -96,7 +96,7 @@ def check_flag(root: Path) -> str:
     if flag.get("archived") or flag.get("deleted"):
         raise Failure(f"{name} is archived or deleted. Restore it in LaunchDarkly.")
     variations = flag.get("variations", [])
-    # By their text, as Python has 1 equal true.
+    # As text, because 1 == True in Python.
     if sorted(map(json.dumps, variations)) != ["false", "true"]:
         raise Failure(
             f"{name} is not boolean; its variations are {json.dumps(variations)}. Create a boolean flag instead."
@@ -109,7 +109,7 @@ def check_flag(root: Path) -> str:
     off = flag.get("offVariation")
     if isinstance(off, int) and variations[off : off + 1] == [True]:
         return Warned(
-            f"{text}\nIts off variation is true: whoever switches it off sends everyone to the new site. Make the off "
+            f"{text}\nIts off variation is true: switching it off sends everyone to the new site. Make the off "
             "variation false in LaunchDarkly."
         )
     return text
@@ -123,10 +123,10 @@ def check_credentials() -> str:
 
 def check_region() -> str:
     configured = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    note = f"; your {configured} is not used" if configured and configured != REGION else ""
-    # Any call shows that no policy of the organization forbids the Region.
+    note = f"; the configured {configured} is not used" if configured and configured != REGION else ""
+    # Any call fails if a policy of the organization forbids the Region.
     client("cloudformation").list_stacks()
-    return f"{REGION}, where Lambda@Edge functions must be, can be used{note}"
+    return f"{REGION}, which Lambda@Edge functions need, is usable{note}"
 
 
 def check_concurrency() -> str:
@@ -134,7 +134,7 @@ def check_concurrency() -> str:
     if limit < DEFAULT_CONCURRENCY:
         raise Failure(
             f"only {limit} concurrent executions in {REGION} (default: {DEFAULT_CONCURRENCY}), which serve at most "
-            f"{limit * REQUESTS_A_SECOND:,} requests a second; viewers above that get a 503. "
+            f"{limit * REQUESTS_A_SECOND:,} requests a second; above that, viewers get a 503. "
             "Request more: Service Quotas, AWS Lambda, Concurrent executions, in every Region with viewers."
         )
     return (
@@ -144,7 +144,7 @@ def check_concurrency() -> str:
 
 
 def check_package(package: Path) -> str:
-    """Against the quotas that Lambda returns; no call returns CloudFront's for viewer-request functions."""
+    """Checks Lambda's quotas; no call returns CloudFront's quota for viewer-request functions."""
     settings = client("lambda").get_account_settings()
     limit = settings["AccountLimit"]
     size, unzipped, found = 0, 0, "no package yet (just package)"
@@ -160,7 +160,7 @@ def check_package(package: Path) -> str:
         )
     return (
         f"{found}; {free / 1e9:,.1f} GB are left for code in {REGION}.\n"
-        "CloudFront's published quota is 50 MB. An account that still has 1 MB refuses the association\n"
+        "CloudFront's published quota is 50 MB. If this account still has 1 MB, CloudFront rejects the association\n"
         "when it is deployed, with the quota in its message; the site then stays as it was."
     )
 
@@ -187,9 +187,10 @@ def check_behaviors(environment: Environment, root: Path) -> str:
     else:
         template = load((root / "cloudformation" / "edge.yaml").read_text())
         made = sites.behaviors(Resolved(template, sites.paths(root), environment.stack.name))
-        count, name = len(made), "the distribution to be made"
+        count, name = len(made), "the distribution to be created"
     plans = ", ".join(
-        f"{plan} {'allows' if count <= most else 'refuses'} it ({most})" for plan, most in FLAT_RATE_BEHAVIORS.items()
+        f"{plan} {'allows' if count <= most else 'does not allow'} it ({most})"
+        for plan, most in FLAT_RATE_BEHAVIORS.items()
     )
     return f"{name} has {count} cache behaviors; of CloudFront's flat-rate plans, {plans}"
 
@@ -203,10 +204,10 @@ def check_flag_store(environment: Environment, root: Path) -> str:
         except ClientError as error:
             if code_of(error) != "ResourceNotFoundException":
                 raise
-            state = "not there"
+            state = "missing"
         if state not in ("ACTIVE", "UPDATING"):
             raise Failure(
-                f"The table {table} in {region} is {state}. Make it with just store-deploy {environment.name} (a "
+                f"The table {table} in {region} is {state}. Create it with just store-deploy {environment.name} (a "
                 "replica: --set ReplicaRegion1=...), or correct store_table and store_regions in redirect.toml."
             )
     role = environment.stack.resources().get("FunctionRole") if environment.stack.describe() else None
@@ -214,8 +215,8 @@ def check_flag_store(environment: Environment, root: Path) -> str:
     attached = client("iam").list_attached_role_policies(RoleName=role)["AttachedPolicies"] if role else []
     if role and policy not in [entry["PolicyArn"] for entry in attached]:
         raise Failure(
-            f"The function's role {role} has no policy to read the table. just deploy {environment.name} --set "
-            "FlagStorePolicyArn=... gives it the one that just store-deploy prints."
+            f"The function's role {role} has no policy to read the table. Add the policy that just store-deploy "
+            f"prints: just deploy {environment.name} --set FlagStorePolicyArn=..."
         )
-    reading = f"the function's role has {policy}" if role else "give the function's role its policy: FlagStorePolicyArn"
-    return f"{table} is there in {', '.join(regions)};\n{reading}"
+    reading = f"the function's role has {policy}" if role else "set its policy for the function: FlagStorePolicyArn"
+    return f"{table} exists in {', '.join(regions)};\n{reading}"

@@ -1,7 +1,7 @@
 """Deploys the edge function and its site to AWS, detaches the function, deletes both.
 
-One environment is one CloudFormation stack, redirect-ENV, and one private bucket for its packages; several live side by
-side in an account.
+One environment is one CloudFormation stack, redirect-ENV, and one private bucket for its packages. One account can have
+several environments.
 """
 
 import argparse
@@ -34,10 +34,10 @@ TEMPLATE = ROOT / "cloudformation" / "edge.yaml"
 PACKAGE = ROOT / "target" / "edge" / "redirect.zip"
 SITE = ROOT / "site"
 
-# Parameters of the template that deploy itself sets.
+# Parameters of the template that only deploy sets.
 MANAGED = {"PackageBucket", "PackageKey", "PackageSha256", "Release", "AttachFunction"}
 
-# Those of a package, before there is one.
+# Placeholders for a package that is not built yet.
 UNBUILT = {
     "PackageBucket": "BUCKET",
     "PackageKey": "packages/HASH.zip",
@@ -45,7 +45,7 @@ UNBUILT = {
     "AttachFunction": "yes",
 }
 
-# How often destroy tries whether the replicas are gone, which is after hours.
+# How often destroy checks whether the replicas are gone, which takes hours.
 REPLICA_POLL_SECONDS = 60
 
 
@@ -60,7 +60,7 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
         dry_run(environment, chosen, local, options)
         return
 
-    # What can be checked is checked before the build, which lasts minutes.
+    # Check everything possible before the build, which takes minutes.
     key, token = ("", "") if options.without_function else (needed_key(ROOT), preview_token())
     account = account_id()
     packages = PackageBucket(environment.stack, account)
@@ -77,8 +77,8 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
         attachment(environment, resolved).refuse_others(existing.config())
     if options.without_function and exists and "Function" in environment.stack.resources():
         raise Failure(
-            f"The stack {environment.stack.name} has the function already; its replicas keep it from being removed "
-            f"now. just detach {environment.name} takes it away from the viewers."
+            f"The stack {environment.stack.name} already has the function, which cannot be removed while it has "
+            f"replicas. To detach it: just detach {environment.name}"
         )
 
     live = kept.get("PackageKey", "")
@@ -111,25 +111,25 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
 def chosen_parameters(settings: list[str]) -> dict[str, str]:
     for name, field in sites.PATHS.items():
         if any(setting.startswith(f"{name}=") for setting in settings):
-            raise Failure(f"--set {name}=...: the function has it from redirect.toml. Set {field} there.")
+            raise Failure(f"--set {name}=...: this value is compiled in from redirect.toml. Set {field} there.")
     return sites.paths(ROOT) | stack.chosen_parameters(TEMPLATE, MANAGED | set(sites.PATHS), settings)
 
 
 def foreseen(environment: Environment, values: dict[str, str], options: argparse.Namespace) -> Resolved:
-    """The template with these values, as if the package were there already. Fails where CloudFormation would."""
+    """The template with these values, as if the package existed. Fails where CloudFormation would."""
     package = {} if options.without_function else UNBUILT
     resolved = Resolved(load(TEMPLATE.read_text()), {**values, **package}, environment.stack.name)
     if options.attach and (options.without_function or not resolved.parameters["ExistingDistributionId"]):
         raise Failure(
-            "--attach is for the function on a distribution that exists: add --set ExistingDistributionId=E... to it. "
-            "The stack attaches the function to its own distribution by itself."
+            "--attach is for the function on an existing distribution: add --set ExistingDistributionId=E... to it. "
+            "The stack attaches the function to its own distribution automatically."
         )
     return resolved
 
 
 def build(environment: Environment, packages: PackageBucket, live: str, key: str, token: str) -> Package:
-    """Flag data that did not change keeps its date, so that the same inputs make the package that is live; and while
-    LaunchDarkly is down, the live package's flag data is used again."""
+    """Unchanged flag data keeps its date, so that the same inputs make the live package again. While LaunchDarkly is
+    down, the live package's flag data is used."""
     if live and environment.stack.tags().get(KEY_TAG) == fingerprint(key) and (flags := packages.flags(live)):
         last_flags.write(ROOT, key, flags)
     recipe.run("package", key, token)
@@ -141,9 +141,9 @@ def read_package(path: Path) -> Package:
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
     except (OSError, zipfile.BadZipFile) as error:
-        raise Failure(f"{path.relative_to(ROOT)} cannot be read: {error}. Make it again with: just package") from None
+        raise Failure(f"{path.relative_to(ROOT)} cannot be read: {error}. Build it again: just package") from None
     if not {"redirect", "carrier.py"} <= set(members):
-        raise Failure(f"{path.relative_to(ROOT)} lacks the binary or its carrier. Make it again with: just package")
+        raise Failure(f"{path.relative_to(ROOT)} lacks the binary or its carrier. Build it again: just package")
     return Package.of(path)
 
 
@@ -160,16 +160,16 @@ def function_parameters(package: Package | None, packages: str) -> dict[str, str
 
 
 def reattach(environment: Environment, distribution_id: str) -> None:
-    """CloudFormation compares templates, not the distribution: it does not see that `detach` took the function away."""
+    """CloudFormation compares templates, not the distribution: it does not see that `detach` removed the function."""
     if Distribution(distribution_id).is_attached(environment.function):
         return
-    say("The distribution lacks the function, which was detached outside the stack; attaching it again")
+    say("The function was detached outside the stack; attaching it again")
     environment.stack.apply(None, {"AttachFunction": "no"})
     environment.stack.apply(None, {"AttachFunction": "yes"})
 
 
 def attachment(environment: Environment, resolved: Resolved) -> Attachment:
-    """The behaviors of the stack's own distribution, were there one, say which function belongs where."""
+    """From the behaviors that the stack's own distribution would have."""
     redirected: list[str] = []
     indexed: list[str] = []
     for behavior in sites.behaviors(resolved):
@@ -187,7 +187,7 @@ def attach(attachment: Attachment, outputs: dict[str, str]) -> None:
     functions = outputs["FunctionVersionArn"], outputs["CurrentSiteFunctionArn"]
     if not distribution.attach(attachment, *functions, PACKAGE.parent):
         say("  no behavior to change")
-    # Also of an update that an interrupted run began.
+    # Also for an update that an interrupted run started.
     distribution.wait_until_deployed()
 
 
@@ -215,15 +215,15 @@ def closing_words(
     if "Url" not in outputs and is_attached:
         return
     if "Url" not in outputs:
-        say(f"just deploy {environment.name} --attach puts the functions into the behaviors that the distribution has.")
-        say("The distribution is yours: give its behaviors, on viewer requests, these functions (first match first):")
+        say(f"just deploy {environment.name} --attach adds the functions to the distribution's existing behaviors.")
+        say("Your distribution's behaviors need these functions on viewer requests (first match first):")
         # A stack of an older template has no such output.
-        say(f"  {outputs.get('Behaviors', 'those of docs/deploy.md')}")
+        say(f"  {outputs.get('Behaviors', 'see docs/deploy.md')}")
         say(f"  redirect function    {outputs.get('FunctionVersionArn', '(not deployed)')}")
         say(f"  CloudFront Function  {outputs['CurrentSiteFunctionArn']}")
         return
     if "ExistingBucketStatement" in outputs:
-        say("The bucket is yours: its policy must have this statement, and the site is yours to upload:")
+        say("Add this statement to your bucket's policy, and upload the site yourself:")
         say(f"  {outputs['ExistingBucketStatement']}")
     if not with_function:
         say(f"Everyone gets the current site. just deploy {environment.name} attaches the function.")
@@ -236,30 +236,28 @@ def dry_run(
     try:
         resolved = foreseen(environment, chosen, options)
     except Refused as error:
-        raise Failure(
-            f"{error}\nA dry run does not know what earlier deployments set. Give those settings too."
-        ) from None
+        raise Failure(f"{error}\nA dry run does not know the settings of earlier deployments. Pass them too.") from None
     made = resolved.resources()
     package = read_package(PACKAGE) if PACKAGE.exists() and "Function" in made else None
-    say(f"Dry run: AWS is not called, nothing is changed. just deploy {environment.name} would, in {REGION}:")
+    say(f"Dry run: does not call AWS, changes nothing. just deploy {environment.name} would, in {REGION}:")
     archive = PACKAGE.relative_to(ROOT) if "Function" in made else None
     steps = [bucket.plan(environment.stack, archive, package)]
     values = {**chosen, **function_parameters(package, PackageBucket(environment.stack, "ACCOUNT").name)}
     steps.append(stack.plan(resolved, TEMPLATE.relative_to(ROOT), values))
     if options.attach:
-        steps.append(f"Run the function in the behaviors of {chosen['ExistingDistributionId']} that belong to it")
+        steps.append(f"Run the function in the behaviors of {chosen['ExistingDistributionId']} that need it")
     elif "Distribution" not in made:
         behaviors = resolved.value(resolved.template["Outputs"]["Behaviors"]["Value"])
         steps.append(
-            "Print what to add to the distribution that exists, on viewer requests, first match first; its pages are "
-            f"left alone:\n   {behaviors}\n   With --attach, put the functions into the behaviors that it has"
+            "Print what to add to the existing distribution, on viewer requests, first match first; its pages do not "
+            f"change:\n   {behaviors}\n   With --attach, add the functions to its existing behaviors"
         )
     elif "SiteBucket" not in made:
-        steps.append("Print what to add to the policy of the bucket that exists; its pages are left alone")
+        steps.append("Print what to add to the policy of the existing bucket; its pages do not change")
     else:
         lines = [f"\n   {page.key:<28} {page.content_type:<26} {page.cache_control}" for page in local]
-        steps.append("Upload what differs of site/, assets first, and delete what is gone from it:" + "".join(lines))
-        steps.append("Invalidate the paths whose content changed, wait for it, and print the address")
+        steps.append("Upload the changed files of site/, assets first, and delete removed ones:" + "".join(lines))
+        steps.append("Invalidate the paths whose content changed, wait for that, and print the address")
     for number, step in enumerate(steps, 1):
         say(f"\n{number}. {step}")
 
@@ -276,12 +274,12 @@ def publish(environment: Environment, _: argparse.Namespace) -> None:
     for name, field in sites.PATHS.items():
         if deployed.get(name, wanted[name]) != wanted[name]:
             raise Failure(
-                f"{environment.name} was deployed with the {field} {deployed[name]}, but redirect.toml has "
+                f"{environment.name} was deployed with {field} {deployed[name]}, but redirect.toml has "
                 f"{wanted[name]}. Publish the pages together with the function: just deploy {environment.name}"
             )
     outputs = environment.stack.outputs()
     if "SiteBucketName" not in outputs:
-        raise Failure(f"The stack {environment.stack.name} has no bucket of its own: upload the site to yours.")
+        raise Failure(f"The stack {environment.stack.name} has no bucket. Upload the site to your own bucket.")
     account = account_id()
     packages = PackageBucket(environment.stack, account)
     site = bucket.owned(outputs["SiteBucketName"], account)
@@ -296,8 +294,8 @@ def detach(environment: Environment, _: argparse.Namespace) -> None:
     described = environment.described()
     if not detach_now(environment):
         say("The function is not attached to any behavior.")
-    # Straight through CloudFront is the fastest way, and works in any state of the stack. Now the stack learns of it
-    # too, or its next update would attach the function again.
+    # Directly through CloudFront is the fastest way, and works in any state of the stack. Now update the stack too, or
+    # its next update would attach the function again.
     values = environment.stack.parameters()
     if values.get("ExistingDistributionId") or values.get("AttachFunction") == "no" or not values.get("PackageBucket"):
         say("Everyone gets the current site.")
@@ -307,14 +305,14 @@ def detach(environment: Environment, _: argparse.Namespace) -> None:
         environment.stack.apply(None, {"AttachFunction": "no"})
     except Failure as error:
         raise Failure(
-            f"The viewers are off the function, but the stack still attaches it ({described['StackStatus']}):\n{error}"
-            f"\nRun just detach {environment.name} again when the stack is at rest."
+            f"Viewers no longer run the function, but the stack still attaches it ({described['StackStatus']}):\n"
+            f"{error}\nRun just detach {environment.name} again when no operation on the stack is in flight."
         ) from None
     say(f"Everyone gets the current site. just deploy {environment.name} attaches the function again.")
 
 
 def detach_now(environment: Environment) -> bool:
-    """Removes the associations through CloudFront itself. True if there were any."""
+    """Removes the associations directly through CloudFront. True if there were any."""
     distribution = environment.distribution()
     stand_in = environment.stack.resources().get("CurrentSite", "")
     changed = distribution.detach(environment.function, stand_in) if distribution else 0
@@ -330,8 +328,8 @@ def detach_now(environment: Environment) -> bool:
 def destroy(environment: Environment, options: argparse.Namespace) -> None:
     account = account_id()
     environment.confirm(
-        f"This deletes the site, the function and the packages of {environment.name} in the account {account} (a "
-        f"script confirms it by --yes {environment.name}).",
+        f"This deletes the site, the function and the packages of {environment.name} in the account {account} (in a "
+        f"script, confirm with --yes {environment.name}).",
         options.yes,
     )
     if environment.stack.settle():
@@ -348,27 +346,27 @@ def destroy(environment: Environment, options: argparse.Namespace) -> None:
         say(f"Deleting the stack {environment.stack.name}")
         environment.stack.delete()
         if "LogBucket" in has:
-            say(f"The bucket of the access logs stays: {has['LogBucket']}")
+            say(f"The bucket of the access logs is kept: {has['LogBucket']}")
     else:
         say(f"There is no stack {environment.stack.name}.")
     PackageBucket(environment.stack, account).delete()
     say(
-        f"Nothing is left of {environment.name} but its logs: {environment.log_group} in the Regions near which "
-        f"viewers were. just retention {environment.name} 1 empties them within days."
+        f"Only the logs of {environment.name} are left: {environment.log_group} in the Regions that served viewers. "
+        f"just retention {environment.name} 1 empties them within days."
     )
 
 
 def delete_function(environment: Environment) -> None:
-    """Lambda deletes a function only when CloudFront has removed its replicas.
+    """Lambda deletes a function only after CloudFront has removed its replicas.
 
     https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/lambda-edge-delete-replicas.html
     """
     say(f"Deleting the function {environment.function}")
     if has_gone(environment.function):
         return
-    say("  CloudFront still has replicas of it near the viewers. It removes them some hours after the function was")
-    say("  detached; nothing makes it faster, and the wait costs nothing. Interrupting is safe: just destroy")
-    say(f"  {environment.name} resumes, also tomorrow.")
+    say("  CloudFront still has replicas near the viewers. It removes them some hours after the function is detached;")
+    say("  nothing speeds that up, and waiting is free. You can interrupt this and resume it later, even tomorrow:")
+    say(f"  just destroy {environment.name}")
     with waiting("waiting for the replicas to be removed") as still:
         while True:
             time.sleep(REPLICA_POLL_SECONDS)
@@ -383,7 +381,7 @@ def has_gone(function: str) -> bool:
         say("  deleted")
     except ClientError as error:
         if code_of(error) == "ResourceNotFoundException":
-            say("  it is gone already")
+            say("  already deleted")
         elif "replicated function" in str(error):
             return False
         else:
@@ -398,9 +396,7 @@ def url(environment: Environment, _: argparse.Namespace) -> None:
     environment.described()
     outputs = environment.stack.outputs()
     if "Url" not in outputs:
-        raise Failure(
-            f"The stack {environment.stack.name} has no distribution of its own; the address is your own one's."
-        )
+        raise Failure(f"The stack {environment.stack.name} has no distribution. Use the address of your own.")
     say(outputs["Url"])
 
 
@@ -410,7 +406,7 @@ def follow_logs(environment: Environment, _: argparse.Namespace) -> None:
 
 
 def retain_logs(environment: Environment, options: argparse.Namespace) -> None:
-    # Logs outlive the stack, so none is asked for.
+    # Logs outlive the stack, so it need not exist.
     say(f"Log group {environment.log_group}")
     logs.retain(environment.log_group, options.days)
 

@@ -1,4 +1,4 @@
-"""The error that a person reads."""
+"""The error that users read."""
 
 
 class Failure(Exception):

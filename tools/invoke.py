@@ -1,9 +1,9 @@
-"""Sends events to the function, in cargo-lambda's local Lambda, and shows what it answers.
+"""Sends events to the function in cargo-lambda's local Lambda, and shows the answers.
 
-Beside each event stands its expected outcome, in a file of the same name that ends in .expected: `302 {site}/a`,
-`307 {site}/a`, `pass-through`, or `error: ..`; `{site}` is the site that the flag chose, and ` | ` separates
-alternatives. They are for the paths that redirect.toml comes with; with others, nothing is expected. The exit status is
-0 when every event had its expected outcome and the flag was evaluated.
+The expected outcome of an event is in a file of the same name that ends in .expected: `302 {site}/a`, `307 {site}/a`,
+`pass-through`, or `error: ..`. `{site}` is the site that the flag chose, and ` | ` separates alternatives. Outcomes are
+for the default paths in redirect.toml; with other paths, nothing is expected. The exit status is 0 when every event had
+its expected outcome and the flag was evaluated.
 """
 
 import argparse
@@ -29,13 +29,13 @@ from launchdarkly import setting
 ROOT = Path(__file__).resolve().parents[1]
 FUNCTION = "redirect"
 ANSWER_SECONDS = 60
-# The paths that the expected outcomes are for.
+# The paths in the expected outcomes.
 CURRENT, BETA = "/site", "/site/beta"
 COLUMNS = ("event", "viewer", "variation", "reason", "status", "Location")
 
 
 class Outcome(NamedTuple):
-    """What the function made of an event."""
+    """The function's answer to an event."""
 
     summary: str
     status: str
@@ -44,7 +44,7 @@ class Outcome(NamedTuple):
 
 
 class LocalLambda:
-    """`cargo lambda watch`, and the log of the function in it."""
+    """`cargo lambda watch`, and the log of the function that it runs."""
 
     def __init__(self) -> None:
         with socket.socket() as free:
@@ -63,9 +63,9 @@ class LocalLambda:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            # The decisions are read from the log.
+            # This script reads the decisions from the log.
             env={**os.environ, "REDIRECT_LOG": "all"},
-            # Its own group, so that the function goes when it goes.
+            # A separate process group, so that `stop` ends the function too.
             start_new_session=True,
         )
         threading.Thread(target=self._read, daemon=True).start()
@@ -73,7 +73,7 @@ class LocalLambda:
     def _read(self) -> None:
         for text in self.process.stdout or ():
             self.output.append(text)
-            with contextlib.suppress(ValueError):  # a line of cargo's own
+            with contextlib.suppress(ValueError):  # a line of cargo
                 start = text.index("{")
                 line = json.loads(text[start:])
                 self.log.append(text[start:].rstrip())
@@ -92,7 +92,7 @@ class LocalLambda:
                 return
             except OSError:
                 time.sleep(0.1)
-        raise Failure(f"cargo lambda watch did not listen on port {self.port} within {ANSWER_SECONDS} s")
+        raise Failure(f"cargo lambda watch does not listen on port {self.port} after {ANSWER_SECONDS} s")
 
     def post(self, path: Path) -> tuple[int, str]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_SECONDS)
@@ -106,20 +106,19 @@ class LocalLambda:
             connection.close()
 
     def decision(self) -> dict:
-        """The next line of the log with a decision."""
+        """The next log line with a decision."""
         while True:
             try:
                 line = self.lines.get(timeout=ANSWER_SECONDS)
             except queue.Empty:
-                raise Failure(f"the function wrote no line for its decision:\n{''.join(self.output)}") from None
+                raise Failure(f"the function logged no decision:\n{''.join(self.output)}") from None
             if line is None:
                 raise Failure(f"the function ended:\n{''.join(self.output)}")
             if "outcome" in line:
                 return line
             if "did not start" in line["message"]:
                 raise Failure(line["message"])
-            # The runtime repeats what the decision's line says of an error. The others stand below the table, where
-            # they are not in the way.
+            # The runtime repeats the error of a decision. Other messages are printed below the table.
             if not line["message"].startswith("Diagnostic"):
                 level = "" if line["level"] == "info" else f"{line['level']}: "
                 self.notes.append(level + line["message"])
@@ -131,7 +130,7 @@ class LocalLambda:
                 self.process.wait(timeout=5)
             except (ProcessLookupError, subprocess.TimeoutExpired):
                 continue
-        # What the function left in the group, if anything.
+        # Ends what is left in the group.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
@@ -141,7 +140,7 @@ def invoke(local: LocalLambda, path: Path) -> Outcome:
     line = local.decision()
     if line["outcome"] == "error":
         if status == HTTPStatus.OK:
-            raise Failure(f"{path.name}: the function refused the event, but Lambda got an answer:\n{text}")
+            raise Failure(f"{path.name}: the function logged an error, but Lambda got an answer:\n{text}")
         return Outcome(f"error: {line['message']}", "error", line["message"], line)
     if status != HTTPStatus.OK:
         raise Failure(f"{path.name}: the local Lambda answered {status}:\n{text}")
@@ -149,7 +148,7 @@ def invoke(local: LocalLambda, path: Path) -> Outcome:
     if line["outcome"] == "pass-through":
         cf = json.loads(path.read_text())["Records"][0]["cf"]
         if answer not in (cf.get("request"), cf.get("response")):
-            raise Failure(f"{path.name}: the function changed what it was to pass through:\n{text}")
+            raise Failure(f"{path.name}: the function changed an event that passes through:\n{text}")
         return Outcome("pass-through", "pass", "", line)
     location = answer["headers"]["location"][0]["value"]
     return Outcome(f"{answer['status']} {location}", answer["status"], location, line)
@@ -163,7 +162,7 @@ def viewer(path: Path) -> str:
 
 
 def is_expected(path: Path, outcome: Outcome) -> bool | None:
-    """None when no outcome is noted for the event, or for other paths."""
+    """None if the event has no expected outcome, or the paths are not the default ones."""
     noted = path.with_suffix(".expected")
     if not noted.exists() or sites() != (CURRENT, BETA):
         return None
@@ -173,7 +172,7 @@ def is_expected(path: Path, outcome: Outcome) -> bool | None:
 
 
 def features() -> list[str]:
-    """A store as the source of the flag data is a feature of its own."""
+    """A store as the source of the flag data needs a cargo feature."""
     source = setting(ROOT, "source")
     return [] if source == "launchdarkly" else ["--features", source]
 
@@ -210,7 +209,7 @@ def report(local: LocalLambda, paths: list[Path]) -> int:
     else:
         current, beta = sites()
         print(
-            f"Nothing was expected: the outcomes in events/ are for {CURRENT} and {BETA}, not for {current} and {beta}."
+            f"Outcomes were not compared: those in events/ are for {CURRENT} and {BETA}, not for {current} and {beta}."
         )
     text, is_evaluated = evaluated(lines)
     print(text)
@@ -218,7 +217,7 @@ def report(local: LocalLambda, paths: list[Path]) -> int:
 
 
 def evaluated(lines: list[dict]) -> tuple[str, bool]:
-    """Which flag data the decisions rest on, and whether the flag was evaluated, if it was to be."""
+    """A sentence about the flag data of the decisions, and False if the flag should have been evaluated but was not."""
     decided = [line for line in lines if "reason" in line]
     good = [line for line in decided if line["reason"] != "ERROR"]
     if good:
@@ -243,16 +242,16 @@ def found(name: str) -> Path:
                 raise Failure(f"{name}: not an event, because it is not JSON: {error}") from None
             return path
     known = ", ".join(sorted(event.stem for event in folder.glob("*.json")))
-    raise Failure(f"{name}: no such event; there are: {known}")
+    raise Failure(f"{name}: no such event. Available: {known}")
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="just invoke",
-        description="Sends events to the function in a local Lambda, and shows what it answers.",
-        epilog="With LAUNCHDARKLY_SDK_KEY set, your flag decides; without it, the sample flag of the repository.",
+        description="Sends events to the function in a local Lambda, and shows the answers.",
+        epilog="With LAUNCHDARKLY_SDK_KEY, your flag decides; without it, the repository's sample flag.",
     )
-    parser.add_argument("events", nargs="*", metavar="EVENT", help="such as ipv4; all of events/ if there is none")
+    parser.add_argument("events", nargs="*", metavar="EVENT", help="for example ipv4 (default: all of events/)")
     parser.add_argument("--log", action="store_true", help="print the function's log lines too")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -1,4 +1,4 @@
-"""The flag data of the last package: unchanged data keeps its date, and it serves while LaunchDarkly is down."""
+"""The flag data of the last package. Unchanged data keeps its date; it is bundled while LaunchDarkly is down."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from launchdarkly import fingerprint
 
 
 def path(root: Path, key: str) -> Path:
-    """By the key, so that no environment's data gets into another one's package."""
+    """Named by the key, so that no environment's data gets into another's package."""
     return root / "target" / "edge" / f"flags-{fingerprint(key)}.json"
 
 
@@ -27,6 +27,6 @@ def write(root: Path, key: str, flags: bytes) -> None:
 
 
 def undated(flags: bytes) -> object:
-    """With numbers as they are written."""
+    """Numbers stay as they are written."""
     data = json.loads(flags, parse_float=str, parse_int=str)
     return data | {"fetched_at": ""}

@@ -13,20 +13,20 @@ from pathlib import Path
 from failure import Failure
 from shell_secrets import KEY_VARIABLE, secret
 
-# The tag of stacks, and the metadata of packages, that holds the fingerprint of their SDK key.
+# The tag of stacks, and the metadata of packages, with the fingerprint of their SDK key.
 KEY_TAG = "redirect-sdk-key"
 
-# An SDK key of LaunchDarkly; the Relay Proxy knows no other shape either.
+# The form of LaunchDarkly's SDK keys, which the Relay Proxy uses too.
 # https://launchdarkly.com/docs/sdk/concepts/client-side-server-side#keys
 KEY_SHAPE = re.compile(r"sdk-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
-# Far above any flag; keeps a wrong address from filling the memory.
+# Far larger than any flag; keeps a wrong address from filling the memory.
 MAX_BYTES = 16_000_000
 TIMEOUT_SECONDS = 10
 
 
 class Unavailable(Failure):
-    """LaunchDarkly is down or out of reach, which says nothing about key and flag."""
+    """LaunchDarkly is down or unreachable. Key and flag may be fine."""
 
 
 def has_key() -> bool:
@@ -38,33 +38,33 @@ def sdk_key() -> str:
     key = secret(KEY_VARIABLE)
     if not key:
         raise Failure(
-            f"{KEY_VARIABLE} is not set. Export the SDK key of the environment whose flag is to decide "
+            f"{KEY_VARIABLE} is not set. Export the SDK key of the flag's environment "
             "(LaunchDarkly: Settings, Projects, Environments, SDK key)."
         )
     for prefix, kind in (("mob-", "a mobile key"), ("api-", "an API access token")):
         if key.startswith(prefix):
-            raise Failure(f"{KEY_VARIABLE} holds {kind}. Use the environment's SDK key; it starts with sdk-.")
-    # Also keeps line breaks out of the header.
+            raise Failure(f"{KEY_VARIABLE} is {kind}. Use the environment's SDK key; it starts with sdk-.")
+    # This also keeps line breaks out of the header.
     if not re.fullmatch(r"[!-~]+", key):
         raise Failure(
-            f"{KEY_VARIABLE} has characters that no key has (a space or a line break, perhaps). Copy the SDK key again."
+            f"{KEY_VARIABLE} has invalid characters (perhaps a space or a line break). Copy the SDK key again."
         )
     return key
 
 
 def fingerprint(key: str) -> str:
-    """Names a key without showing it: 32 of a hash's bits exclude too few of 2**122 keys to help anyone guess."""
+    """Identifies a key without revealing it: 32 bits of a hash exclude too few of 2**122 keys to help with guessing."""
     return hashlib.sha256(f"redirect: {key}".encode()).hexdigest()[:8] if key else "none"
 
 
 def needed_key(root: Path) -> str:
-    """The SDK key, "" where the settings need none: with a store, the key serves the events alone."""
+    """The SDK key, or "" if the settings need none: with a store, only events need the key."""
     has_store = setting(root, "source") != "launchdarkly"
     return "" if has_store and setting(root, "events") == "off" else sdk_key()
 
 
 def setting(root: Path, name: str) -> str:
-    """A text field of redirect.toml, as it is compiled in; the environment may have LaunchDarkly's addresses."""
+    """A text field of redirect.toml, as it is compiled in; the environment may override LaunchDarkly's addresses."""
     if name.startswith("launchdarkly_") and os.environ.get(name.upper()):
         return os.environ[name.upper()]
     try:
@@ -74,7 +74,7 @@ def setting(root: Path, name: str) -> str:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """urllib would send the SDK key on to wherever a redirect points."""
+    """By default, urllib would send the SDK key to the target of a redirect."""
 
     def redirect_request(self, *_: object) -> None:
         return None
@@ -84,7 +84,7 @@ _OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 def item(base_uri: str, key: str, kind: str, name: str) -> str | None:
-    """The JSON text of one item, verbatim; None if the environment has none of that name.
+    """The JSON text of one item, verbatim; None if the environment has no item of that name.
 
     `kind` is "flags" or "segments". The endpoints are those of LaunchDarkly's PHP SDK; the Relay Proxy has them too:
     https://github.com/launchdarkly/ld-relay/blob/v8/docs/endpoints.md
@@ -101,11 +101,11 @@ def item(base_uri: str, key: str, kind: str, name: str) -> str | None:
         if error.code in (401, 403):
             raise Failure(
                 f"LaunchDarkly rejected the SDK key ({error.code} from {base_uri}). It was rotated, or it belongs to "
-                f"another instance: check {KEY_VARIABLE} and launchdarkly_base_uri in redirect.toml."
+                f"another instance. Check {KEY_VARIABLE} and launchdarkly_base_uri in redirect.toml."
             ) from None
         failed = Unavailable if error.code == 429 or error.code >= 500 else Failure
         raise failed(
-            f"LaunchDarkly answers {error.code} for the {what} ({base_uri}). Try again later, or see its status page."
+            f"LaunchDarkly answered {error.code} for the {what} ({base_uri}). Try again later, or see its status page."
         ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
@@ -113,13 +113,13 @@ def item(base_uri: str, key: str, kind: str, name: str) -> str | None:
             f"LaunchDarkly cannot be reached at {base_uri}: {reason}. Check the network and launchdarkly_base_uri."
         ) from None
     if len(body) > MAX_BYTES:
-        raise Failure(f"The {what} at {base_uri} is larger than {MAX_BYTES:,} bytes. Is the address right?")
+        raise Failure(f"The {what} at {base_uri} is larger than {MAX_BYTES:,} bytes. Check launchdarkly_base_uri.")
     try:
         text = body.decode("utf-8")
         if not isinstance(json.loads(text), dict):
-            raise ValueError("no JSON object")
+            raise ValueError("not a JSON object")
     except ValueError as error:
         raise Failure(
-            f"The answer of {base_uri} for the {what} is not flag data: {error}. Is launchdarkly_base_uri right?"
+            f"The answer of {base_uri} for the {what} is not flag data: {error}. Check launchdarkly_base_uri."
         ) from None
     return text

@@ -1,4 +1,4 @@
-"""A function's logs. Those of an edge function are where its replicas run, so all Regions are searched."""
+"""A function's logs. An edge function's logs are where its replicas run, so all Regions are searched."""
 
 import datetime
 import time
@@ -11,18 +11,18 @@ from aws import NETWORK, REPORTED, client, code_of, explained
 from failure import Failure
 from terminal import say
 
-# How far back the first look goes, how often the known Regions are read, and how often new ones are searched for:
-# viewers elsewhere start replicas elsewhere.
+# How far back the first read goes, how often the known Regions are read, and how often new Regions are searched for:
+# viewers in a new place start replicas there.
 FIRST_LOOK_MINUTES = 10
 POLL_SECONDS = 10
 REGION_POLL_SECONDS = 120
 
-# CloudWatch Logs makes an event visible some seconds after its time; looking back that far each time misses none.
+# CloudWatch Logs shows an event some seconds late; each read goes back this far, so that no event is missed.
 OVERLAP_MS = 60_000
 
 CONCURRENCY = 16
 
-# What CloudWatch Logs accepts.
+# The values that CloudWatch Logs accepts.
 # https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutRetentionPolicy.html
 RETENTION_DAYS = (
     1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653,
@@ -32,7 +32,7 @@ Event = tuple[int, str, str, str]
 
 
 def follow(group: str, candidates: Callable[[], list[str]]) -> None:
-    """Prints what comes into the log group of that name, in those of the candidate Regions that have it."""
+    """Prints new lines of that log group, in the candidate Regions that have it."""
     since = int((time.time() - FIRST_LOOK_MINUTES * 60) * 1000)
     seen: dict[str, int] = {}
     regions: list[str] = []
@@ -41,7 +41,7 @@ def follow(group: str, candidates: Callable[[], list[str]]) -> None:
         if time.monotonic() - looked >= REGION_POLL_SECONDS:
             found = regions_with(group, candidates())
             if not found and not regions:
-                say(f"No Region has the log group {group} yet. It appears when the function first runs; still looking.")
+                say(f"No Region has the log group {group} yet. It appears when the function first runs; waiting.")
             for region in found:
                 if region not in regions:
                     say(f"Following {group} in {region}")
@@ -68,7 +68,7 @@ def regions_with(group: str, regions: list[str]) -> list[str]:
         except NETWORK:
             return False
         except ClientError as error:
-            # One Region that is down, or denied by a policy of the organization, must not hide the others.
+            # A Region that is down, or denied by a policy of the organization, must not hide the others.
             if code_of(error) in ("AccessDeniedException", "UnrecognizedClientException"):
                 return False
             raise
@@ -78,7 +78,7 @@ def regions_with(group: str, regions: list[str]) -> list[str]:
 
 
 def retain(group: str, days: int) -> None:
-    """Sets for how long the group of that name keeps its lines, in every Region that has it."""
+    """Sets how long that log group keeps its lines, in every Region that has it."""
     failed = []
     regions = regions_with(group, regions_of_account())
     for region in regions:
@@ -89,14 +89,14 @@ def retain(group: str, days: int) -> None:
             failed.append(region)
             say(f"  {region:<16} not set: {explained(error)}", "red")
     if failed:
-        raise Failure(f"The retention of {group} was not set in {', '.join(failed)}. Run this again.")
+        raise Failure(f"The retention of {group} was not set in {', '.join(failed)}. Run the command again.")
     if not regions:
         say(f"No Region has the log group {group} yet.")
-    say("Lambda makes the group where viewers are new, and keeps everything there: run this again after some days.")
+    say("Lambda creates the group in new Regions without a retention: run this command again after some days.")
 
 
 def events(group: str, regions: list[str], since: int) -> list[Event]:
-    """What the Regions logged since then, oldest first."""
+    """The events in the Regions since then, oldest first."""
 
     def read(region: str) -> list[Event]:
         pages = client("logs", region).get_paginator("filter_log_events").paginate(logGroupName=group, startTime=since)
@@ -112,8 +112,8 @@ def events(group: str, regions: list[str], since: int) -> list[Event]:
 
 
 def everywhere(read: Callable, regions: list[str]) -> list:
-    """The results for all Regions, read at the same time."""
+    """The results for all Regions, read concurrently."""
     for region in regions:
-        client("logs", region)  # sessions are not for threads; clients are
+        client("logs", region)  # Create clients here: sessions are not thread-safe, clients are.
     with ThreadPoolExecutor(CONCURRENCY) as pool:
         return list(pool.map(read, regions))

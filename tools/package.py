@@ -1,7 +1,7 @@
 """Packs the edge function: target/lambda/redirect/bootstrap -> target/edge/redirect.zip.
 
-The same inputs give the same bytes: members in a fixed order, with a fixed time and fixed modes, deflated by a Zopfli
-of a fixed version.
+The same inputs give the same bytes: members in a fixed order, with a fixed time and fixed modes, compressed by a fixed
+version of Zopfli.
 """
 
 import argparse
@@ -33,10 +33,10 @@ BINARY = Path("target/lambda/redirect/bootstrap")
 CARRIER = Path("src/carrier/carrier.py")
 PACKAGE = Path("target/edge/redirect.zip")
 
-# Amazon Linux 2023, on which the managed Python runtime runs, has this glibc.
+# The glibc of Amazon Linux 2023, on which the managed Python runtime runs.
 # https://docs.aws.amazon.com/linux/al2023/release-notes/all-packages-AL2023.html
 NEWEST_GLIBC = (2, 34)
-# Ours, not Lambda's, which is 50 MB: docs/performance.md has what size costs. A store's client needs its share.
+# This project's limit; Lambda's is 50 MB. docs/performance.md shows what size costs. A store's client needs more.
 MAX_BYTES = 2_500_000
 MAX_BYTES_WITH_STORE = 3_250_000
 
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         if len(package) > limit:
             raise Failure(
                 f"the package has {len(package):,} bytes, more than {limit:,}. Build with a smaller opt-level, or "
-                'leave a dependency out; docs/performance.md, "Start by size", has when to raise the limit.'
+                'remove a dependency; docs/performance.md, "Start by size", says when to raise the limit.'
             )
         write(package)
         if flags and not options.flags:
@@ -84,7 +84,7 @@ def read(path: Path) -> bytes:
     try:
         return (ROOT / path).read_bytes()
     except OSError as error:
-        hint = "Build it first: just build." if path == BINARY else "It is part of the repository."
+        hint = "Build it first: just build." if path == BINARY else "Restore it from the repository."
         raise Failure(f"{path} cannot be read ({error.strerror}). {hint}") from None
 
 
@@ -95,22 +95,22 @@ def checked_binary(key: str, token: str) -> bytes:
     binary = read(BINARY)
     for problem in elf_problems(binary):
         raise Failure(f"{BINARY} {problem}")
-    # Lambda@Edge has no environment variables, so a binary without the key would decide by the sample flag for ever.
+    # Lambda@Edge has no environment variables, so a binary without the key would always use the sample flag.
     if key and key.encode() not in binary:
         raise Failure(
-            f"{BINARY} was built without the SDK key that {KEY_VARIABLE} holds now: offline, or with another one. "
+            f"{BINARY} was built without the SDK key in {KEY_VARIABLE}: offline, or with another key. "
             "Build it with the key in the environment: just build."
         )
     if token.encode() not in binary:
         raise Failure(
-            f"{BINARY} was built without the preview token that {TOKEN_VARIABLE} holds now: with none, or with another "
-            "one. Build it with the token in the environment: just build."
+            f"{BINARY} was built without the preview token in {TOKEN_VARIABLE}: with no token, or with another. "
+            "Build it with the token in the environment: just build."
         )
     return binary
 
 
 def elf_problems(binary: bytes) -> Iterator[str]:
-    """What keeps the binary from running on Lambda@Edge."""
+    """Reasons why the binary cannot run on Lambda@Edge."""
     try:
         program = ELFFile(io.BytesIO(binary))
         # Lambda@Edge has no arm64.
@@ -120,14 +120,14 @@ def elf_problems(binary: bytes) -> Iterator[str]:
         sections = {section.name: section for section in program.iter_sections()}
         strings = sections[".dynstr"].data() if ".dynstr" in sections else b""
     except ELFError as error:
-        yield f"is not a whole ELF program: {error}. Build it with: just build."
+        yield f"is not a complete ELF program: {error}. Build it again: just build."
         return
     if any(name == ".symtab" or name.startswith(".debug_") for name in sections):
-        yield "is not stripped. Build the release profile, which has strip = true."
+        yield "is not stripped. Build it with the release profile, which has strip = true."
     versions = [tuple(map(int, found)) for found in re.findall(rb"\0GLIBC_(\d+)\.(\d+)", b"\0" + strings)]
     if max(versions, default=NEWEST_GLIBC) > NEWEST_GLIBC:
         yield (
-            "needs glibc {}.{}, but Lambda has {}.{}. Build it with cargo lambda, which links for that one.".format(
+            "needs glibc {}.{}, but Lambda has {}.{}. Build it with cargo lambda, which links for that version.".format(
                 *max(versions), *NEWEST_GLIBC
             )
         )
@@ -137,14 +137,14 @@ def elf_problems(binary: bytes) -> Iterator[str]:
 
 
 def current_flags(key: str) -> bytes | None:
-    """The fetched data; that of the last package where it is the same but for the date, so that the same inputs give
-    the same package, and where LaunchDarkly is down."""
+    """The fetched data, or the last package's data if only the date differs (so that the same inputs give the same
+    package) or if LaunchDarkly is down."""
     last = last_flags.read(ROOT, key)
     try:
         fetched = fetched_flags(key)
     except Unavailable as error:
-        kept = f"that of {json.loads(last)['fetched_at']}, from the last package" if last else "none, as by --no-flags"
-        print(f"Flag data not fetched: {error}\nBundled instead: {kept}.", file=sys.stderr, flush=True)
+        kept = f"the last package's data of {json.loads(last)['fetched_at']}" if last else "no flag data"
+        print(f"Flag data not fetched: {error}\nThe package gets {kept}.", file=sys.stderr, flush=True)
         return last
     except Failure as error:
         raise Failure(f"{error}\njust package --no-flags packs without flag data.") from None
@@ -154,10 +154,10 @@ def current_flags(key: str) -> bytes | None:
 
 
 def fetched_flags(key: str) -> bytes:
-    """The flag and what it names: prerequisites, and segments through rules and other segments, level by level."""
+    """The flag and its references: prerequisites, and segments in rules and in other segments, level by level."""
     base_uri = setting(ROOT, "launchdarkly_base_uri")
     flag_key = setting(ROOT, "flag_key")
-    print(f"Fetching the flag {flag_key} and what it names from {base_uri} ...", flush=True)
+    print(f"Fetching the flag {flag_key} and its references from {base_uri} ...", flush=True)
     fetched: dict[str, dict[str, str]] = {"flags": {}, "segments": {}}
     wanted = [("flags", flag_key)]
     seen = set(wanted)
@@ -171,13 +171,13 @@ def fetched_flags(key: str) -> bytes:
                     "flag_key in redirect.toml."
                 )
             if text is None:
-                print(f"  {kind[:-1]} {name}: not there; LaunchDarkly evaluates without it", flush=True)
+                print(f"  {kind[:-1]} {name} does not exist; LaunchDarkly evaluates without it", flush=True)
                 continue
             fetched[kind][name] = text
             named += names_in(json.loads(text), kind)
         wanted = [entry for entry in dict.fromkeys(named) if entry not in seen]
         seen.update(wanted)
-    # Put together as text, so that every item stays as LaunchDarkly wrote it, numbers included.
+    # Joined as text, so that every item stays exactly as LaunchDarkly wrote it, including numbers.
     parts = [
         f'"{kind}":{{' + ",".join(f"{json.dumps(name)}:{text.strip()}" for name, text in items.items()) + "}"
         for kind, items in fetched.items()
@@ -190,7 +190,7 @@ def now() -> str:
 
 
 def names_in(data: dict, kind: str) -> Iterator[tuple[str, str]]:
-    """The items that a flag or a segment names."""
+    """The items that a flag or a segment refers to."""
     try:
         if kind == "flags":
             for prerequisite in data.get("prerequisites") or []:
@@ -202,12 +202,12 @@ def names_in(data: dict, kind: str) -> Iterator[tuple[str, str]]:
                         yield "segments", str(segment)
     except (AttributeError, KeyError, TypeError):
         raise Failure(
-            f"LaunchDarkly's {kind[:-1]} {data.get('key')} is malformed: {', '.join(sorted(map(str, data)))}."
+            f"LaunchDarkly's {kind[:-1]} {data.get('key')} is malformed. It has {', '.join(sorted(map(str, data)))}."
         ) from None
 
 
 def flags_from(path: Path) -> bytes:
-    """Flag data from a file, verbatim, once it is known to be of the form that the edge function reads."""
+    """Flag data from a file, verbatim, if it has the form that the edge function reads."""
     flag_key = setting(ROOT, "flag_key")
     form = '{"fetched_at": "2026-01-31T12:00:00Z", "flags": {KEY: ...}, "segments": {KEY: ...}}'
     try:
@@ -221,9 +221,9 @@ def flags_from(path: Path) -> bytes:
     except OSError as error:
         raise Failure(f"--flags {path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
-        raise Failure(f"--flags {path} is not of the form {form}: {error}.") from None
+        raise Failure(f"--flags {path} does not have the form {form}: {error}.") from None
     if flag_key not in data["flags"]:
-        raise Failure(f"--flags {path} does not hold the flag {flag_key}, which redirect.toml names.")
+        raise Failure(f"--flags {path} does not have the flag {flag_key} (flag_key in redirect.toml).")
     return text
 
 
@@ -232,7 +232,7 @@ def flags_from(path: Path) -> bytes:
 
 def packed(members: dict[str, tuple[bytes, int]]) -> bytes:
     package = io.BytesIO()
-    # 3 % smaller than the best of zlib, for 15 seconds; more iterations gain nothing to speak of.
+    # 3 % smaller than zlib's best, in 15 seconds; more iterations gain almost nothing.
     with zopfli.ZipFile(package, "w", iterations=5) as archive:
         for name, (data, mode) in members.items():
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
@@ -245,10 +245,10 @@ def packed(members: dict[str, tuple[bytes, int]]) -> bytes:
 
 
 def write(package: bytes) -> None:
-    """Readable by the owner alone: the binary holds the SDK key."""
+    """Readable only by the owner: the binary contains the SDK key."""
     path = ROOT / PACKAGE
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Whole or not at all, also when the disk is full or the run is interrupted.
+    # Written completely or not at all, even if the disk is full or the run is interrupted.
     half = path.with_suffix(".zip.part")
     half.unlink(missing_ok=True)
     with open(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

@@ -1,4 +1,4 @@
-"""The pages: site/ on this machine, the bucket of the site, and what differs."""
+"""The pages: site/ on this machine, the site's bucket, and their differences."""
 
 import hashlib
 import mimetypes
@@ -13,8 +13,8 @@ from aws import client
 from failure import Failure
 from terminal import counted, say
 
-# Python's own table and not the machine's, which would give another type on another machine; with what Python's lacks
-# or has changed between versions.
+# Python's own table, because the machine's may have other types; plus types that Python's table lacks or has changed
+# between versions.
 TYPES = mimetypes.MimeTypes()
 for _extension, _type in {
     ".avif": "image/avif", ".ico": "image/x-icon", ".js": "text/javascript", ".map": "application/json",
@@ -25,18 +25,18 @@ for _extension, _type in {
     TYPES.add_type(_type, _extension)
 
 # A browser revalidates a page on every visit, or it would show a version that the flag has taken back. CloudFront keeps
-# it for a day, as every change is invalidated. An asset may be five minutes old in a browser; one whose name holds a
-# hash of its content never changes.
+# it for a day, because every change is invalidated. An asset may be five minutes old in a browser; an asset whose name
+# contains a hash of its content never changes.
 PAGE_CACHE = "public, max-age=0, s-maxage=86400, must-revalidate"
 ASSET_CACHE = "public, max-age=300, s-maxage=86400"
 HASHED_CACHE = "public, max-age=31536000, immutable"
 HASHED_NAME = re.compile(r"[.-][0-9a-f]{8,64}\.\w+$")
 
-# CloudFront works on at most 15 wildcards at once, and a wildcard is priced as one path.
+# CloudFront processes at most 15 wildcards at a time, and bills a wildcard as one path.
 # https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/cloudfront-limits.html
 MAX_PATHS = 15
 
-# In one part each, so that the ETag is the content's MD5. S3 takes 5 GB in one part.
+# In one part each, so that the ETag is the content's MD5. S3 accepts 5 GB in one part.
 # https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
 ONE_PART = TransferConfig(multipart_threshold=5_000_000_000, preferred_transfer_client="classic")
 
@@ -56,15 +56,15 @@ class Plan(NamedTuple):
     upload: list[Page]
     delete: list[str]
     same: int
-    # Keys of which CloudFront may hold an older copy.
+    # Keys of which CloudFront may have an older copy.
     stale: list[str]
 
 
 def pages(folder: Path, current: str, beta: str) -> list[Page]:
-    """The files to publish under the paths of the two sites, assets before pages. Names that start with a dot are
-    editors' and systems' own, save .well-known."""
+    """The files to publish under the paths of the two sites, assets before pages. Files of editors and systems, whose
+    names start with a dot, are left out; .well-known is kept."""
     if not folder.is_dir():
-        raise Failure(f"{folder} is not there. Put the site's pages in it: index.html and beta/index.html.")
+        raise Failure(f"{folder} does not exist. Put the site's pages into it: index.html and beta/index.html.")
     found = []
     for file in sorted(folder.rglob("*")):
         parts = file.relative_to(folder).parts
@@ -77,12 +77,12 @@ def pages(folder: Path, current: str, beta: str) -> list[Page]:
                 raise Failure(f"{folder.name}/{'/'.join(parts)} would be a page of beta, which is at {beta}. Move it.")
             page = Page(file, key, content_type, cache_control(file.name, content_type))
             found.append(page)
-            # At the root nothing names a directory's index page on the way to S3, so the directory's name has it too.
+            # At the root, no function adds the index page's name, so the page is also uploaded as the directory.
             if current == "/" and not is_beta and key.endswith("/index.html"):
                 found.append(page._replace(key=key.removesuffix("index.html")))
     for needed in ("index.html", "beta/index.html", "404.html"):
         if not (folder / needed).is_file():
-            raise Failure(f"{folder.name}/ lacks {needed}, to which viewers are sent. Add it.")
+            raise Failure(f"{folder.name}/ lacks {needed}, which viewers are sent to. Add it.")
     return sorted(found, key=lambda page: (page.is_page, page.key))
 
 
@@ -98,9 +98,9 @@ def cache_control(name: str, content_type: str) -> str:
 
 
 def plan(local: list[Page], owned: dict[str, str]) -> Plan:
-    """`owned` names the bucket and its owner, as each call does: a bucket of that name may be someone else's.
+    """`owned` has the bucket and its expected owner: a bucket of that name may belong to another account.
 
-    Whatever else is in it goes: the bucket is a copy of site/, and another path may be the sites' now.
+    All other keys are deleted: the bucket is a copy of site/, and the paths may have changed.
     """
     listing = client("s3").get_paginator("list_objects_v2").paginate(**owned)
     remote = {entry["Key"]: entry["ETag"].strip('"') for answer in listing for entry in answer.get("Contents", [])}
@@ -115,7 +115,7 @@ def md5(file: Path) -> str:
 
 
 def publish(changes: Plan, owned: dict[str, str]) -> None:
-    """Assets first, then the pages that use them, then what no page uses any more."""
+    """Uploads assets first, then the pages that use them; then deletes files that no page uses any more."""
     for is_page in (False, True):
         upload([page for page in changes.upload if page.is_page == is_page], owned)
     for start in range(0, len(changes.delete), 1000):  # S3's limit for one request
@@ -142,7 +142,7 @@ def upload(chosen: list[Page], owned: dict[str, str]) -> None:
 
 
 def paths_of(keys: list[str]) -> list[str]:
-    """The paths to invalidate: of an index page also the directory, under which viewers request it.
+    """The paths to invalidate: for an index page also the directory, which viewers may request.
 
     https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/invalidation-specifying-objects.html
     """

@@ -1,4 +1,4 @@
-"""Draws docs/invoke.svg: what `just invoke` prints, in a terminal."""
+"""Draws docs/invoke.svg: the output of `just invoke` in a terminal."""
 
 import io
 import os
@@ -14,12 +14,12 @@ PICTURE = ROOT / "docs" / "invoke.svg"
 COMMAND = "tools/just invoke"
 COLUMNS = 122
 
-# Rich's own picture, but for the fonts, which it would fetch from elsewhere.
+# Rich's own picture, without the fonts, which it would load from another server.
 FORMAT = re.sub(r"@font-face {{.*?}}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 
 
 def main() -> int:
-    # The sample flag of the repository decides.
+    # Without a key, the repository's sample flag decides.
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("LAUNCHDARKLY", "REDIRECT"))
     }
@@ -31,7 +31,7 @@ def main() -> int:
 
 
 def drawn(output: str) -> str:
-    """Longer lines are cut off."""
+    """Cuts long lines."""
     console = Console(file=io.StringIO(), record=True, width=COLUMNS, highlight=False, markup=False)
     header, *lines = output.rstrip().splitlines()
     styles = [("bold green", f"$ {COMMAND}"), ("bold", header)]

@@ -1,4 +1,4 @@
-"""Prints a preview link; makes its token where the environment has none."""
+"""Prints a preview link, and makes a token if the environment has none."""
 
 import argparse
 import secrets
@@ -17,8 +17,8 @@ PARAMETER = "redirect-preview"
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="just preview-link",
-        description="Prints a link that shows beta to whoever opens it, and one that ends that.",
-        epilog=f"The token comes from {TOKEN_VARIABLE}; without one, a new token is made and printed.",
+        description="Prints a link that shows beta to anyone who opens it, and a link that ends the preview.",
+        epilog=f"The token is read from {TOKEN_VARIABLE}; without one, a new token is made and printed.",
     )
     parser.add_argument(
         "page", nargs="?", default="https://YOUR-SITE/", help="the address of a page (default: %(default)s)"
@@ -32,14 +32,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     if not token:
         token = secrets.token_urlsafe(24)
-        print(f"A new token, a secret. Keep it, set it, and deploy:\n\n  export {TOKEN_VARIABLE}={token}\n")
-    print(f"Shows beta: {link(page, token)}")
-    print(f"Ends that:  {link(page, 'off')}")
+        print(f"This is a new token. Keep it secret, set it, and deploy:\n\n  export {TOKEN_VARIABLE}={token}\n")
+    print(f"Shows beta:       {link(page, token)}")
+    print(f"Ends the preview: {link(page, 'off')}")
     return 0
 
 
 def entrance(page: str, current: str, beta: str) -> str:
-    """The address that enters the site at that page: below the current site's prefix no function reads a link."""
+    """The address that enters the site at that page: below the current site's prefix, no function reads the link."""
     parts = urlsplit(page)
     below = f"{parts.path}/".startswith
     if current == "/" or below(f"{beta}/") or not below(f"{current}/"):

@@ -1,4 +1,4 @@
-"""Runs a recipe of the justfile, once a command has checked what it was given."""
+"""Runs a recipe of the justfile after a command has checked its arguments."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(name: str, key: str = "", token: str = "") -> None:
-    """A compiler sees no AWS credentials, and the SDK key and the preview token only where they are compiled in."""
+    """The recipe sees no AWS credentials, and the SDK key and the preview token only if they are to be compiled in."""
     hidden = ("AWS_", *VARIABLES)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
     environment |= {name: value for name, value in ((KEY_VARIABLE, key), (TOKEN_VARIABLE, token)) if value}
@@ -19,6 +19,6 @@ def run(name: str, key: str = "", token: str = "") -> None:
     try:
         status = subprocess.run(command, env=environment, check=False).returncode
     except OSError as error:
-        raise Failure(f"just {name} did not start: {error.strerror}. Run this command by tools/just.") from None
+        raise Failure(f"just {name} did not start: {error.strerror}. Run this command with tools/just.") from None
     if status:
-        raise Failure(f"just {name} failed; see above why.")
+        raise Failure(f"just {name} failed; its output is above.")

@@ -1,4 +1,4 @@
-"""Makes an earlier package live again, from the package bucket: without a build, the SDK key or LaunchDarkly."""
+"""Makes an earlier package from the package bucket live again, without a build, the SDK key or LaunchDarkly."""
 
 import argparse
 
@@ -30,17 +30,17 @@ def run(environment: Environment, options: argparse.Namespace) -> None:
     if options.list:
         return
     if in_flight and not options.hash:
-        raise Failure("An operation on the stack was in flight and may have been a rollback. Name the package.")
+        raise Failure("An operation on the stack was in flight and may have been a rollback. Pass the package's hash.")
     chosen = choose([*choices.values(), live], live, options.hash)
     if chosen.key == live.key and values["AttachFunction"] == "yes":
-        say(f"{live.hash[:12]} is live already.")
+        say(f"{live.hash[:12]} is already live.")
     if chosen.paths != live.paths:
         raise Failure(
             f"The package {chosen.hash[:12]} is for the paths {chosen.paths}, the distribution for {live.paths}. "
-            "Deploy the commit that it was built from, or give everyone the current site: "
+            "Deploy the commit that the package was built from, or give everyone the current site: "
             f"just detach {environment.name}"
         )
-    options.hash = chosen.hash[:12]  # so that an interrupted run says how to resume
+    options.hash = chosen.hash[:12]  # So that an interrupted run prints the command that resumes it.
 
     sdk_key = packages.sdk_key(chosen.key)
     if sdk_key != live.sdk_key and not options.new_key:
@@ -62,7 +62,7 @@ def run(environment: Environment, options: argparse.Namespace) -> None:
     if "Url" in outputs:
         edge.reattach(environment, distribution.id)
     elif distribution.is_attached(environment.function):
-        # Of a distribution that exists, the behaviors that run the function.
+        # In an existing distribution, update the behaviors that run the function.
         edge.attach(Attachment(environment.function, [], []), outputs)
     packages.note_live()
     is_attached = distribution.is_attached(environment.function)
@@ -72,15 +72,15 @@ def run(environment: Environment, options: argparse.Namespace) -> None:
 def choose(choices: list[Live], live: Live, wanted: str) -> Live:
     found = [entry for entry in choices if (entry.hash.startswith(wanted) if wanted else entry.key != live.key)]
     if wanted and len(found) > 1:
-        raise Failure(f"{wanted} is the beginning of {len(found)} packages' hashes. Give more of it.")
+        raise Failure(f"{wanted} matches the hashes of {len(found)} packages. Pass more digits.")
     if not found:
-        what = f"No package that was live has a hash that begins with {wanted}" if wanted else "No earlier package"
+        what = f"No earlier package has a hash that begins with {wanted}" if wanted else "No earlier package"
         raise Failure(f"{what}. Deploy what should be live, or detach the function: see just rollback --help.")
     return found[-1]
 
 
 def confirm(environment: Environment, chosen: Live, sdk_key: str, live: str) -> None:
     environment.confirm(
-        f"The package {chosen.hash[:12]} has another SDK key ({sdk_key or 'unknown'}) than the live one "
-        f"({live or 'unknown'}); LaunchDarkly may have expired it (a script accepts it by --new-key)."
+        f"The SDK key of the package {chosen.hash[:12]} ({sdk_key or 'unknown'}) differs from the live one "
+        f"({live or 'unknown'}) and may have expired (in a script, accept it with --new-key)."
     )

@@ -1,4 +1,4 @@
-"""The secrets of this shell: what is compiled into the function, and nothing else may see."""
+"""The secrets of this shell, which are compiled into the function. No other program may see them."""
 
 import os
 import re
@@ -13,8 +13,7 @@ _hidden: dict[str, str] = {}
 
 
 def hide() -> None:
-    """Takes them out of the environment, so that no process that this one starts sees them, a profile's
-    credential_process among them."""
+    """Removes them from the environment, so that no child process sees them, such as a profile's credential_process."""
     _hidden.update({name: os.environ.pop(name) for name in VARIABLES if name in os.environ})
 
 
@@ -23,11 +22,11 @@ def secret(name: str) -> str:
 
 
 def preview_token() -> str:
-    """The token of preview links, "" if there is none."""
+    """The token of preview links, or "" if there is none."""
     token = secret(TOKEN_VARIABLE).strip()
     if token and not re.fullmatch(r"[A-Za-z0-9._-]{16,128}", token):
         raise Failure(
-            f"{TOKEN_VARIABLE} is not a preview token. Set 16 to 128 letters, digits, '.', '_' and '-', or unset it; "
-            "just preview-link makes one."
+            f"{TOKEN_VARIABLE} is not a valid preview token. Set 16 to 128 letters, digits, '.', '_' and '-', or unset "
+            "it; just preview-link makes one."
         )
     return token

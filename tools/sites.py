@@ -1,4 +1,4 @@
-"""Where the two sites are, and which behaviors of a distribution follow from that."""
+"""The paths of the two sites, and the behaviors of a distribution that result from them."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from launchdarkly import setting
 from template import Resolved
 
-# The parameters of edge.yaml that have the value of a field of redirect.toml, as it is compiled into the function.
+# Parameters of edge.yaml and the fields of redirect.toml that set them; the fields are compiled into the function.
 PATHS = {"CurrentPath": "current_path", "BetaPath": "beta_path"}
 
 
@@ -15,7 +15,7 @@ def paths(root: Path) -> dict[str, str]:
 
 
 def behaviors(resolved: Resolved) -> list[dict[str, Any]]:
-    """Those of the stack's own distribution, were there one, the default one first."""
+    """The behaviors that the stack's own distribution would have, the default one first."""
     resolved.physical["FunctionVersion"] = "FunctionVersion"
     resolved.attributes["CurrentSite"] = {"FunctionARN": "CurrentSite"}
     config = resolved.template["Resources"]["Distribution"]["Properties"]["DistributionConfig"]

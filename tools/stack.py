@@ -1,4 +1,4 @@
-"""A CloudFormation stack: changed by a change set, followed event by event."""
+"""A CloudFormation stack: change sets, and waits that print its events."""
 
 import time
 import uuid
@@ -19,7 +19,7 @@ from terminal import say, waiting
 SETTLED = {
     "CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE", "IMPORT_ROLLBACK_COMPLETE",
 }  # fmt: skip
-# States in which the stack was never made: only deleting it leads on.
+# States in which the stack was never complete: it can only be deleted.
 NEVER_MADE = {"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED"}
 
 
@@ -29,10 +29,10 @@ class Stack:
         # The command that deletes it, for messages about failures.
         self._destroy = destroy
 
-    # ---- What is there -----------------------------------------------------------------------------------------------
+    # ---- Reading it --------------------------------------------------------------------------------------------------
 
     def describe(self, by: str = "") -> dict[str, Any] | None:
-        """The stack as CloudFormation describes it, or None. A deleted one is found only by its ID."""
+        """CloudFormation's description of the stack, or None. A deleted stack is found only by its ID."""
         try:
             return client("cloudformation").describe_stacks(StackName=by or self.name)["Stacks"][0]
         except ClientError as error:
@@ -45,7 +45,7 @@ class Stack:
         return {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
 
     def parameters(self, template: Path | None = None) -> dict[str, str]:
-        """Those that the stack has; with a template, of those the ones that it has too."""
+        """The stack's parameters; with a template, only those that the template has too."""
         found = (self.describe() or {}).get("Parameters", [])
         values = {entry["ParameterKey"]: entry.get("ParameterValue", "") for entry in found}
         known = load(template.read_text())["Parameters"] if template else values
@@ -59,7 +59,7 @@ class Stack:
         return (self.describe() or {}).get("StackStatus") == "UPDATE_ROLLBACK_COMPLETE"
 
     def resources(self) -> dict[str, str]:
-        """Physical IDs of what the stack has, by logical ID. Unlike the outputs, also of a stack that failed."""
+        """Physical IDs of the stack's resources, by logical ID. Unlike outputs, a failed stack has them too."""
         found = client("cloudformation").describe_stack_resources(StackName=self.name)
         return {
             resource["LogicalResourceId"]: resource["PhysicalResourceId"]
@@ -70,7 +70,7 @@ class Stack:
     # ---- Waiting -----------------------------------------------------------------------------------------------------
 
     def settle(self) -> str:
-        """The stack's state, "" if there is none. Waits for an operation in flight: an interrupted run's."""
+        """The stack's state, or "" if there is no stack. Waits for an operation that an interrupted run started."""
         found = self.describe()
         state = found["StackStatus"] if found else ""
         if found and is_busy(state):
@@ -79,16 +79,16 @@ class Stack:
         return "" if state == "DELETE_COMPLETE" else state
 
     def follow(self, stack_id: str, seen: set[str], token: str = "") -> str:
-        """Prints events until the stack rests; returns its state.
+        """Prints events until no operation is in flight; returns the state.
 
-        Right after an operation begins, the stack may still show its state from before. So with a `token`, an event of
-        that operation must have been seen first; all of them carry it:
+        Right after an operation starts, the stack may still have its previous state. So with a `token`, an event of
+        that operation must be seen first; all of its events have the token:
         https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_StackEvent.html
         """
         began = not token
-        with waiting(f"CloudFormation is at work on {self.name}"):
+        with waiting(f"CloudFormation is working on {self.name}"):
             while True:
-                # In this order, or a state from before the operation could stand beside its first event.
+                # In this order, or the state from before the operation could be combined with its first event.
                 began = print_events(stack_id, seen, token) or began
                 found = self.describe(by=stack_id)
                 state = found["StackStatus"] if found else "DELETE_COMPLETE"
@@ -100,12 +100,12 @@ class Stack:
     # ---- Changing it -------------------------------------------------------------------------------------------------
 
     def ready(self) -> bool:
-        """Waits until the stack can be made or changed. True if it is there."""
+        """Waits until the stack can be created or changed. True if it exists."""
         state = self.settle()
         if state in NEVER_MADE:
             raise Failure(
-                f"The stack {self.name} is in the state {state}. Remove what is left of it with {self._destroy}, then "
-                "deploy again."
+                f"The stack {self.name} is in the state {state}. Delete its remains with {self._destroy}, then deploy "
+                "again."
             )
         if state in ("", "REVIEW_IN_PROGRESS"):
             return False
@@ -117,12 +117,12 @@ class Stack:
         return f"aws cloudformation continue-update-rollback --region {REGION} --stack-name {self.name}"
 
     def refuse_another_key(self, key: str, is_meant: bool) -> None:
-        """A wrong key in the shell would let another environment's flags decide."""
+        """With a wrong key in the shell, another environment's flags would decide."""
         before, now = self.tags().get(KEY_TAG), fingerprint(key)
         if before not in (None, fingerprint(""), now) and not is_meant:
             raise Failure(
                 f"The SDK key is not the one that the stack {self.name} was deployed with: its fingerprint is {now}, "
-                f"not {before}. Export the right one, or give --new-key if the key was rotated or replaced on purpose."
+                f"not {before}. Export the right key, or pass --new-key if it was rotated or replaced on purpose."
             )
 
     def apply(
@@ -134,8 +134,8 @@ class Stack:
     ) -> bool:
         """Creates or updates the stack and waits for it; False if there was nothing to change.
 
-        Parameters and tags that are not given stay as they are. Without a template the stack keeps its own. `confirm`
-        is called when the changes are on the screen; its Failure leaves the stack as it is.
+        Other parameters and tags keep their values. Without a template, the stack keeps its own. `confirm` is called
+        after the changes are printed; if it raises a Failure, the stack stays unchanged.
         """
         changed = self._change(template, values, tags or {}, confirm)
         if not (self.describe() or {}).get("EnableTerminationProtection"):
@@ -191,14 +191,14 @@ class Stack:
                 raise
             reason = error.last_response.get("StatusReason", "")
             api.delete_change_set(ChangeSetName=change_set)
-            # CloudFormation has no code for it, only these sentences.
+            # CloudFormation has no error code for this, only these sentences.
             if "didn't contain changes" in reason or "No updates are to be performed" in reason:
                 return False
-            raise Failure(f"CloudFormation refuses the change of {self.name}: {reason}") from None
+            raise Failure(f"CloudFormation rejects the change of {self.name}: {reason}") from None
         for page in api.get_paginator("describe_change_set").paginate(ChangeSetName=change_set):
             for change in (entry["ResourceChange"] for entry in page.get("Changes", [])):
                 is_lost = change["Action"] == "Remove" or change.get("Replacement") in ("True", "Conditional")
-                replaced = {"True": "  REPLACED by a new one", "Conditional": "  may be REPLACED by a new one"}
+                replaced = {"True": "  is REPLACED", "Conditional": "  may be REPLACED"}
                 note = replaced.get(change.get("Replacement", ""), "")
                 say(
                     f"  {change['Action'].lower():<7} {change['LogicalResourceId']}  {change['ResourceType']}{note}",
@@ -207,18 +207,16 @@ class Stack:
         return True
 
     def failure(self, stack_id: str, state: str, token: str) -> str:
-        """What failed first, which is the cause; what follows is the rollback."""
+        """A message with the first failed events, which are the cause; later events belong to the rollback."""
         events = [event for event in newest_events(stack_id) if event.get("ClientRequestToken") == token]
         failed = [event for event in reversed(events) if event["ResourceStatus"].endswith("_FAILED")]
         text = "\n".join([f"The stack {self.name} ended in {state}.", *(f"  {line(event)}" for event in failed[:3])])
         if state in NEVER_MADE:
-            return f"{text}\nCorrect the cause, run {self._destroy} to remove the remains, then deploy again."
+            return f"{text}\nCorrect the cause, delete the remains with {self._destroy}, then deploy again."
         if state == "UPDATE_ROLLBACK_COMPLETE":
             return f"{text}\nEverything runs as before. Correct the cause, then deploy again."
         if state == "UPDATE_ROLLBACK_FAILED":
-            return (
-                f"{text}\nNeither the old nor the new is complete. Correct the cause, then repair it:\n{self._repair()}"
-            )
+            return f"{text}\nThe rollback failed too. Correct the cause, then repair the stack:\n{self._repair()}"
         return text
 
     def delete(self) -> None:
@@ -240,7 +238,7 @@ def is_busy(state: str) -> bool:
 
 
 def newest_events(stack_id: str) -> list[dict[str, Any]]:
-    """Newest first. A page holds more than one operation of these stacks."""
+    """Newest first. One page has more events than an operation on these stacks."""
     return client("cloudformation").describe_stack_events(StackName=stack_id)["StackEvents"]
 
 
@@ -249,7 +247,7 @@ def event_ids(stack_id: str) -> set[str]:
 
 
 def print_events(stack_id: str, seen: set[str], token: str) -> bool:
-    """Prints the events that are new; True if one belongs to the operation with that token."""
+    """Prints new events; True if one belongs to the operation with that token."""
     events = newest_events(stack_id)
     for event in reversed(events):
         if event["EventId"] not in seen:
@@ -269,13 +267,13 @@ def line(event: dict[str, Any]) -> str:
 
 
 def chosen_parameters(template: Path, managed: set[str], settings: list[str]) -> dict[str, str]:
-    """The template's parameters that --set gives; the managed ones are not for users to set."""
+    """The template's parameters from --set; users cannot set the managed ones."""
     known = [name for name in load(template.read_text())["Parameters"] if name not in managed]
     chosen = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or name not in known:
-            # The value is not shown: it may be a secret in the wrong place.
+            # The value is not shown, because it may be a secret.
             given = f"--set {name}=..." if equals else "--set"
             raise Failure(f"{given}: expected NAME=VALUE with NAME one of {', '.join(known)}.")
         chosen[name] = value
@@ -283,18 +281,16 @@ def chosen_parameters(template: Path, managed: set[str], settings: list[str]) ->
 
 
 def given_tags(tags: list[str]) -> dict[str, str]:
-    """Those that --tag gives."""
+    """The tags from --tag."""
     for tag in tags:
         name, equals, _ = tag.partition("=")
         if not name or not equals or name == KEY_TAG or name.startswith("aws:"):
-            raise Failure(
-                f"--tag {tag}: expected NAME=VALUE with a NAME that is neither {KEY_TAG} nor begins with aws:"
-            )
+            raise Failure(f"--tag {tag}: expected NAME=VALUE. NAME must not be {KEY_TAG} or begin with aws:")
     return {name: value for name, _, value in (tag.partition("=") for tag in tags)}
 
 
 def plan(resolved: Resolved, shown: Path, values: dict[str, str]) -> str:
-    """What `apply` would make with these values, where there is nothing yet."""
+    """What `apply` would create with these values if there were no stack."""
     lines = [f"Create or update the stack {resolved.stack_name} from {shown}"]
     lines += [f"   parameter {name} = {value}" for name, value in values.items()]
     lines += [f"   {name:<20} {part['Type']}" for name, part in resolved.resources().items()]

@@ -1,4 +1,4 @@
-"""One screen about an environment: what runs, what the flag says, what viewers got in the last quarter of an hour."""
+"""One screen about an environment: what runs, what the flag says, and what viewers got in the last 15 minutes."""
 
 import argparse
 import datetime
@@ -21,16 +21,16 @@ from terminal import console, say
 ROOT = Path(__file__).resolve().parents[1]
 
 MINUTES = 15
-# docs/logs.md has it too, and a test holds its fields against the function's lines.
+# docs/logs.md has the same query, and a test checks its fields against the function's lines.
 QUERY = """\
 filter ispresent(level)
 | stats count(*) as lines, max(data_age_ms) as oldest_ms, max(duration_us) as slowest_us by level, outcome, variation"""
-# Logs Insights answers such a query within seconds.
+# Logs Insights answers this query within seconds.
 TRIES = 12
 
 
 def run(environment: Environment, options: argparse.Namespace) -> int:
-    # What needs AWS, each on its own: that one is denied or down says nothing about the others.
+    # Each section is read separately, so that one that is denied or down does not hide the others.
     console.quiet = options.json
     try:
         found = {}
@@ -42,7 +42,7 @@ def run(environment: Environment, options: argparse.Namespace) -> int:
             except REPORTED as error:
                 found[name] = {"failed": explained(error)}
                 what, *more = explained(error).splitlines()
-                shown = [f"not known: {what}"]
+                shown = [f"unknown: {what}"]
                 advice |= dict.fromkeys(more)
             for label, line in zip([name, *[""] * len(shown)], shown, strict=False):
                 say(f"{label:<12} {line}")
@@ -87,7 +87,7 @@ def package_lines(package: dict[str, Any]) -> list[str]:
     ]
     if has_key():
         same = fingerprint(sdk_key()) == package["sdk_key"]
-        lines[1] += ", the one of this shell" if same else f"; this shell has another one: {fingerprint(sdk_key())}"
+        lines[1] += ", the same as this shell's" if same else f"; this shell has another key: {fingerprint(sdk_key())}"
     return lines
 
 
@@ -141,11 +141,11 @@ def read_flag(_: Environment) -> dict[str, Any]:
 
 def flag_lines(flag: dict[str, Any]) -> list[str]:
     if not flag:
-        return ["not asked: LAUNCHDARKLY_SDK_KEY is not set"]
+        return ["not read: LAUNCHDARKLY_SDK_KEY is not set"]
     return [f"{flag['key']} is {'on' if flag['on'] else 'off'} (version {flag['version']})"]
 
 
-# ---- What the log says -----------------------------------------------------------------------------------------------
+# ---- The log ---------------------------------------------------------------------------------------------------------
 
 
 def read_viewers(environment: Environment) -> dict[str, Any]:
@@ -214,7 +214,7 @@ def queried(group: str, regions: list[str]) -> tuple[list[dict[str, str]], dict[
                 rows += [{cell["field"]: cell["value"] for cell in row} for row in answer["results"]]
                 say(f"{'':<12} {region}: read", "dim")
             elif answer:
-                unread[region] = f"the query ended as {answer['status']}"
+                unread[region] = f"the query ended with status {answer['status']}"
         if not queries:
             break
         time.sleep(POLL_SECONDS)
@@ -223,7 +223,7 @@ def queried(group: str, regions: list[str]) -> tuple[list[dict[str, str]], dict[
 
 def viewer_lines(found: dict[str, Any]) -> list[str]:
     if not found:
-        return ["no function, so no log of it"]
+        return ["no function, so no log"]
     where = ", ".join(found["regions"]) or "no Region has a log yet"
     share = "-" if found["share_of_beta"] is None else f"{found['share_of_beta']:.1%}"
     age, slowest = found["oldest_data_ms"], found["slowest_decision_us"]

@@ -1,8 +1,8 @@
 """Deploys the flag store and flag-sync to AWS, beside the edge function of the same environment.
 
-One flag store is one stack, redirect-ENV-flags, whose name is the table's too, and one private bucket for its packages.
-The SDK key and the webhook's secret go from here to SSM Parameter Store and nowhere else: not to a command line, a
-template or the screen. Where they are kept elsewhere, they are not touched.
+One flag store is one stack, redirect-ENV-flags, a table of the same name, and one private bucket for its packages. The
+SDK key and the webhook's secret are sent only to SSM Parameter Store, never to a command line, a template or the
+screen. If they are kept in another place, they are not touched.
 """
 
 import argparse
@@ -31,10 +31,10 @@ TEMPLATE = ROOT / "cloudformation" / "flag-store.yaml"
 PACKAGE = ROOT / "target" / "lambda" / "flag-sync" / "bootstrap.zip"
 BINARY = ROOT / "target" / "release" / "flag-sync"
 
-# Parameters of the template that deploy itself sets.
+# Parameters of the template that only deploy sets.
 MANAGED = {"PackageBucket", "PackageKey"}
 
-# Where a secret may be. flag-sync reads it in its own Region.
+# Where a secret can be stored. flag-sync reads it in its own Region.
 PLACE = re.compile(
     rf"/[A-Za-z0-9/._-]+|arn:[a-z-]+:secretsmanager:{REGION}:\d{{12}}:secret:[A-Za-z0-9/_+=.@-]+-[A-Za-z0-9]{{6}}"
 )
@@ -44,12 +44,12 @@ class FlagStore:
     def __init__(self, environment: Environment) -> None:
         self.name = environment.name
         self.stack = Stack(f"{environment.stack.name}-flags", f"just store-destroy {self.name}")
-        # Where this tool keeps the secrets, unless a setting names another place.
+        # Where this tool stores the secrets, unless a setting has another place.
         self.sdk_key = f"/redirect/{self.name}/sdk-key"
         self.webhook_secret = f"/redirect/{self.name}/webhook-secret"
 
     def places(self, *settings: dict[str, str]) -> dict[str, str]:
-        """Where the secrets are: in parameters of this tool, or where settings, the last first, place them."""
+        """Where the secrets are: in this tool's parameters, or where a setting says; the last setting wins."""
         own = {"SdkKeyParameter": self.sdk_key, "WebhookSecretParameter": self.webhook_secret}
         return own | {name: values[name] for values in settings for name in own if name in values}
 
@@ -58,9 +58,9 @@ class FlagStore:
         outputs = self.stack.outputs()
         if "WebhookUrl" not in outputs:
             found = self.stack.describe()
-            state = f"is in the state {found['StackStatus']}" if found else "is not there"
+            state = f"is in the state {found['StackStatus']}" if found else "does not exist"
             raise Failure(
-                f"There is no flag store {self.name}: the stack {self.stack.name} in {REGION} {state}. Make it with: "
+                f"There is no flag store {self.name}: the stack {self.stack.name} in {REGION} {state}. Create it: "
                 f"just store-deploy {self.name}"
             )
         return outputs, self.stack.parameters()
@@ -77,21 +77,21 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
         if not PLACE.fullmatch(place):
             raise Failure(
                 f"--set {name}=...: expected the name of an SSM parameter, which begins with a slash, or the whole ARN "
-                f"of a secret in Secrets Manager in {REGION}. The value is not shown, as it may be the secret itself."
+                f"of a secret in Secrets Manager in {REGION}. The value is not shown: it may be the secret itself."
             )
     key = sdk_key() if has_key() else ""
     if options.dry_run:
         dry_run(store, chosen, bool(key))
         return
 
-    # What can be checked is checked before the build, which lasts minutes.
+    # Check everything possible before the build, which takes minutes.
     account = account_id()
     say(f"Flag store {store.name}: stack {store.stack.name} in {REGION}, account {account}")
     # Only a stack at rest has the parameters that the next one keeps.
     kept = store.stack.parameters() if store.stack.ready() else {}
     places = store.places(kept, chosen)
     if places["SdkKeyParameter"] == store.sdk_key and not key and not has_parameter(store.sdk_key):
-        raise Failure(f"The SSM parameter {store.sdk_key} is not there. Export {KEY_VARIABLE} and run this again.")
+        raise Failure(f"The SSM parameter {store.sdk_key} is missing. Export {KEY_VARIABLE} and run this again.")
     if key and places["SdkKeyParameter"] == store.sdk_key:
         store.stack.refuse_another_key(key, options.new_key)
         tags[KEY_TAG] = fingerprint(key)
@@ -110,7 +110,7 @@ def deploy(environment: Environment, options: argparse.Namespace) -> None:
 
 
 def keep_secrets(store: FlagStore, places: dict[str, str], key: str) -> None:
-    """The SDK key is that of this shell, if there is one; the webhook's secret is made once."""
+    """Stores this shell's SDK key, if there is one; makes the webhook's secret once."""
     if places["SdkKeyParameter"] != store.sdk_key:
         say(f"The SDK key is kept in {places['SdkKeyParameter']}" + (f"; {KEY_VARIABLE} is not used" if key else ""))
     elif key:
@@ -122,7 +122,7 @@ def keep_secrets(store: FlagStore, places: dict[str, str], key: str) -> None:
 
 
 def has_parameter(name: str) -> bool:
-    """Without decryption."""
+    """Does not decrypt it."""
     with Tolerating("ParameterNotFound"):
         client("ssm").get_parameter(Name=name)
         return True
@@ -136,7 +136,7 @@ def secret_in(place: str) -> str:
 
 
 def put_secret(name: str, value: str, overwrite: bool) -> None:
-    # An interrupted run may have put it, and SSM not shown it yet.
+    # An interrupted run may have written it while SSM does not return it yet.
     with Tolerating("ParameterAlreadyExists"):
         client("ssm").put_parameter(Name=name, Value=value, Type="SecureString", Overwrite=overwrite)
     say(f"Secret {name} is kept in SSM Parameter Store")
@@ -149,7 +149,7 @@ def closing_words(store: FlagStore) -> None:
         reading = f"secretsmanager get-secret-value --region {REGION} --secret-id {place} --query SecretString"
     else:
         reading = f"ssm get-parameter --region {REGION} --with-decryption --name {place} --query Parameter.Value"
-    say(f"\nTable    {outputs['TableName']}, filled within minutes, or at once by: just sync {store.name}")
+    say(f"\nTable    {outputs['TableName']}, filled within minutes; to fill it now: just sync {store.name}")
     say(f"Policy   {outputs['ReadPolicyArn']}, for just deploy {store.name} --set FlagStorePolicyArn=...")
     say(f"Webhook  {outputs['WebhookUrl']}, signed with the secret that this prints:")
     say(f"  aws {reading} --output text")
@@ -159,16 +159,16 @@ def closing_words(store: FlagStore) -> None:
 def dry_run(store: FlagStore, chosen: dict[str, str], has_key: bool) -> None:
     package = Package.of(PACKAGE) if PACKAGE.exists() else None
     places = store.places(chosen)
-    shell = "the one of this shell, as a SecureString in SSM Parameter Store"
+    shell = "this shell's, as a SecureString in SSM Parameter Store"
     own = {
-        "SdkKeyParameter": shell if has_key else f"must be there, as {KEY_VARIABLE} is not set",
-        "WebhookSecretParameter": "a new SecureString, unless it is there",
+        "SdkKeyParameter": shell if has_key else f"must exist, because {KEY_VARIABLE} is not set",
+        "WebhookSecretParameter": "a new SecureString, unless it exists",
     }
-    say(f"Dry run: AWS is not called, nothing is changed. just store-deploy {store.name} would, in {REGION}:")
-    say("\n1. See to the secrets; a place that an earlier --set named is kept")
+    say(f"Dry run: does not call AWS, changes nothing. just store-deploy {store.name} would, in {REGION}:")
+    say("\n1. Store the secrets; places that an earlier --set chose are kept")
     for name, label in (("SdkKeyParameter", "SDK key"), ("WebhookSecretParameter", "webhook's secret")):
         is_own = places[name] == store.places()[name]
-        say(f"   {label:<17} {places[name]}{': ' + own[name] if is_own else ', left alone'}")
+        say(f"   {label:<17} {places[name]}{': ' + own[name] if is_own else ', not changed'}")
     say(f"\n2. {bucket.plan(store.stack, PACKAGE.relative_to(ROOT), package)}")
     values = {**chosen, **places, "PackageBucket": PackageBucket(store.stack, "ACCOUNT").name}
     values["PackageKey"] = package.key if package else "packages/HASH.zip"
@@ -181,7 +181,7 @@ def dry_run(store: FlagStore, chosen: dict[str, str], has_key: bool) -> None:
 
 
 def sync(environment: Environment, options: argparse.Namespace) -> int:
-    """The binary on this machine does the work that the deployed function does, so that a person sees it."""
+    """Runs the binary on this machine instead of the deployed function, so that the user sees the result."""
     store = FlagStore(environment)
     outputs, parameters = store.described()
     if options.action == "once" and KEY_TAG in store.stack.tags():
@@ -198,7 +198,7 @@ def sync(environment: Environment, options: argparse.Namespace) -> int:
         "--base-uri", parameters["LaunchDarklyBaseUri"],
         *(["--json"] if options.json else []),
     ]  # fmt: skip
-    # The deployed function's settings are in the arguments; none of this shell's may come between.
+    # The arguments have the deployed function's settings; this shell's must not override them.
     surroundings = {name: value for name, value in os.environ.items() if not name.startswith("FLAG_SYNC_")}
     return subprocess.run(command, env={**surroundings, "AWS_REGION": REGION}, check=False).returncode
 
@@ -221,7 +221,7 @@ def destroy(environment: Environment, options: argparse.Namespace) -> None:
     account = account_id()
     environment.confirm(
         f"This deletes table, flag-sync, webhook and secrets of the flag store {store.name} in the account {account} "
-        f"(a script confirms it by --yes {store.name}).",
+        f"(in a script, confirm with --yes {store.name}).",
         options.yes,
     )
     refuse_while_relayed(store)
@@ -234,11 +234,11 @@ def destroy(environment: Environment, options: argparse.Namespace) -> None:
     for name in (store.sdk_key, store.webhook_secret):
         delete_secret(name)
     PackageBucket(store.stack, account).delete()
-    say(f"Nothing is left of the flag store {store.name}. Delete the webhook in LaunchDarkly too.")
+    say(f"The flag store {store.name} is deleted. Delete the webhook in LaunchDarkly too.")
 
 
 def refuse_while_relayed(store: FlagStore) -> None:
-    """docs/relay-proxy.md gives the stack this name, and the store's table and key."""
+    """In docs/relay-proxy.md the stack has this name, and uses the store's table and key."""
     relay = f"redirect-{store.name}-relay"
     if Stack(relay, "").parameters().get("TableName") == store.stack.name:
         raise Failure(
@@ -248,18 +248,18 @@ def refuse_while_relayed(store: FlagStore) -> None:
 
 
 def refuse_while_read(store: FlagStore) -> None:
-    """IAM deletes no policy that is attached, and CloudFormation would find that out when the table is gone."""
+    """IAM does not delete an attached policy, and CloudFormation would fail only after it has deleted the table."""
     policy = store.stack.resources().get("ReadPolicy")
     kinds = (("PolicyRoles", "RoleName"), ("PolicyUsers", "UserName"), ("PolicyGroups", "GroupName"))
     readers: list[str] = []
     if policy:
-        with Tolerating("NoSuchEntity"):  # an earlier deletion came as far as that
+        with Tolerating("NoSuchEntity"):  # An earlier deletion has already deleted it.
             found = client("iam").list_entities_for_policy(PolicyArn=policy)
             readers = [entry[name] for kind, name in kinds for entry in found[kind]]
     if readers:
         raise Failure(
-            f"The flag store {store.name} is still read by {', '.join(readers)}. Give those functions another source "
-            f"first, then detach the policy {policy} from them; from the edge function by: just deploy {store.name} "
+            f"The flag store {store.name} is still used by {', '.join(readers)}. Give those functions another source "
+            f"first, then detach the policy {policy} from them; for the edge function: just deploy {store.name} "
             "--set FlagStorePolicyArn="
         )
 

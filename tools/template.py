@@ -1,4 +1,4 @@
-"""What CloudFormation does with a template before it touches anything: parameters, rules, conditions, functions."""
+"""How CloudFormation evaluates a template before it changes anything: parameters, rules, conditions, functions."""
 
 import functools
 import re
@@ -22,7 +22,7 @@ def _function(loader: _Loader, suffix: str, node: yaml.Node) -> dict[str, Any]:
         return {name: value.split(".", 1) if suffix == "GetAtt" else value}
     if isinstance(node, yaml.SequenceNode):
         return {name: loader.construct_sequence(node, deep=True)}
-    raise Failure(f"!{suffix} of a mapping is not read here. Write it as a sequence.")
+    raise Failure(f"!{suffix} of a mapping is not supported here. Write it as a sequence.")
 
 
 _Loader.add_multi_constructor("!", _function)
@@ -38,7 +38,7 @@ class Refused(Failure):
 
 
 class Resolved:
-    """A template with its parameters: which resources it has, and what their properties are."""
+    """A template with its parameters' values: its resources and their properties."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Resolved:
         return "Condition" not in part or self.condition(part["Condition"])
 
     def resources(self) -> dict[str, dict[str, Any]]:
-        """The resources that exist, each after those it needs."""
+        """The resources that exist, each after those that it needs."""
         wanted = {name: part for name, part in self.template["Resources"].items() if self.exists(part)}
         ordered: list[str] = []
 
@@ -109,7 +109,7 @@ class Resolved:
         return {name: self.value(part["Value"]) for name, part in parts if self.exists(part)}
 
     def value(self, node: Any) -> Any:
-        """A node of the template with its functions worked out."""
+        """A node of the template with its functions evaluated."""
         if isinstance(node, list):
             return [item for item in map(self.value, node) if item is not NO_VALUE]
         if not isinstance(node, dict):

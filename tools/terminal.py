@@ -1,4 +1,4 @@
-"""What a person sees: lines everywhere; on a terminal also a spinner with the elapsed time, and a bar for uploads."""
+"""Output for users: lines, and on a terminal also a spinner with the elapsed time, and a progress bar for uploads."""
 
 import datetime
 import time
@@ -20,8 +20,8 @@ def say(line: str = "", style: str = "") -> None:
 
 @contextmanager
 def waiting(text: str) -> Iterator[Callable[[], None]]:
-    """Shows what is awaited, and for how long. Where there is no terminal, a line does, and another whenever the wait
-    calls what this yields."""
+    """Shows the text and the elapsed time while the block runs. Without a terminal, prints a line, and another whenever
+    the block calls the function that this yields."""
     start = time.monotonic()
 
     def still() -> None:

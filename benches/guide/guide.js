@@ -1,9 +1,9 @@
-// What LaunchDarkly's guide "Using LaunchDarkly with AWS Lambda" comes to, with today's SDK: the client at module scope,
-// wait until it has the flags, ask for one variation, redirect.
+// LaunchDarkly's guide "Using LaunchDarkly with AWS Lambda" with the current SDK: create the client at module scope,
+// wait until it has the flags, evaluate one flag, redirect.
 // https://launchdarkly.com/docs/guides/infrastructure/aws-lambda
 const LaunchDarkly = require("@launchdarkly/node-server-sdk");
 
-// The addresses are LaunchDarkly's own unless the bench names its stand-in.
+// The addresses are LaunchDarkly's own, unless the bench sets its stand-in's.
 const client = LaunchDarkly.init(process.env.LAUNCHDARKLY_SDK_KEY, {
   baseUri: process.env.LAUNCHDARKLY_BASE_URI,
   streamUri: process.env.LAUNCHDARKLY_STREAM_URI,

@@ -9,12 +9,12 @@ use standins::{Function, RuntimeApi};
 use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
-/// What a start took.
+/// The cost of a start.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Cold {
     pub(crate) subject: &'static str,
     pub(crate) world: String,
-    /// Whose share of a CPU it had; a whole one if there is none.
+    /// The memory size whose share of a CPU it had; `None` for a whole CPU.
     pub(crate) memory_mb: Option<u32>,
     pub(crate) wall_ms: Spread,
     pub(crate) cpu_ms: Spread,
@@ -31,7 +31,7 @@ pub(crate) async fn in_turns(
 ) -> Result<Vec<Cold>> {
     let mut runs: Vec<Run> = Vec::new();
     for subject in subjects {
-        // To who asks nothing, all worlds are alike.
+        // For a subject that does not use LaunchDarkly, all worlds are the same.
         let worlds = if subject.asks { worlds } else { worlds.get(..1).unwrap_or_default() };
         for share in shares {
             runs.extend(worlds.iter().map(|world| (*subject, *world, *share, Vec::new(), Vec::new())));
@@ -54,7 +54,7 @@ pub(crate) async fn in_turns(
     Ok(runs.into_iter().map(row).collect())
 }
 
-/// What ran just before leaves its traces in the caches: no one always follows the same one.
+/// The previous subject affects the caches, so the order changes every round.
 pub(crate) fn in_turn<T>(runs: &mut [T], round: usize) -> Vec<&mut T> {
     let mut order: Vec<_> = runs.iter_mut().collect();
     let first = round % order.len().max(1);
@@ -91,10 +91,10 @@ async fn start(
     Ok((wall, cpu))
 }
 
-/// User and system time of all children that have ended, all their threads included.
+/// User and system time of all children that have ended, including all their threads.
 fn cpu_of_ended_children() -> Duration {
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: getrusage writes to the struct it is given; one of zeros is valid too.
+    // SAFETY: getrusage writes to the given struct, for which zeros are valid too.
     let usage = unsafe {
         libc::getrusage(libc::RUSAGE_CHILDREN, usage.as_mut_ptr());
         usage.assume_init()

@@ -1,4 +1,4 @@
-//! What the first viewer after a long freeze waits: the data is too old, and the connection is dead.
+//! How long the first viewer after a long freeze waits: the data is too old, and the connection is dead.
 
 use crate::Result;
 use crate::cold::in_turn;
@@ -14,26 +14,26 @@ use std::fs;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::time::sleep;
 
-/// From Europe to LaunchDarkly's nearest edge and back, or so.
+/// About the round trip from Europe to LaunchDarkly's nearest edge.
 pub(crate) const ROUND_TRIP: Duration = Duration::from_millis(20);
 
-/// How long Lambda says that the environment was frozen, more than `max_staleness_seconds`.
+/// The length of the freeze by Lambda's deadlines: more than `max_staleness_seconds`.
 const FROZEN: Duration = Duration::from_secs(100);
 
 /// The first viewers after a freeze.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Freeze {
     pub(crate) subject: &'static str,
-    /// Whose share of a CPU it had; a whole one if there is none.
+    /// The memory size whose share of a CPU it had; `None` for a whole CPU.
     pub(crate) memory_mb: Option<u32>,
     pub(crate) round_trip_ms: u128,
-    /// Whether the server gives out sessions that the next handshake can resume.
+    /// Whether the server issues sessions that the next handshake can resume.
     pub(crate) resumes: bool,
-    /// The handshakes that were resumed, of those after a freeze.
+    /// The number of resumed handshakes after a freeze.
     pub(crate) resumed: usize,
     pub(crate) freezes: usize,
     pub(crate) wait_ms: Spread,
-    /// What the function computed meanwhile.
+    /// The function's CPU time during the wait.
     pub(crate) cpu_ms: Spread,
     pub(crate) billed_ms: Spread,
     pub(crate) dollars_per_million: Option<f64>,
@@ -50,7 +50,7 @@ struct Run<'a> {
     visits: Vec<Visit>,
 }
 
-/// What the viewer waited, what the function computed meanwhile, and what Lambda would bill.
+/// The viewer's wait, the function's CPU time during it, and what Lambda would bill.
 struct Visit {
     wait: Duration,
     cpu: Duration,
@@ -85,7 +85,7 @@ pub(crate) async fn in_turns(
     }
     for round in 1..=rounds {
         for run in in_turn(&mut runs, round) {
-            // A frozen group has its whole quota; where in the period the viewer arrives is a matter of chance.
+            // A frozen group has its whole quota; the viewer arrives at a random point of the period.
             sleep(Duration::from_millis(u64::try_from(round * 7 % 20)?)).await;
             network.cut(run.end.port);
             run.function.thaw();
@@ -118,7 +118,7 @@ impl Run<'_> {
         Ok(Visit { wait, cpu, billed })
     }
 
-    /// The CPU time of all threads that are alive.
+    /// The CPU time of all live threads.
     fn cpu(&self) -> Result<Duration> {
         let mut nanoseconds = 0;
         for thread in fs::read_dir(format!("/proc/{}/task", self.function.process.id().unwrap_or_default()))? {

@@ -1,7 +1,7 @@
-//! `just bench`: what a viewer, a bill and a memory limit see of the function, beside the floor and the guide's handler.
+//! `just bench`: latency, cost and memory of the function, compared with the floor and the guide's handler.
 //!
-//! Every subject is a process under its real runtime client, started and fed by the stand-ins of this crate. Whatever is
-//! compared is taken in turns within one run, so that the noise of the machine is everyone's.
+//! Every subject is a process under its real runtime client, started and fed by the stand-ins of this crate. Subjects
+//! that are compared take turns within one run, so that the noise of the machine affects all of them.
 
 mod cold;
 mod freeze;
@@ -33,13 +33,13 @@ const SETS: [&str; 4] = ["start", "warm", "memory", "size"];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    // Cargo adds an option of its own.
+    // Cargo adds its own option.
     let given: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let sets: Vec<&str> = given.iter().map(String::as_str).filter(|argument| *argument != "--smoke").collect();
     if let Some(unknown) = sets.iter().find(|set| !SETS.contains(set)) {
-        return Err(format!("unknown set {unknown:?}; there are: {}", SETS.join(", ")).into());
+        return Err(format!("unknown set {unknown:?}; expected one of {}", SETS.join(", ")).into());
     }
-    // First, as it moves the process to where nothing of it may be yet.
+    // First, because it moves the process to another namespace, before there are other threads.
     let network = Network::start(freeze::ROUND_TRIP);
     let bench = Bench::new(given.len() > sets.len(), network).await?;
     for set in if sets.is_empty() { &SETS[..] } else { &sets } {
@@ -60,7 +60,7 @@ async fn main() -> Result<()> {
 
 struct Bench {
     root: &'static Path,
-    /// Everything a few times only: whether it runs, not what comes out.
+    /// Runs everything only a few times, to check that it works.
     is_smoke: bool,
     network: Result<Network>,
     subjects: Vec<Subject>,
@@ -102,7 +102,7 @@ impl Bench {
         Ok(self.subjects.clone())
     }
 
-    /// Invocation after invocation.
+    /// Warm invocations.
     async fn warm(&self, report: &mut Report) -> Result<Vec<Subject>> {
         let mut subjects = self.subjects.clone();
         if let Some(native) = self.subjects.iter().find(|subject| subject.name == "redirect-native") {
@@ -120,12 +120,12 @@ impl Bench {
         Ok(subjects)
     }
 
-    /// What more memory buys: starts, waits after a freeze and warm invocations with more of a CPU.
+    /// The effect of more memory: starts, waits after a freeze and warm invocations with more of a CPU.
     async fn memory(&self, report: &mut Report) -> Result<Vec<Subject>> {
         let network = match &self.network {
             Ok(network) => network,
             Err(why) => {
-                report.skipped.push(format!("memory, which needs a network of its own: {why}"));
+                report.skipped.push(format!("memory, which needs a network namespace: {why}"));
                 return Ok(Vec::new());
             }
         };
@@ -146,7 +146,7 @@ impl Bench {
         Ok(self.subjects.clone())
     }
 
-    /// What a larger package costs at a start.
+    /// The effect of a larger package on a start.
     async fn size(&self, report: &mut Report) -> Result<Vec<Subject>> {
         let edge = self.subjects.iter().find(|subject| subject.name == "redirect-edge").ok_or("no edge package")?;
         let subjects = size::padded(edge, self.root)?;
@@ -166,7 +166,7 @@ fn throttles(sizes_mb: &[u32], report: &mut Report) -> Vec<Throttle> {
     for size in sizes_mb {
         match Throttle::new(*size) {
             Ok(throttle) => throttles.push(throttle),
-            Err(why) => report.skipped.push(format!("the share of a CPU that {size} MB have: {why}")),
+            Err(why) => report.skipped.push(format!("the share of a CPU for {size} MB: {why}")),
         }
     }
     throttles

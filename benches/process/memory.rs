@@ -1,4 +1,4 @@
-//! What more memory buys: with it, Lambda gives a larger share of a CPU.
+//! The effect of more memory, with which Lambda gives a larger share of a CPU.
 
 use crate::Result;
 use crate::freeze::ROUND_TRIP;
@@ -12,7 +12,7 @@ use standins::{Function, RuntimeApi};
 use std::time::{Duration, Instant};
 use tokio::time::{sleep_until, timeout};
 
-/// The sizes that are compared.
+/// The compared sizes.
 pub(crate) const SIZES_MB: [u32; 4] = [128, 256, 512, 1_024];
 
 /// Lambda@Edge, in US dollars: a million requests, and a GB-second of duration.
@@ -20,11 +20,11 @@ pub(crate) const SIZES_MB: [u32; 4] = [128, 256, 512, 1_024];
 const MILLION_REQUESTS: f64 = 0.60;
 const GB_SECOND: f64 = 0.000_050_01;
 
-/// Lambda gives an environment no more than ten requests a second.
+/// Lambda sends an environment at most ten requests a second.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/lambda-concurrency.html>
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// A function needs no settings of its own to show what it waits; so none of its budgets may end first.
+/// Budgets that are long enough not to end a wait.
 pub(crate) const PATIENT: [(&str, &str); 4] = [
     ("REDIRECT_INIT_BUDGET_MS", "9000"),
     ("REDIRECT_VIEWER_BUDGET_MS", "5000"),
@@ -32,13 +32,13 @@ pub(crate) const PATIENT: [(&str, &str); 4] = [
     ("REDIRECT_FUNCTION_TIMEOUT_SECONDS", "30"),
 ];
 
-/// Ten invocations a second, for ever.
+/// A steady ten invocations a second.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Steady {
     pub(crate) memory_mb: Option<u32>,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
-    /// On average, each rounded up to a whole millisecond; fetches and events between invocations included.
+    /// The mean, each rounded up to a whole millisecond; includes fetches and events between invocations.
     pub(crate) billed_ms: f64,
     pub(crate) dollars_per_million: Option<f64>,
 }
@@ -62,7 +62,7 @@ struct Run {
     bills: Vec<f64>,
 }
 
-/// Each share of a CPU gets its invocation in each tenth of a second.
+/// Each share of a CPU gets one invocation in each tenth of a second.
 pub(crate) async fn steady(
     subject: &Subject,
     world: &World,

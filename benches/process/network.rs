@@ -1,8 +1,8 @@
-//! A network between a function and a server of this machine: it delays every packet, and its connections can go dead.
+//! A network between a function and a server on this machine: it delays every packet, and its connections can go dead.
 //!
-//! It does what netem does in a network namespace, on machines whose kernel has no netem: a TUN device, whose packets are
-//! sent back with source and destination exchanged, so that the far end is this machine again. Checksums stay as they
-//! are, being sums. Threads, because the timer of tokio is no finer than a millisecond.
+//! It works like netem in a network namespace, on machines whose kernel has no netem: a TUN device, whose packets are
+//! sent back with source and destination exchanged, so that the far end is this machine again. Checksums do not change,
+//! because they are sums. It uses threads, because tokio's timer has a resolution of a millisecond.
 //! <https://docs.kernel.org/networking/tuntap.html>
 
 use crate::Result;
@@ -15,18 +15,18 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Leads to this machine, by the network.
+/// An address of this machine that goes through the network.
 pub(crate) const FAR: &str = "10.99.0.2";
 const NEAR: &str = "10.99.0.1/24";
 const DEVICE: &str = "far0";
 const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
-/// Of an IPv4 header without options.
+/// The length of an IPv4 header without options.
 const HEADER: usize = 20;
 
 /// Both ports of a connection, the smaller one first.
 type Connection = (u16, u16);
 
-/// A network that was set up; it lasts as long as the bench.
+/// The network, which lasts as long as the bench.
 pub(crate) struct Network(Arc<Mutex<Connections>>);
 
 #[derive(Default)]
@@ -36,8 +36,7 @@ struct Connections {
 }
 
 impl Network {
-    /// Moves this process, before it has any other thread, into a network namespace of its own, which needs the rights
-    /// of root.
+    /// Moves this process into a new network namespace, before it has other threads. Needs root.
     pub(crate) fn start(round_trip: Duration) -> Result<Self> {
         // SAFETY: touches no memory.
         if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
@@ -53,7 +52,7 @@ impl Network {
         for (to, from) in request.iter_mut().skip(libc::IFNAMSIZ).zip(flags) {
             *to = from;
         }
-        // SAFETY: the kernel reads and writes an `ifreq`, which is no longer than the buffer.
+        // SAFETY: the kernel reads and writes an `ifreq`, which is not longer than the buffer.
         if unsafe { libc::ioctl(device.as_raw_fd(), TUNSETIFF, request.as_mut_ptr()) } < 0 {
             return Err(io::Error::last_os_error().into());
         }
@@ -65,7 +64,7 @@ impl Network {
         thread::spawn(move || {
             for (due, packet) in packets {
                 thread::sleep(due.saturating_duration_since(Instant::now()));
-                // A packet that is lost is sent again.
+                // TCP sends a lost packet again.
                 let _ = back.write_all(&packet);
             }
         });
@@ -86,7 +85,7 @@ impl Network {
         Ok(network)
     }
 
-    /// Nothing passes any more over the connections with this port that there were so far, and neither end notices.
+    /// Drops all packets of the existing connections with this port, without notice to either end.
     pub(crate) fn cut(&self, port: u16) {
         let mut connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let cut: Vec<_> =
@@ -95,7 +94,7 @@ impl Network {
     }
 }
 
-/// Exchanges source and destination; `None` for what is not TCP over IPv4.
+/// Exchanges source and destination; `None` if the packet is not TCP over IPv4.
 fn reflect(packet: &mut [u8]) -> Option<Connection> {
     if *packet.first()? != 0x45 || *packet.get(9)? != 6 {
         return None;

@@ -14,15 +14,15 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-/// The results of one set of figures, and the circumstances.
+/// The results of one set of figures, with machine and load.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     machine: Machine,
     node: String,
     python: String,
-    /// The commit of the earlier function, where there is one to compare with.
+    /// The commit of the earlier function, if there is one to compare with.
     before: Option<String>,
-    /// The load average of a minute at the start and at the end: 1 is one busy CPU, the bench's own part included.
+    /// The load average of a minute at the start and at the end: 1 is one busy CPU; includes the bench itself.
     load: (String, String),
     labels: BTreeMap<&'static str, &'static str>,
     packages: BTreeMap<String, Package>,
@@ -34,12 +34,12 @@ pub(crate) struct Report {
     pub(crate) skipped: Vec<String>,
 }
 
-/// A package, zipped as `just package` does.
+/// A package, zipped as in `just package`.
 #[derive(Debug, Deserialize, Serialize)]
 struct Package {
     bytes: u64,
     unpacked_bytes: u64,
-    /// How long unpacking it takes, with a whole CPU.
+    /// The time to unpack it with a whole CPU.
     unpack_ms: f64,
 }
 
@@ -62,7 +62,7 @@ impl Report {
         })
     }
 
-    /// Everything of the set was measured, on these.
+    /// Completes the report; these subjects were measured.
     pub(crate) fn end(&mut self, subjects: &[Subject]) {
         self.load.1 = load();
         self.labels = subjects.iter().map(|subject| (subject.name, subject.label)).collect();

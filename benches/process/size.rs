@@ -1,14 +1,13 @@
-//! What bytes in the package cost at a start: those that lie there, and those that the start reads.
+//! The cost of bytes in the package at a start: unread bytes, and bytes that the start reads.
 //!
-//! The package is unpacked already, as Lambda hands it to an environment; what Lambda needs to get it there is not
-//! measured here.
+//! The package is already unpacked, as in a Lambda environment; Lambda's own work before that is not measured.
 
 use crate::Result;
 use crate::subjects::Subject;
 use std::fs;
 use std::path::Path;
 
-/// More than what ships, and whether the start reads it.
+/// The added bytes, and whether the start reads them.
 const PADDINGS: [(&str, &str, usize, bool); 4] = [
     ("edge-8-unread", "edge package, 8 MB more", 8, false),
     ("edge-8-read", "edge package, 8 MB more, read", 8, true),
@@ -16,7 +15,7 @@ const PADDINGS: [(&str, &str, usize, bool); 4] = [
     ("edge-45-read", "edge package, 45 MB more, read", 45, true),
 ];
 
-/// In Python, before the carrier: Lambda starts a function in the folder of its package.
+/// Python code before the carrier; Lambda starts a function in the folder of its package.
 const READING: &str = "open('padding', 'rb').read()\n";
 
 /// The edge package as it ships, and larger ones.

@@ -1,4 +1,4 @@
-//! A median and how far the half of the values around it lies.
+//! A median and the range of the middle half of the values.
 
 use serde::Serialize;
 use std::fmt;
@@ -17,7 +17,7 @@ impl Spread {
     }
 }
 
-/// The value below which this part of the values lies; 0 for none.
+/// The value below which this share of the values lies; 0 if there are none.
 #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)] // Far from the limits.
 pub(crate) fn quantile(values: &[f64], part: f64) -> f64 {
     let mut sorted = values.to_vec();

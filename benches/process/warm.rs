@@ -1,4 +1,4 @@
-//! Invocation after invocation: how long each takes, and what stays in memory.
+//! Warm invocations: how long each takes, and how much memory stays in use.
 
 use crate::Result;
 use crate::cold::in_turn;
@@ -10,10 +10,10 @@ use std::fs;
 use std::thread::available_parallelism;
 use tokio::process::Command;
 
-/// Invocations of one subject before it is the next one's turn.
+/// Invocations of one subject before the next subject's turn.
 pub(crate) const BLOCK: usize = 250;
 
-/// What warm invocations took: from handing out the event to the answer, over the Runtime API.
+/// The times of warm invocations: from sending the event to the answer, over the Runtime API.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Warm {
     pub(crate) subject: &'static str,
@@ -34,8 +34,8 @@ struct Run {
     early_mb: f64,
 }
 
-/// All subjects are up at once, and one after the other gets a block of invocations. Each is held to the second CPU
-/// and the bench to the first, so that the scheduler's placement does not decide.
+/// All subjects run at the same time, and get blocks of invocations in turn. Each is pinned to the second CPU and the
+/// bench to the first, so that the scheduler's placement has no effect.
 pub(crate) async fn in_turns(subjects: &[Subject], world: &World, blocks: usize) -> Result<Vec<Warm>> {
     let mut runs = Vec::new();
     for subject in subjects {
@@ -61,7 +61,7 @@ pub(crate) async fn in_turns(subjects: &[Subject], world: &World, blocks: usize)
     let row = |run: Run| {
         Ok(Warm {
             subject: run.name,
-            // The first block is everyone's warm-up.
+            // The first block of each subject is its warm-up.
             p50_us: Spread::of(run.p50.get(2..).unwrap_or_default()),
             p99_us: Spread::of(run.p99.get(2..).unwrap_or_default()),
             early_mb: run.early_mb,
@@ -73,12 +73,12 @@ pub(crate) async fn in_turns(subjects: &[Subject], world: &World, blocks: usize)
 }
 
 impl Run {
-    /// Gives the last answer.
+    /// Returns the last answer.
     async fn block(&mut self, first: usize, count: usize) -> Result<Vec<u8>> {
         let mut times = Vec::with_capacity(count);
         let mut answer = Vec::new();
         for number in first..first + count {
-            // What it does between invocations is over when it asks for the next event.
+            // Its work between invocations has ended when it requests the next event.
             self.lambda.idle().await;
             let event = event(number)?;
             let outcome = self.lambda.invoke(event).await.filter(|outcome| !outcome.is_error);
@@ -99,7 +99,7 @@ impl Run {
     }
 }
 
-/// Keeps all threads of a process on these CPUs.
+/// Pins all threads of a process to these CPUs.
 async fn pin(process: Option<u32>, cpus: &str) -> Result<()> {
     let process = process.unwrap_or_default().to_string();
     let output = Command::new("taskset").args(["-a", "-c", "-p", cpus, &process]).output().await?;

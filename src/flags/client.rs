@@ -70,11 +70,11 @@ pub(super) fn client(
         Updates::Streaming if key.is_some() => {
             // LaunchDarkly sends a heartbeat every 3 minutes; without a read timeout a dead stream is never noticed.
             let read = Duration::from_secs(300);
-            config.data_source(StreamingDataSourceBuilder::new().transport(UpdatesTransport::new(read)?))
+            config.data_source(StreamingDataSourceBuilder::new().transport(updates_transport(read)?))
         }
         Updates::Polling if key.is_some() => {
             let read = Duration::from_secs(10);
-            config.data_source(PollingDataSourceBuilder::new().transport(UpdatesTransport::new(read)?))
+            config.data_source(PollingDataSourceBuilder::new().transport(updates_transport(read)?))
         }
         _ => config.daemon_mode(true).data_store(store),
     };
@@ -84,30 +84,26 @@ pub(super) fn client(
     Ok(client)
 }
 
-type Https = Arc<dyn Fn(Request<Option<Bytes>>) -> ResponseFuture + Send + Sync>;
-
 /// The transport of the SDK's own streaming and polling.
 #[derive(Clone)]
-struct UpdatesTransport {
-    https: Https,
+struct UpdatesTransport<T> {
+    https: T,
     /// The problem that was logged last.
     logged: Arc<Mutex<Option<StatusCode>>>,
 }
 
-impl UpdatesTransport {
-    fn new(read_timeout: Duration) -> Result<Self, StartError> {
-        let connect = Duration::from_secs(3);
-        let transport = HyperTransport::builder().connect_timeout(connect).read_timeout(read_timeout).build_https()?;
-        Ok(Self { https: Arc::new(move |request| transport.request(request)), logged: Arc::default() })
-    }
+fn updates_transport(read_timeout: Duration) -> Result<UpdatesTransport<impl HttpTransport>, StartError> {
+    let connect = Duration::from_secs(3);
+    let https = HyperTransport::builder().connect_timeout(connect).read_timeout(read_timeout).build_https()?;
+    Ok(UpdatesTransport { https, logged: Arc::default() })
 }
 
-impl HttpTransport for UpdatesTransport {
+impl<T: HttpTransport> HttpTransport for UpdatesTransport<T> {
     /// After any 4xx except 400, 408 and 429 the SDK stops requesting for good, and a flag that is switched off would reach
     /// nobody. But a rejected key may be accepted a moment later.
     fn request(&self, request: Request<Option<Bytes>>) -> ResponseFuture {
         let (uri, logged) = (request.uri().to_string(), self.logged.clone());
-        let response = (self.https)(request);
+        let response = self.https.request(request);
         Box::pin(async move {
             let mut response = response.await?;
             let status = response.status();

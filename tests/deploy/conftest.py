@@ -1,4 +1,4 @@
-"""What the tests share: a small project, AWS on this machine, a record of all that is called and printed."""
+"""Shared fixtures: a small project, a local AWS, and a record of all calls and output."""
 
 import http.server
 import logging
@@ -27,7 +27,8 @@ from standin import Standin
 
 @pytest.fixture(scope="session")
 def moto():
-    # moto ignores Condition, so a policy that denies all but TLS would deny everything; a test reads the policy.
+    # moto ignores Condition, so a policy that denies everything without TLS would deny everything. A test checks the
+    # policy itself.
     FakeBucket.get_permission = lambda *_: PermissionResult.NEUTRAL
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -46,7 +47,7 @@ def standin(moto):
 
 @pytest.fixture
 def launchdarkly():
-    """LaunchDarkly's per-item endpoints: `answers` by path, and what was `asked`."""
+    """LaunchDarkly's per-item endpoints: `answers` by path, and the requests in `asked`."""
 
     class Server(http.server.ThreadingHTTPServer):
         answers: ClassVar[dict[str, tuple[int, str]]] = {}
@@ -81,7 +82,7 @@ def launchdarkly():
 
 @pytest.fixture
 def project(tmp_path):
-    """The project's own template and settings, and a site that has one of everything."""
+    """The project's own templates and settings, and a site with one file of each kind."""
     for name in ("cloudformation/edge.yaml", "cloudformation/flag-store.yaml", "redirect.toml"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
@@ -140,7 +141,7 @@ def cloud(project, moto, standin, monkeypatch, capsys):
 
 @pytest.fixture
 def moments(monkeypatch):
-    """Each deployment has a moment of its own."""
+    """Each deployment gets a different time."""
     numbers = iter(range(60))
     for module in ("edge", "rollback"):
         monkeypatch.setattr(f"{module}.now", lambda: f"2026-01-31T12:{next(numbers):02}:00Z")

@@ -1,4 +1,4 @@
-"""What the tests of package, deploy, detach and destroy stand on."""
+"""The harness of the tests of the commands."""
 
 import io
 import json
@@ -23,32 +23,32 @@ from permissions import needed
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# A key of the right shape that no output, no command line and no request may ever show.
+# A valid key that no output, no command line and no request may contain.
 CANARY = "sdk-c0ffee00-0000-4000-8000-00000000cafe"
 
-# A preview token, which is as secret.
+# A preview token, which is just as secret.
 TOKEN = "preview-canary-0123456789"
 
-# Read once for all sessions: most of the time of a first call is the reading of AWS's models.
+# Shared by all sessions: a first call spends most of its time reading AWS's models.
 MODELS = botocore.loaders.create_loader()
 
 REAL_SESSION, REAL_SLEEP = boto3.Session, time.sleep
 
 
 class Cloud:
-    """Runs the commands against AWS on this machine, and keeps what they called and what they printed."""
+    """Runs the commands against the local AWS, and records their calls and their output."""
 
     def __init__(self, project, moto, standin, capsys):
         self.project, self.aws, self.capsys = project, standin, capsys
         self.calls = []  # operation and parameters of each call to AWS
         self.surroundings: dict[str, str] = {}
-        self.policy = ""  # that of the command that runs
-        self.permissions = set()  # what the calls needed, each with the policy that should grant it
+        self.policy = ""  # the policy of the running command
+        self.permissions = set()  # permissions that the calls needed, each with the policy that should grant it
         self.last_stack = ""
         standin.on_call = self.note_permissions
         self.recipes = []  # the recipes that were run, each with the SDK key it saw
         self.tokens = []  # the preview tokens that they saw
-        self.begun = 0  # how many calls there were before the last command
+        self.begun = 0  # the number of calls before the last command
         self.record, self.pauses = [], 0
         self.on_pause = lambda number: None
         self.before_call = self.after_call = lambda operation: None
@@ -74,7 +74,7 @@ class Cloud:
         is_store = arguments[0] in ("store-deploy", "store-destroy", "sync") or "store" in arguments
         self.policy = "store-deployer-policy.json" if is_store else "deployer-policy.json"
         surroundings = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-        if surroundings != self.surroundings:  # clients take long to make
+        if surroundings != self.surroundings:  # making clients is slow
             self.surroundings = surroundings
             aws.session.cache_clear()
             aws.client.cache_clear()
@@ -101,7 +101,7 @@ class Cloud:
         assert status == 1
         return err
 
-    # ---- What the commands see of this machine
+    # ---- The machine as the commands see it
 
     def session(self, **options):
         """A session of boto3 that records its calls."""
@@ -112,7 +112,7 @@ class Cloud:
         return made
 
     def refuse(self, request, event_name, **_):
-        """In AWS's place, so that botocore itself deals with the answer. It knows the code in each protocol's form."""
+        """Answers instead of AWS, so that botocore itself handles the answer, in the form of each protocol."""
         refused = self.refusal(event_name.rpartition(".")[2])
         if not refused:
             return None
@@ -125,9 +125,9 @@ class Cloud:
         return AWSResponse(request.url, status, headers, Body(b"" if request.method == "HEAD" else body.encode()))
 
     def note_permissions(self, params, model, context, **_):
-        """Of the commands' own calls, and of those that CloudFormation makes for them."""
+        """For the commands' own calls, and for those that CloudFormation makes for them."""
         if self.policy:
-            # An ARN of a stack has its name too.
+            # The name can be an ARN.
             self.last_stack = params.get("StackName", self.last_stack).split(":stack/")[-1].split("/")[0]
             service, region = model.service_model.service_name, context["client_region"]
             calls = needed(service, model.name, params, region, model.http["method"], self.last_stack)
@@ -137,7 +137,7 @@ class Cloud:
         self.before_call(model.name)
         self.note_permissions(params, model, context)
         self.calls.append((model.name, params))
-        # The stand-in keeps what goes to SSM.
+        # The stand-in records what is sent to SSM.
         if model.name != "PutParameter":
             self.record.append(f"{model.name} {json.dumps(params, default=str)}")
 
@@ -145,7 +145,7 @@ class Cloud:
         return [operation for operation, _ in self.calls]
 
     def sleep(self, seconds):
-        """In place of time.sleep: the tools' own waits take no time, and a test may do something meanwhile."""
+        """Replaces time.sleep: the tools' waits take no time, and a test can act during them."""
         if threading.current_thread() is not threading.main_thread():
             REAL_SLEEP(min(seconds, 0.01))
             return
@@ -154,11 +154,11 @@ class Cloud:
         self.on_pause(self.pauses)
 
     def run_recipe(self, name, key="", token=""):
-        """In place of the builds, whose results are there already."""
+        """Replaces the builds, whose results already exist."""
         self.recipes.append((name, key))
         self.tokens.append(token)
 
-    # ---- What there is
+    # ---- Files and resources
 
     def package(self, content=b"first"):
         path = self.project / "target/edge/redirect.zip"
@@ -174,14 +174,14 @@ class Cloud:
         path.write_bytes(content)
 
     def write_log(self, region, group, message, seconds_ago):
-        """Into the stream of that group that is named 1."""
+        """Writes to the stream `1` of that group."""
         stamp = int((time.time() - seconds_ago) * 1000)
         self.logs(region).put_log_events(
             logGroupName=group, logStreamName="1", logEvents=[{"timestamp": stamp, "message": message}]
         )
 
     def make_table(self, region, name):
-        """In place of a replica, which moto does not make."""
+        """Creates a table instead of a replica, which moto does not support."""
         session = new_session()
         client = session.client("dynamodb", region_name=region, aws_access_key_id="a", aws_secret_access_key="b")
         client.create_table(

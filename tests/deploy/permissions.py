@@ -1,4 +1,4 @@
-"""Which permission a call to AWS needs, and whether a policy grants it: docs/deployer-policy.json and its like.
+"""The permissions that a call to AWS needs, and whether a policy such as docs/deployer-policy.json grants them.
 
 https://docs.aws.amazon.com/service-authorization/latest/reference/reference_policies_actions-resources-contextkeys.html
 """
@@ -20,7 +20,7 @@ S3_ACTIONS = {
     "PutPublicAccessBlock": "PutBucketPublicAccessBlock",
     "PutBucketEncryption": "PutEncryptionConfiguration",
 }
-# Calls about nothing in particular.
+# Calls that are not about a resource.
 WITHOUT_RESOURCE = {
     "DescribeLogGroups", "DescribeRegions", "GetAccountSettings", "GetCallerIdentity", "GetQueryResults", "ListStacks",
     "StopQuery",
@@ -34,11 +34,11 @@ class Needed(NamedTuple):
 
 
 def needed(service, operation, params, region, verb, stack):
-    """The permissions of a call. `stack` is the one that the last call was about; `verb` is HTTP's."""
+    """The permissions of a call. `stack` is the stack of the last call; `verb` is the HTTP method."""
     if operation in WITHOUT_RESOURCE:
         yield Needed(f"{service}:{operation}", "*")
         return
-    if service in ("sso", "signin"):  # a sign-in, which no policy grants
+    if service in ("sso", "signin"):  # a sign-in, which needs no permission
         return
     place = f"arn:aws:{service}:{region}:{ACCOUNT}:"
     context: tuple[tuple[str, str], ...] = ()

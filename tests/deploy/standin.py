@@ -1,9 +1,8 @@
-"""A stand-in for what moto cannot do: CloudFormation with CloudFront's types, CloudFront, replicated functions.
+"""A stand-in for what moto does not support: CloudFormation with CloudFront's types, CloudFront, replicated functions.
 
-It works the project's real templates out, makes what moto has in moto, and keeps distributions itself. Questions for
-SSM and CloudWatch Logs pass through it to moto.
-CloudFormation's work goes on with every question about the stack's events, so that a test needs no clock. It records
-every request, and fails where a test wants it to.
+It evaluates the project's real templates, creates resources in moto where moto supports them, and keeps distributions
+itself. It forwards requests for SSM and CloudWatch Logs to moto. CloudFormation's operations advance with every request
+for the stack's events, so that a test needs no clock. It records every request, and fails where a test wants it to.
 """
 
 import itertools
@@ -70,13 +69,13 @@ class Standin:
         self.s3, self.iam, self.lambda_ = client("s3"), client("iam"), client("lambda")
         self.dynamodb, self.logs, self.events = client("dynamodb"), client("logs"), client("events")
         self.gateway, self.cloudwatch = client("apigatewayv2"), client("cloudwatch")
-        self.on_call = lambda **_: None  # is given each call that CloudFormation makes for the deployer
+        self.on_call = lambda **_: None  # receives each call that CloudFormation makes for the deployer
         self._lock = threading.RLock()
         standin = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            # Headers and body are two writes; the second would wait 40 ms for the client's delayed acknowledgement.
+            # Headers and body are two writes; the second would wait 40 ms for the client's delayed acknowledgment.
             disable_nagle_algorithm = True
 
             def log_message(self, *_):
@@ -99,28 +98,28 @@ class Standin:
         self._server.server_close()
 
     def reset(self):
-        # A new account's concurrency, and AWS's default for code.
+        # A new account's concurrency, and AWS's default code storage.
         limit = {"ConcurrentExecutions": 10, "CodeSizeUnzipped": 262_144_000, "TotalCodeSize": 80_530_636_800}
         self.account_settings = {"AccountLimit": limit, "AccountUsage": {"TotalCodeSize": 9_426}}
-        self.query_results = {}  # Region -> rows of Logs Insights, which has no engine here
-        self.query_state = "Complete"  # how a query ends, after a question that finds it running
-        self.queries = {}  # ID -> Region, text, whether it was asked for before
-        self.requests = []  # as text, but for the secrets that are put into SSM
-        self.put_parameters = []  # these
-        self.regions = set()  # the Regions in whose name requests were signed
-        self.calls: Counter[str] = Counter()  # how often each operation was called
+        self.query_results = {}  # Region -> rows of Logs Insights, whose queries are not run here
+        self.query_state = "Complete"  # a query's final state, after one request that finds it running
+        self.queries = {}  # ID -> Region, text, whether it was read before
+        self.requests = []  # as text, without the secrets for SSM
+        self.put_parameters = []  # the secrets for SSM
+        self.regions = set()  # the Regions in the requests' signatures
+        self.calls: Counter[str] = Counter()  # the number of calls of each operation
         self.stacks = {}
         self.deleted_stacks = {}
         self.change_sets = {}
         self.distributions = {}
         self.invalidations = []
-        self.replicas: Counter[str] = Counter()  # function -> how many more questions its replicas survive
+        self.replicas: Counter[str] = Counter()  # function -> the number of requests until its replicas are gone
         self.replicas_live_for = 2
-        self.steps = 100  # how far CloudFormation comes between two questions
-        self.sluggish = False  # whether a stack shows its old state for a moment after an operation began
-        self.slow_distribution = 0  # how many questions a changed distribution stays InProgress
-        self.resource_faults = {}  # logical ID -> why CloudFormation cannot make or change it
-        self.faults = {}  # operation -> list of what becomes of its next calls: a status, "reset", or None
+        self.steps = 100  # steps of CloudFormation between two requests
+        self.sluggish = False  # whether a stack still has its old state just after an operation starts
+        self.slow_distribution = 0  # the number of requests for which a changed distribution stays InProgress
+        self.resource_faults = {}  # logical ID -> why CloudFormation cannot create or change it
+        self.faults = {}  # operation -> outcomes of its next calls: a status, "reset", or None
         self._numbers = itertools.count(1)
 
     # ---- HTTP --------------------------------------------------------------------------------------------------------
@@ -361,7 +360,7 @@ class Standin:
 
     def deploying(self, stack, body, values, tags, verb, token):
         own = "AWS::CloudFormation::Stack"
-        yield  # the first question is answered before anything has happened
+        yield  # the first request is answered before anything has happened
         stack.state = f"{verb}_IN_PROGRESS"
         self.event(stack, token, stack.name, own, stack.state)
         before = (stack.body, dict(stack.parameters))
@@ -379,7 +378,7 @@ class Standin:
                 kept = yield from self.remove(stack, list(stack.resources), token)
                 stack.state = "ROLLBACK_FAILED" if kept else "ROLLBACK_COMPLETE"
             else:
-                stack.resources.update(versions)  # a rollback goes back to what was replaced, and makes nothing new
+                stack.resources.update(versions)  # a rollback restores replaced versions instead of making new ones
                 yield from self.bring_to(stack, *before, "UPDATE", token)
                 stack.state = "UPDATE_ROLLBACK_COMPLETE"
         self.event(stack, token, stack.name, own, stack.state)
@@ -408,7 +407,7 @@ class Standin:
         stack.body, stack.parameters, stack.outputs = body, resolved.parameters, resolved.outputs()
 
     def remove(self, stack, names, token):
-        """Returns what could not be removed."""
+        """Returns the names that could not be removed."""
         kept = []
         for name in reversed(names):
             resource = stack.resources[name]
@@ -562,7 +561,7 @@ class Standin:
         actual = self.lambda_.get_function(FunctionName=name)["Configuration"]["CodeSha256"]
         if actual != properties["CodeSha256"]:
             raise AwsFault("InvalidRequest", f"CodeSHA256 {properties['CodeSha256']} is different from {actual}")
-        # Lambda publishes nothing that is equal to the version before, and CloudFormation takes that for a failure.
+        # Lambda does not publish a copy of the previous version, which CloudFormation reports as a failure.
         same = ("CodeSha256", "Description", "Runtime", "MemorySize", "Timeout")
         latest, *versions = self.lambda_.list_versions_by_function(FunctionName=name)["Versions"]
         if versions and all(latest[setting] == versions[-1][setting] for setting in same):
@@ -628,7 +627,7 @@ class Standin:
     # ---- CloudFront --------------------------------------------------------------------------------------------------
 
     def put_distribution(self, name, config):
-        """Checks what CloudFront checks, and keeps count of replicas."""
+        """Makes CloudFront's checks, and counts replicas."""
         before = attached(self.distributions.get(name, {}).get("config"))
         after = attached(config)
         for arn in after:
@@ -746,7 +745,7 @@ def camel(name):
 
 
 def members(entries):
-    """A list in the form of CloudFormation's answers."""
+    """A list in the format of CloudFormation's answers."""
     return "".join(
         "<member>" + "".join(f"<{name}>{escape(str(value))}</{name}>" for name, value in entry.items()) + "</member>"
         for entry in entries
@@ -775,7 +774,7 @@ def scripts_of(config):
 
 
 def api_form(config):
-    """CloudFormation's form of a distribution in that of CloudFront's API, where every list has its length."""
+    """Converts a distribution from CloudFormation's format to that of CloudFront's API, where lists have a length."""
 
     def listed(items):
         return {"Quantity": len(items), "Items": items} if items else {"Quantity": 0}

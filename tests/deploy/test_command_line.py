@@ -1,4 +1,4 @@
-"""What is checked before anything is built, what a build sees, and what --help prints."""
+"""Checks before a build, the environment of a build, and --help."""
 
 import contextlib
 import json
@@ -52,7 +52,7 @@ def test_help_names_the_recipe_and_describes_each_argument(cloud, command):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_an_unknown_argument_ends_before_anything_is_built(cloud, command):
+def test_an_unknown_argument_fails_before_anything_is_built(cloud, command):
     with pytest.raises(SystemExit) as ended:
         cloud(command, "production", *(["30"] if command == "retention" else []), "--bogus")
     assert ended.value.code == 2
@@ -88,29 +88,29 @@ def test_nothing_is_built_for_a_stack_that_cannot_be_changed(cloud):
     assert cloud.recipes == []
 
 
-def test_what_is_built(cloud):
+def test_each_command_builds_what_it_needs(cloud):
     cloud.does("deploy")
     cloud.does("deploy", "staging", "--without-function")
     cloud.does("store-deploy")
     assert cloud.recipes == [("package", CANARY), ("_flag-sync", "")]
 
 
-def test_the_preview_token_is_compiled_in_and_nowhere_else(cloud, monkeypatch):
+def test_the_preview_token_is_only_compiled_in(cloud, monkeypatch):
     monkeypatch.setenv("REDIRECT_PREVIEW_TOKEN", TOKEN)
     cloud.does("deploy")
     cloud.does("store-deploy")
     assert cloud.tokens == [TOKEN, ""]
 
 
-def test_nothing_is_built_with_a_wrong_preview_token(cloud, monkeypatch):
+def test_nothing_is_built_with_an_invalid_preview_token(cloud, monkeypatch):
     monkeypatch.setenv("REDIRECT_PREVIEW_TOKEN", "too short")
     err = cloud.fails("deploy")
-    assert "REDIRECT_PREVIEW_TOKEN is not a preview token" in err and "too short" not in err
+    assert "REDIRECT_PREVIEW_TOKEN is not a valid preview token" in err and "too short" not in err
     assert (cloud.recipes, cloud.calls) == ([], [])
 
 
 @pytest.mark.parametrize(("key", "token"), [("", ""), (CANARY, ""), (CANARY, TOKEN)])
-def test_a_build_sees_no_credentials_and_the_secrets_only_if_they_are_given(tmp_path, monkeypatch, key, token):
+def test_a_build_sees_no_credentials_and_secrets_only_if_they_are_passed(tmp_path, monkeypatch, key, token):
     seen = tmp_path / "seen.json"
     just = tmp_path / "just"
     dump = f"json.dump([sys.argv[1:], dict(os.environ)], open({str(seen)!r}, 'w'))"
@@ -129,7 +129,7 @@ def test_a_build_sees_no_credentials_and_the_secrets_only_if_they_are_given(tmp_
     assert [name for name in environment if name.startswith("AWS_")] == []
 
 
-def test_a_build_that_fails_ends_the_command(tmp_path, monkeypatch):
+def test_a_failed_build_ends_the_command(tmp_path, monkeypatch):
     just = tmp_path / "just"
     just.write_text("#!/bin/sh\nexit 3\n")
     just.chmod(0o755)
@@ -138,7 +138,7 @@ def test_a_build_that_fails_ends_the_command(tmp_path, monkeypatch):
         recipe.run("package")
 
 
-def test_a_profiles_own_program_does_not_see_the_secrets(cloud, monkeypatch, tmp_path):
+def test_a_profiles_credential_process_does_not_see_the_secrets(cloud, monkeypatch, tmp_path):
     """botocore runs a profile's credential_process with the environment of the command."""
     program = tmp_path / "credentials"
     program.write_text(
@@ -159,17 +159,17 @@ def test_a_profiles_own_program_does_not_see_the_secrets(cloud, monkeypatch, tmp
     assert (cloud.recipes, cloud.tokens) == ([("package", CANARY)], [TOKEN])
 
 
-def test_package_refuses_an_unknown_argument_at_once():
+def test_package_rejects_an_unknown_argument():
     done = run(ROOT / "tools/package.py", "--bogus")
     assert done.returncode == 2
     assert done.stderr.startswith("usage: just package [-h]")
 
 
-# ---- The recipes, and what a person sees of them ---------------------------------------------------------------------
+# ---- The recipes and their output ------------------------------------------------------------------------------------
 
 
 def listed():
-    """Those that `just` lists."""
+    """The recipes that `just` lists."""
     dump = ["just", "--justfile", str(ROOT / "justfile"), "--dump", "--dump-format", "json"]
     recipes = json.loads(subprocess.run(dump, env=with_just(), check=True, capture_output=True).stdout)["recipes"]
     return {name: found for name, found in recipes.items() if not found["private"]}
@@ -179,15 +179,15 @@ def with_just():
     return {**os.environ, "PATH": f"{ROOT / '.tools/bin'}{os.pathsep}{os.environ['PATH']}"}
 
 
-def test_every_recipe_has_a_group_and_a_sentence():
+def test_every_recipe_has_a_group_and_a_description():
     for name, found in listed().items():
         (group,) = [entry["group"] for entry in found["attributes"] if "group" in entry]
         assert group in ("use", "deploy", "operate", "develop"), name
         assert found["doc"], name
 
 
-def test_every_recipe_answers_help():
-    """Before it builds anything. Those of the commands are tested above, one by one; test-tools is pytest's."""
+def test_every_recipe_supports_help():
+    """Before it builds anything. The commands are tested above; test-tools has pytest's help."""
     asked = {}
     for name, found in listed().items():
         if any("tools/command_line.py" in str(line) for line in found["body"]):
@@ -210,20 +210,20 @@ def test_every_recipe_answers_help():
         ("soak seven", "does not match pattern"),
     ],
 )
-def test_a_wrong_argument_ends_a_recipe_at_once(command, reported):
+def test_an_invalid_argument_ends_a_recipe(command, reported):
     done = subprocess.run(["just", *command.split()], cwd=ROOT, env=with_just(), capture_output=True, text=True)
     assert done.returncode == 1 and reported in done.stderr
 
 
 def on_a_terminal(*command, **environment):
-    """All that a program writes to a terminal."""
+    """A program's output on a terminal."""
     master, slave = pty.openpty()
     with subprocess.Popen(
         command, stdin=slave, stdout=slave, stderr=slave, env={**os.environ, "TERM": "xterm", **environment}
     ):
         os.close(slave)
         read = b""
-        # Linux ends a terminal that nobody writes to any more by an error.
+        # On Linux, reading a terminal fails when no process writes to it any more.
         with contextlib.suppress(OSError):
             while part := os.read(master, 65536):
                 read += part
@@ -233,7 +233,7 @@ def on_a_terminal(*command, **environment):
 
 @pytest.fixture
 def without_wishes(monkeypatch):
-    """Of whoever runs the tests."""
+    """Without the color settings of the user who runs the tests."""
     for name in ("NO_COLOR", "FORCE_COLOR", "CARGO_TERM_COLOR"):
         monkeypatch.delenv(name, raising=False)
 
@@ -241,8 +241,8 @@ def without_wishes(monkeypatch):
 COLOR = re.compile(r"\x1b\[[\d;]*3\d")
 
 
-def test_colors_are_for_terminals(without_wishes):
-    """And there not for those who do not want them: https://no-color.org"""
+def test_only_terminals_get_colors(without_wishes):
+    """Unless NO_COLOR is set: https://no-color.org"""
     program = (sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1]); import terminal; "
                "terminal.say('wrong', 'red')", str(ROOT / "tools"))  # fmt: skip
     assert COLOR.search(on_a_terminal(*program))
@@ -257,7 +257,7 @@ echo "colors: ${CARGO_TERM_COLOR:-auto}"
 
 
 @pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}])
-def test_compiling_is_one_line_of_progress(without_wishes, environment):
+def test_compiling_prints_one_line_of_progress(without_wishes, environment):
     build = (sys.executable, str(ROOT / "tools/build.py"), "the function", "sh", "-c")
     assert on_a_terminal(*build, COMPILER).split("\r\n")[0].startswith("Building the function (the first time")
     assert "\r3 crates compiled\r\x1b[K" in on_a_terminal(*build, COMPILER)
@@ -276,16 +276,16 @@ def test_compiling_is_one_line_of_progress(without_wishes, environment):
     assert wrong.stderr.splitlines()[1:] == ["redirect.toml: log is odd"]
 
 
-# ---- The set-up ------------------------------------------------------------------------------------------------------
+# ---- Setup -----------------------------------------------------------------------------------------------------------
 
 
-def test_one_place_names_the_oldest_python():
+def test_the_readme_has_the_oldest_python_of_pyproject_toml():
     oldest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"].removeprefix(">=")
     assert f"Python {oldest} or newer" in (ROOT / "README.md").read_text()
     assert sys.version_info >= tuple(map(int, oldest.split(".")))
 
 
-def test_the_readme_names_what_is_installed_with_sudo():
+def test_the_readme_lists_the_packages_that_sudo_installs():
     readme = (ROOT / "README.md").read_text()
     packages = re.findall(r'"\w[\w-]*:([\w-]+)"', (ROOT / "justfile").read_text())
     assert set(packages) >= {"chromium", "valgrind"}
@@ -295,12 +295,12 @@ def test_the_readme_names_what_is_installed_with_sudo():
 
 
 @pytest.mark.parametrize("lock", sorted(ROOT.glob("tools/requirements/*.txt")), ids=lambda path: path.stem)
-def test_every_tool_is_locked_by_its_hash(lock):
+def test_every_tool_is_locked_by_a_hash(lock):
     text = lock.read_text()
     named = re.findall(r"^([a-z0-9._-]+)(?:\[.*\])?==\S+", text, re.MULTILINE)
     assert len(named) == len(re.findall(r"^\S", text, re.MULTILINE)), "a line is not pinned"
     assert all("--hash=sha256:" in entry for entry in re.split(r"^(?=\S)", text, flags=re.MULTILINE) if entry)
-    assert "://" not in text, "no lock file names where packages come from"
+    assert "://" not in text, "a lock file must not contain the address of a registry"
     wanted = re.findall(r"^([a-z][a-z0-9._-]+)", lock.with_suffix(".in").read_text(), re.MULTILINE)
     assert set(wanted) <= set(named)
 
@@ -309,8 +309,8 @@ def test_every_tool_is_locked_by_its_hash(lock):
     ("recipe", "program", "installs"),
     [("_python build", "python", "--require-hashes --only-binary :all:"), ("_npm crates/preview/tests", "npm", "ci")],
 )
-def test_nothing_is_installed_beside_secrets(tmp_path, recipe, program, installs):
-    """The recipes that install, with another program in the place of the installer."""
+def test_installers_do_not_see_secrets(tmp_path, recipe, program, installs):
+    """Runs the recipes that install with another program instead of the installer."""
     seen = tmp_path / "seen.json"
     tools = tmp_path / ".tools/bin"
     tools.mkdir(parents=True)
@@ -328,11 +328,11 @@ def test_nothing_is_installed_beside_secrets(tmp_path, recipe, program, installs
     arguments, environment = json.loads(seen.read_text())
     assert installs in " ".join(arguments)
     assert not set(secrets) & set(environment)
-    assert "HOME" in environment, "what an installer needs is there"
+    assert "HOME" in environment, "an installer needs it"
 
 
-def test_what_the_page_of_symptoms_names_exists():
-    """Commands with their arguments, what status shows, and what the function logs."""
+def test_commands_and_messages_on_the_page_of_symptoms_exist():
+    """Commands with their arguments, the output of status, and the function's log messages."""
     text = (ROOT / "docs/when-something-is-wrong.md").read_text()
     commands = set(re.findall(r"just ([a-z-]+)((?: ENV)?(?: [a-z-]+)*)", text))
     assert len(commands) >= 9

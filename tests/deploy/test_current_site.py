@@ -28,7 +28,7 @@ def handler_for(**paths):
         if "statusCode" not in answer:
             return answer["uri"]
         assert answer["headers"]["cache-control"]["value"] == "no-store"
-        # The guard of src/visitor.rs, at the root alone.
+        # The guard of src/visitor.rs, only at the root.
         guard = {"value": "1", "attributes": "Max-Age=60; Path=/; Secure; HttpOnly; SameSite=Lax"}
         assert answer.get("cookies") == ({"redirect-guard": guard} if paths.get("CurrentPath") == "/" else None)
         return f"{answer['statusCode']} {answer['headers']['location']['value']}"
@@ -49,14 +49,14 @@ def at_root():
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        # It names the index page of a directory, without a redirect.
+        # It adds the index page of a directory, without a redirect.
         ("/site/docs/", "/site/docs/index.html"),
         ("/site/docs/?q", "/site/docs/index.html"),
         ("/site/index.html", "/site/index.html"),
         ("/site/logo.svg", "/site/logo.svg"),
         ("/site/about", "/site/about"),
         ("/site/betamax/", "/site/betamax/index.html"),
-        # In the place of the function: everyone gets the current site.
+        # Instead of the function: everyone gets the current site.
         ("/", "302 /site/index.html"),
         ("/?utm=a&b=%20c&b", "302 /site/index.html?utm=a&b=%20c&b"),
         ("/?", "302 /site/index.html"),
@@ -75,15 +75,15 @@ def at_root():
         ("/site/beta/about", "302 /site/about"),
         # An asset of beta that no behavior could distinguish from a page.
         ("/site/beta/v1.2/logo.svg", "/site/beta/v1.2/logo.svg"),
-        # Nothing leads out of the prefix, or to another host.
+        # No redirect leaves the prefix or goes to another host.
         ("//example.com/", "302 /site//example.com/index.html"),
         ("/\\example.com", "302 /site//example.com"),
-        # What would be a page of beta is one of the current site.
+        # A path that would be a page of beta becomes a page of the current site.
         ("/beta", "302 /site/index.html"),
         ("/beta/beta/about.html", "302 /site/about.html"),
     ],
 )
-def test_where_a_path_leads(handler, path, expected):
+def test_the_answer_to_each_path(handler, path, expected):
     assert handler(path) == expected
 
 
@@ -97,7 +97,7 @@ def test_where_a_path_leads(handler, path, expected):
         ("/about", "/about"),
         ("/betamax/", "/betamax/"),
         ("//example.com/", "//example.com/"),
-        # Pages of beta lead home, to the address without the prefix.
+        # Pages of beta redirect back to the current site, to the address without the prefix.
         ("/beta", "302 /"),
         ("/beta/?q", "302 /?q"),
         ("/beta/index.html?q", "302 /?q"),
@@ -106,14 +106,14 @@ def test_where_a_path_leads(handler, path, expected):
         ("/beta/docs/", "302 /docs/"),
         ("/beta/beta/about", "302 /about"),
         ("/beta/v1.2/logo.svg", "/beta/v1.2/logo.svg"),
-        # Nothing leads to another host.
+        # No redirect goes to another host.
         ("/beta//example.com/", "302 /example.com/"),
         ("/beta/\\example.com/", "302 /example.com/"),
         ("/beta/\t/example.com/", "302 /example.com/"),
         ("/beta/beta//\\/beta///example.com/", "302 /example.com/"),
     ],
 )
-def test_where_a_path_leads_at_the_root(at_root, path, expected):
+def test_the_answer_to_each_path_at_the_root(at_root, path, expected):
     assert at_root(path) == expected
 
 
@@ -124,8 +124,8 @@ def test_beta_beside_the_current_site():
     assert handler("/beta/a") == "302 /site/beta/a"
 
 
-def test_only_a_directory_of_the_current_site_needs_it(handler):
-    """So /site/*/ runs it and /site/* does not, where each request would be paid."""
+def test_on_the_current_site_only_directories_need_the_function(handler):
+    """So /site/*/ runs it, and /site/*, where each request would cost, does not."""
     for path in ("/site/a", "/site/a.css", "/site/a/b.html", "/site/a/.", "/site//a", "/site/betamax", "/site/..b"):
         assert handler(path) == path
         assert handler(f"{path}/") == f"{path}/index.html"
@@ -136,8 +136,8 @@ def test_other_methods_keep_method_and_body(handler):
     assert handler("/form", "HEAD") == "302 /site/form"
 
 
-def test_it_never_loops(handler):
-    """Where a redirect leads is served."""
+def test_a_redirect_never_loops(handler):
+    """The target of a redirect is served."""
     for path in ("/", "/a", "/a/", "/site", "/site/beta", "/site/beta/a", "/site/beta/beta/a", "/site/beta/site/beta/"):
         answer, hops = handler(path), 0
         while answer.startswith("302 "):

@@ -1,4 +1,4 @@
-"""deploy, detach and destroy from end to end: boto3 against moto and the stand-in, with faults on the way."""
+"""deploy, detach and destroy end to end: boto3 against moto and the stand-in, with injected faults."""
 
 import base64
 import hashlib
@@ -24,7 +24,7 @@ from test_package import elf
 
 FUNCTION = "arn:aws:lambda:us-east-1:123456789012:function:redirect-production"
 STAND_IN = "arn:aws:cloudfront::123456789012:function/redirect-production-current-site"
-ASSETS = ("/site/beta/*.*", "/site/*")  # what no function answers
+ASSETS = ("/site/beta/*.*", "/site/*")  # assets, without a function
 PACKAGES = "redirect-production-packages-123456789012"
 
 
@@ -37,12 +37,12 @@ def uploads(cloud):
 # ---- deploy ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_deploy_makes_everything(cloud):
+def test_the_first_deploy_creates_everything(cloud):
     package = cloud.package()
     out = cloud.does("deploy")
     assert out[-1] == f"https://{next(iter(cloud.aws.distributions)).lower()}.cloudfront.net/"
 
-    # The package: by content hash, in a private bucket of its own.
+    # The package: named by content hash, in a separate private bucket.
     sha256 = hashlib.sha256(package)
     key = f"packages/{sha256.hexdigest()}.zip"
     assert cloud.keys(PACKAGES) == ["history.json", key]
@@ -65,7 +65,7 @@ def test_the_first_deploy_makes_everything(cloud):
         "Bool": {"aws:PrincipalIsAWSService": "false"},
     }
 
-    # The function: what Lambda@Edge takes, with the package's bytes.
+    # The function: as Lambda@Edge requires, with the package's bytes.
     function = cloud.lambda_.get_function(FunctionName="redirect-production")["Configuration"]
     expected = {
         "Runtime": "python3.13",
@@ -79,7 +79,7 @@ def test_the_first_deploy_makes_everything(cloud):
     assert "Environment" not in function
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
 
-    # The site: in its own bucket, with its headers, and nothing else.
+    # The site: in its own bucket, with its headers, and no other files.
     site = cloud.bucket("sitebucket")
     headers = {}
     for name in cloud.keys(site):
@@ -94,11 +94,11 @@ def test_the_first_deploy_makes_everything(cloud):
         "site/index.html": page,
         "site/style.css": ("text/css; charset=utf-8", "public, max-age=300, s-maxage=86400"),
     }
-    assert uploads(cloud).index("site/style.css") < uploads(cloud).index("site/index.html"), "assets go before pages"
+    assert uploads(cloud).index("site/style.css") < uploads(cloud).index("site/index.html"), "assets come before pages"
     assert cloud.aws.invalidations == [], "nothing was cached before"
 
 
-def test_the_stack_names_its_sdk_key_by_a_fingerprint(cloud, monkeypatch):
+def test_a_tag_of_the_stack_has_the_sdk_keys_fingerprint(cloud, monkeypatch):
     cloud.does("deploy")
     first = cloud.stack().tags
     assert first == {"redirect-sdk-key": fingerprint(CANARY)}
@@ -106,14 +106,14 @@ def test_the_stack_names_its_sdk_key_by_a_fingerprint(cloud, monkeypatch):
     cloud.stack().tags["team"] = "web"
     cloud.does("detach")
     cloud.does("deploy")
-    assert cloud.stack().tags == {**first, "team": "web"}, "tags of others stay"
+    assert cloud.stack().tags == {**first, "team": "web"}, "other tags are kept"
     other = "sdk-c0ffee00-0000-4000-8000-00000000beef"
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", other)
     cloud.does("deploy", "--new-key")
     assert cloud.stack().tags["redirect-sdk-key"] == fingerprint(other) != fingerprint(CANARY)
 
 
-def test_progress_is_shown_while_the_stack_is_made(cloud):
+def test_progress_is_shown_while_the_stack_is_created(cloud):
     cloud.aws.steps = 2
     out = cloud.does("deploy")
     assert any("CREATE_COMPLETE" in line and "AWS::CloudFront::Distribution" in line for line in out)
@@ -132,7 +132,7 @@ def test_a_second_deploy_changes_nothing(cloud):
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
 
 
-def test_only_what_changed_is_uploaded_and_invalidated(cloud):
+def test_only_changed_files_are_uploaded_and_invalidated(cloud):
     cloud.does("deploy")
     (cloud.project / "site/docs/index.html").write_text("second")
     (cloud.project / "site/style.css").unlink()
@@ -143,7 +143,7 @@ def test_only_what_changed_is_uploaded_and_invalidated(cloud):
     assert cloud.aws.invalidations == [["/site/docs/index.html", "/site/docs/", "/site/style.css"]]
 
 
-def test_many_changes_are_one_invalidation_path(cloud):
+def test_many_changes_become_one_invalidation_path(cloud):
     for number in range(101):
         (cloud.project / f"site/{number}.txt").write_text("first")
     cloud.does("deploy")
@@ -153,14 +153,14 @@ def test_many_changes_are_one_invalidation_path(cloud):
     assert cloud.aws.invalidations == [["/*"]]
 
 
-def test_up_to_fifteen_paths_are_named():
+def test_up_to_fifteen_paths_are_invalidated_separately():
     keys = [f"site/{number}.txt" for number in range(16)]
     assert pages.paths_of(keys[:15]) == sorted(f"/{key}" for key in keys[:15])
     assert pages.paths_of(keys) == ["/*"]
     assert pages.paths_of(["site/index.html"]) == ["/site/index.html", "/site/"]
 
 
-def test_an_asset_that_cannot_be_uploaded_holds_the_pages_back(cloud):
+def test_pages_are_not_uploaded_if_an_asset_fails(cloud):
     cloud.does("deploy")
     for name in ("style.css", "index.html"):
         (cloud.project / "site" / name).write_text("second")
@@ -177,7 +177,7 @@ def test_an_asset_that_cannot_be_uploaded_holds_the_pages_back(cloud):
     assert cloud.aws.invalidations == [["/site/index.html", "/site/", "/site/style.css"]]
 
 
-def test_another_package_becomes_another_version_and_the_old_one_stays(cloud):
+def test_a_new_package_makes_a_new_version_and_the_old_one_is_kept(cloud):
     cloud.does("deploy")
     second = cloud.package(b"second")
     cloud.does("deploy")
@@ -204,7 +204,7 @@ def test_the_site_can_come_first_and_the_function_later(cloud):
     assert "detach" in cloud.fails("deploy", "--without-function")
 
 
-def test_environments_live_side_by_side(cloud):
+def test_one_account_can_have_several_environments(cloud):
     cloud.does("deploy", "staging")
     cloud.does("deploy", "production", "--without-function")
     assert set(cloud.aws.stacks) == {"redirect-staging", "redirect-production"}
@@ -214,7 +214,7 @@ def test_environments_live_side_by_side(cloud):
     assert len([name for name in cloud.buckets() if "production" in name]) == 2
 
 
-def test_settings_are_kept_from_one_deploy_to_the_next(cloud):
+def test_later_deployments_keep_settings(cloud):
     certificate = "arn:aws:acm:us-east-1:123456789012:certificate/0a1b2c3d"
     out = cloud.does("deploy", "--set", "DomainName=www.example.com", "--set", f"CertificateArn={certificate}")
     assert out[-1] == "https://www.example.com/"
@@ -223,16 +223,16 @@ def test_settings_are_kept_from_one_deploy_to_the_next(cloud):
     assert cloud.stack().parameters["DomainName"] == "www.example.com"
 
 
-def test_an_existing_distribution_is_left_alone(cloud):
+def test_an_existing_distribution_is_not_changed(cloud):
     out = cloud.does("deploy", "--set", "ExistingDistributionId=E1EXAMPLE")
     text = "\n".join(out)
     assert f"{FUNCTION}:1" in text and STAND_IN in text and "/site/beta/*.htm*" in text
     assert cloud.aws.distributions == {}
     assert cloud.buckets() == [PACKAGES]
-    assert "no distribution of its own" in cloud.fails("url")
+    assert "has no distribution" in cloud.fails("url")
 
 
-def test_an_existing_bucket_is_left_alone(cloud):
+def test_an_existing_bucket_is_not_changed(cloud):
     cloud.s3.create_bucket(Bucket="mine")
     out = cloud.does("deploy", "--set", "ExistingBucketName=mine", "--set", "ExistingBucketRegion=eu-west-1")
     statement = next(json.loads(line) for line in out if line.startswith('  {"Effect"'))
@@ -255,7 +255,7 @@ def test_a_site_that_keeps_its_addresses_is_deployed_at_the_root(cloud):
     assert cloud.keys(site) == [
         "404.html", "app.0a1b2c3d.js", "docs/", "docs/index.html", "index.html", "next/index.html", "style.css",
     ]  # fmt: skip
-    # A directory's name has its index page too: nothing names it on the way to S3.
+    # The directory itself is uploaded as its index page too: no function adds the name.
     page = cloud.s3.get_object(Bucket=site, Key="docs/")
     assert (page["Body"].read(), page["ContentType"]) == (b"docs/index.html, first", "text/html; charset=utf-8")
 
@@ -285,11 +285,11 @@ def test_a_page_of_the_current_site_cannot_be_at_an_address_of_beta(cloud):
     assert cloud.recipes == []
 
 
-def test_other_paths_reach_viewers_with_the_function_and_the_pages_of_before_go(cloud):
+def test_new_paths_move_the_function_and_the_pages_and_delete_the_old_pages(cloud):
     cloud.does("deploy")
     cloud.set_paths("/", "/beta")
     err = cloud.fails("publish")
-    assert "was deployed with the current_path /site, but redirect.toml has /." in err and "just deploy" in err
+    assert "was deployed with current_path /site, but redirect.toml has /." in err and "just deploy" in err
     cloud.package(b"with other paths")
     cloud.does("deploy")
     keys = cloud.keys(cloud.bucket("sitebucket"))
@@ -300,14 +300,14 @@ def test_other_paths_reach_viewers_with_the_function_and_the_pages_of_before_go(
 
 
 @pytest.mark.parametrize(("name", "field"), [("CurrentPath", "current_path"), ("BetaPath", "beta_path")])
-def test_the_paths_have_one_place(cloud, name, field):
+def test_the_paths_can_only_be_set_in_redirect_toml(cloud, name, field):
     for more in ([], ["--dry-run"]):
         assert f"Set {field} there" in cloud.fails("deploy", "--set", f"{name}=/other", *more)
     assert (cloud.recipes, cloud.calls) == ([], [])
 
 
 @pytest.mark.parametrize(("field", "reported"), [("current_path", "a path such as /site"), ("beta_path", "/site/beta")])
-def test_a_path_that_cannot_be_one_is_refused_before_the_build(cloud, field, reported):
+def test_an_invalid_path_is_rejected_before_the_build(cloud, field, reported):
     cloud.set_paths(*("/site/" if field == name else "/x" for name in ("current_path", "beta_path")))
     err = cloud.fails("deploy")
     assert reported in err and f"{field} in redirect.toml" in err
@@ -327,19 +327,19 @@ def test_an_existing_distribution_at_the_root(cloud):
         None: new, "/*.*": [], "/*.htm*": new, "/beta/*": new, "/api/*": [("viewer-request", OTHER)],
     }  # fmt: skip
     assert "/*.*/*               is not one of its behaviors" in text and "/site" not in text
-    # Nobody stays on beta: the CloudFront Function leads them home.
+    # Nobody stays on beta: the CloudFront Function redirects them to the current site.
     cloud.does("detach")
     assert what_runs(cloud)["/beta/*"] == what_runs(cloud)[None] == [("viewer-request", STAND_IN)]
 
 
-def test_the_dry_run_of_the_root(cloud):
+def test_a_dry_run_at_the_root(cloud):
     cloud.set_paths("/", "/beta")
     text = "\n".join(cloud.does("deploy", "--dry-run"))
     assert "parameter CurrentPath = /\n" in text and "parameter BetaPath = /beta" in text
     assert "\n   docs/index.html " in text and "\n   beta/index.html " in text and "   site/" not in text
 
 
-def test_the_dry_run_calls_nobody(cloud, monkeypatch):
+def test_a_dry_run_does_not_call_aws(cloud, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("LAUNCHDARKLY_SDK_KEY")
     text = "\n".join(cloud.does("deploy", "staging", "--dry-run", "--set", "AccessLogs=yes"))
@@ -352,11 +352,11 @@ def test_the_dry_run_calls_nobody(cloud, monkeypatch):
         assert reported in text
     assert "site/index.html" in text and ".DS_Store" not in text
     (cloud.project / "target/edge/redirect.zip").unlink()
-    assert "once it is built and packed" in "\n".join(cloud.does("deploy", "--dry-run"))
+    assert "after it is built and packed" in "\n".join(cloud.does("deploy", "--dry-run"))
 
 
-def test_deploy_in_a_process_of_its_own(cloud):
-    """As `just deploy` starts it, with the modules and the clock of users; the builds alone are left out."""
+def test_deploy_in_a_separate_process(cloud):
+    """As `just deploy` starts it, with real modules and clock; only the builds are replaced."""
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import edge, recipe, command_line\n"
         "edge.ROOT = Path(sys.argv[2]); edge.TEMPLATE = edge.ROOT / 'cloudformation/edge.yaml'\n"
@@ -369,7 +369,7 @@ def test_deploy_in_a_process_of_its_own(cloud):
     cloud.record += [done.stdout, done.stderr]
     assert (done.returncode, done.stderr) == (0, "")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
-    assert "  nothing to change" in cloud.does("deploy"), "both ways of running it leave the same behind"
+    assert "  nothing to change" in cloud.does("deploy"), "both ways of running it have the same result"
 
 
 # ---- Guards ----------------------------------------------------------------------------------------------------------
@@ -377,24 +377,24 @@ def test_deploy_in_a_process_of_its_own(cloud):
 OTHER_KEY = "sdk-0ddba115-0000-4000-8000-00000000beef"
 
 
-def test_another_key_must_be_meant(cloud, monkeypatch):
+def test_another_key_must_be_confirmed(cloud, monkeypatch):
     cloud.does("deploy")
     before = cloud.stack().tags["redirect-sdk-key"]
     assert re.fullmatch("[0-9a-f]{8}", before) and before not in CANARY
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", OTHER_KEY)
     cloud.recipes.clear()
     err = cloud.fails("deploy")
-    assert before in err and "give --new-key" in err and OTHER_KEY not in err
+    assert before in err and "pass --new-key" in err and OTHER_KEY not in err
     assert cloud.recipes == []
     cloud.package(b"with the other key")
     cloud.does("deploy", "--new-key")
     assert cloud.stack().tags["redirect-sdk-key"] != before
     cloud.does("deploy")
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", CANARY)
-    assert "give --new-key" in cloud.fails("deploy")
+    assert "pass --new-key" in cloud.fails("deploy")
 
 
-def test_a_deployment_that_fails_leaves_the_fingerprint_of_the_key_that_runs(cloud, monkeypatch):
+def test_a_failed_deployment_keeps_the_fingerprint_of_the_live_key(cloud, monkeypatch):
     cloud.does("deploy")
     before = cloud.stack().tags
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", OTHER_KEY)
@@ -404,7 +404,7 @@ def test_a_deployment_that_fails_leaves_the_fingerprint_of_the_key_that_runs(clo
     assert cloud.stack().tags == before
 
 
-def test_tags_are_kept_from_one_deploy_to_the_next(cloud):
+def test_later_deployments_keep_tags(cloud):
     cloud.does("deploy", "--tag", "team=web", "--tag", "cost=a=b")
     cloud.does("deploy", "--tag", "team=shop")
     tags = dict(cloud.stack().tags)
@@ -419,7 +419,7 @@ def test_the_stack_is_protected_until_destroy(cloud):
     assert cloud.stack().is_protected
     cloud.stack().is_protected = False
     cloud.does("deploy")
-    assert cloud.stack().is_protected, "also if a run was interrupted before it came to that"
+    assert cloud.stack().is_protected, "even if an earlier run was interrupted before it set this"
     cloud.does("destroy", "--yes", "production")
     assert cloud.aws.stacks == {}
 
@@ -432,19 +432,19 @@ def test_a_script_must_confirm_the_deletion(cloud):
         assert cloud.config() == before
 
 
-def test_changes_are_shown_and_made_when_confirmed(cloud, monkeypatch):
+def test_changes_are_shown_and_need_confirmation(cloud, monkeypatch):
     cloud.does("deploy", "--set", "AccessLogs=yes")
     cloud.package(b"second")
     change = ("deploy", "--set", "AccessLogs=no", "--confirm")
-    assert "Nobody can be asked here" in cloud.fails(*change)
+    assert "There is no terminal to confirm this" in cloud.fails(*change)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr("builtins.input", lambda _: "no")
     _, out, err = cloud(*change)
     assert "Not confirmed" in err
-    assert "  modify  FunctionVersion  AWS::Lambda::Version  REPLACED by a new one" in out
+    assert "  modify  FunctionVersion  AWS::Lambda::Version  is REPLACED" in out
     assert "  remove  LogDelivery  AWS::Logs::Delivery" in out
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
-    assert cloud.aws.change_sets == {}, "none is left behind"
+    assert cloud.aws.change_sets == {}, "no change set is left"
 
     def interrupt(_):
         raise KeyboardInterrupt
@@ -458,7 +458,7 @@ def test_changes_are_shown_and_made_when_confirmed(cloud, monkeypatch):
     assert "LogDelivery" not in cloud.stack().resources
 
 
-def test_more_memory_is_a_new_version_of_the_same_package(cloud):
+def test_more_memory_makes_a_new_version_of_the_same_package(cloud):
     cloud.does("deploy")
     cloud.does("deploy", "--set", "MemorySize=256", "--set", "SystemLogLevel=WARN")
     (arn,) = attached(cloud.config())
@@ -479,7 +479,7 @@ def test_a_new_runtime_makes_a_new_version_of_the_same_package(cloud):
 
 
 def test_a_package_whose_deployment_failed_can_be_deployed_again(cloud, moments):
-    """Lambda publishes nothing that is equal to the version before, which the failed deployment has left behind."""
+    """Lambda does not publish a copy of the previous version, which the failed deployment has left."""
     cloud.does("deploy")
     cloud.package(b"second")
     cloud.aws.resource_faults["Distribution"] = "Rate exceeded"
@@ -488,14 +488,14 @@ def test_a_package_whose_deployment_failed_can_be_deployed_again(cloud, moments)
     assert attached(cloud.config()) == {f"{FUNCTION}:3"}
 
 
-# ---- Flag data that is bundled ---------------------------------------------------------------------------------------
+# ---- Bundled flag data -----------------------------------------------------------------------------------------------
 
 FLAGS = "target/edge/flags-" + fingerprint(CANARY) + ".json"
 
 
 @pytest.fixture
 def packing(cloud, launchdarkly, monkeypatch):
-    """Packs for real, around a program as far as its headers go; each package is fetched at another time."""
+    """Really packs, with a binary that has only headers; flag data is fetched at another time for each package."""
     for name in ("src/carrier/carrier.py", "target/lambda/redirect/bootstrap"):
         (cloud.project / name).parent.mkdir(parents=True, exist_ok=True)
         (cloud.project / name).write_bytes(elf())
@@ -510,7 +510,7 @@ def packing(cloud, launchdarkly, monkeypatch):
             environment.setenv("LAUNCHDARKLY_SDK_KEY", key)
             environment.setenv("REDIRECT_PREVIEW_TOKEN", token)
             if name == "package" and package_module.main([]):
-                raise Failure("just package failed; see above why.")
+                raise Failure("just package failed; its output is above.")
 
     monkeypatch.setattr(recipe, "run", run_recipe)
     cloud.launchdarkly = launchdarkly
@@ -518,7 +518,7 @@ def packing(cloud, launchdarkly, monkeypatch):
 
 
 def bundled(cloud):
-    """The date and the flag in the package that is live."""
+    """The date and the flag in the live package."""
     key = cloud.stack().parameters["PackageKey"]
     with zipfile.ZipFile(io.BytesIO(cloud.s3.get_object(Bucket=PACKAGES, Key=key)["Body"].read())) as package:
         if "flags.json" not in package.namelist():
@@ -531,7 +531,7 @@ def another_machine(cloud):
     (cloud.project / FLAGS).unlink(missing_ok=True)
 
 
-def test_flag_data_that_did_not_change_makes_no_new_version(packing):
+def test_unchanged_flag_data_makes_no_new_version(packing):
     packing.does("deploy")
     assert bundled(packing) == ("12:00", 1)
     for _ in range(2):
@@ -544,22 +544,22 @@ def test_flag_data_that_did_not_change_makes_no_new_version(packing):
 
 
 @pytest.mark.parametrize("status", [503, 429])
-def test_a_deploy_without_launchdarkly_bundles_the_last_flags(packing, status):
+def test_without_launchdarkly_a_deploy_bundles_the_last_flags(packing, status):
     packing.does("deploy")
     another_machine(packing)
     (packing.project / "src/carrier/carrier.py").write_text("changed")
     packing.launchdarkly.answers["/sdk/flags/rebrand"] = (status, "")
     _, _, err = packing("deploy")
-    assert f"LaunchDarkly answers {status}" in err
-    assert "Bundled instead: that of 2026-01-31T12:00:00Z" in err
+    assert f"LaunchDarkly answered {status}" in err
+    assert "The package gets the last package's data of 2026-01-31T12:00:00Z" in err
     assert bundled(packing) == ("12:00", 1)
     assert attached(packing.config()) == {f"{FUNCTION}:2"}
 
 
-def test_a_first_deploy_without_launchdarkly_bundles_none(packing, monkeypatch):
+def test_without_launchdarkly_a_first_deploy_bundles_no_flags(packing, monkeypatch):
     monkeypatch.setenv("LAUNCHDARKLY_BASE_URI", "http://127.0.0.1:9")
     status, _, err = packing("deploy")
-    assert status == 0 and "Bundled instead: none, as by --no-flags." in err
+    assert status == 0 and "The package gets no flag data." in err
     assert bundled(packing) is None
 
 
@@ -582,7 +582,7 @@ def test_a_rejected_key_still_stops_a_deploy(packing):
 # ---- publish ---------------------------------------------------------------------------------------------------------
 
 
-def test_publish_changes_the_pages_alone(cloud, monkeypatch):
+def test_publish_changes_only_the_pages(cloud, monkeypatch):
     cloud.does("deploy")
     cloud.recipes.clear()
     (cloud.project / "target/edge/redirect.zip").unlink()
@@ -606,7 +606,7 @@ def test_an_interrupted_publish_resumes(cloud):
 
     cloud.after_call = interrupt
     status, _, err = cloud("publish")
-    assert status == 130 and "just publish production resumes" in err
+    assert status == 130 and "To resume: just publish production" in err
     cloud.after_call = lambda _: None
     cloud.does("publish")
     assert cloud.aws.invalidations[-1] == ["/site/index.html", "/site/"]
@@ -637,7 +637,7 @@ def test_publish_waits_for_an_operation_in_flight(cloud):
 def test_publish_needs_a_bucket_of_the_stack(cloud):
     assert "There is no stack" in cloud.fails("publish")
     cloud.does("deploy", "--set", "ExistingDistributionId=E1EXAMPLE")
-    assert "upload the site to yours" in cloud.fails("publish")
+    assert "Upload the site to your own bucket" in cloud.fails("publish")
 
 
 # ---- deploy, with faults ---------------------------------------------------------------------------------------------
@@ -649,7 +649,7 @@ def test_publish_needs_a_bucket_of_the_stack(cloud):
         (["deploy", "Production"], "lower-case"),
         (["deploy", "a" * 21], "up to 20"),
         (["deploy", "production-flags"], "The flag store of production"),
-        (["url", "store"], "Give the environment first: production store"),
+        (["url", "store"], "The environment comes first: production store"),
         (["deploy", "--set", "Color=red"], "expected NAME=VALUE with NAME one of"),
         (["deploy", "--set", "PackageKey=x"], "expected NAME=VALUE"),
         (["deploy", "--set", "AccessLogs"], "expected NAME=VALUE"),
@@ -660,7 +660,7 @@ def test_publish_needs_a_bucket_of_the_stack(cloud):
         (["logs"], "There is no stack redirect-production"),
     ],
 )
-def test_a_wrong_command_says_what_would_be_right(cloud, arguments, reported):
+def test_an_invalid_command_reports_how_to_correct_it(cloud, arguments, reported):
     assert reported in cloud.fails(*arguments)
     assert cloud.aws.distributions == {}
 
@@ -669,10 +669,10 @@ def test_a_wrong_command_says_what_would_be_right(cloud, arguments, reported):
     ("spoil", "reported"),
     [
         (lambda project: (project / "site/404.html").unlink(), "lacks 404.html"),
-        (lambda project: (project / "site").rename(project / "gone"), "is not there"),
+        (lambda project: (project / "site").rename(project / "gone"), "does not exist"),
     ],
 )
-def test_what_is_missing_is_reported_before_anything_is_done(cloud, spoil, reported):
+def test_missing_files_are_reported_before_anything_is_done(cloud, spoil, reported):
     spoil(cloud.project)
     assert reported in cloud.fails("deploy")
     assert cloud.calls == [] and cloud.recipes == []
@@ -685,7 +685,7 @@ def test_what_is_missing_is_reported_before_anything_is_done(cloud, spoil, repor
         (lambda package: package.write_bytes(b"half"), "not a zip file"),
     ],
 )
-def test_a_package_that_cannot_be_read_changes_nothing(cloud, spoil, reported):
+def test_an_unreadable_package_changes_nothing(cloud, spoil, reported):
     spoil(cloud.project / "target/edge/redirect.zip")
     assert reported in cloud.fails("deploy")
     assert set(cloud.operations()) <= {"GetCallerIdentity", "DescribeStacks"}
@@ -703,7 +703,7 @@ def test_an_unknown_profile_is_reported(cloud, monkeypatch):
     assert "nobody" in cloud.fails("deploy")
 
 
-def test_no_network_is_reported(cloud, monkeypatch):
+def test_a_network_failure_is_reported(cloud, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert "Check the network" in cloud.fails("deploy")
 
@@ -715,14 +715,14 @@ def test_denied_permissions_are_reported(cloud):
     assert "docs/deploy.md" in err
 
 
-def test_a_configured_region_elsewhere_does_not_matter(cloud, monkeypatch):
+def test_another_configured_region_is_ignored(cloud, monkeypatch):
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     cloud.does("deploy")
     assert cloud.aws.regions == {"us-east-1"}
 
 
-def test_a_bucket_of_someone_else_gets_no_package(cloud):
-    """Someone may own the bucket's name already; moto ignores ExpectedBucketOwner, so S3's answer is given."""
+def test_another_accounts_bucket_gets_no_package(cloud):
+    """Another account may own the bucket's name. moto ignores ExpectedBucketOwner, so the test answers as S3 does."""
 
     def denied(operation):
         if operation == "HeadBucket":
@@ -730,12 +730,12 @@ def test_a_bucket_of_someone_else_gets_no_package(cloud):
             raise ClientError({"Error": {"Code": "403", "Message": "Forbidden"}}, operation)
 
     cloud.after_call = denied
-    assert "is not yours" in cloud.fails("deploy")
+    assert "belongs to another account" in cloud.fails("deploy")
     assert "PutObject" not in cloud.operations()
 
 
-def test_every_use_of_a_bucket_names_its_owner(cloud):
-    """Of the site's too, whose name someone may take when it is gone."""
+def test_every_call_about_a_bucket_names_its_owner(cloud):
+    """Also about the site's bucket, whose name another account may take after it is deleted."""
     cloud.does("deploy")
     (cloud.project / "site/style.css").unlink()
     cloud.does("deploy")
@@ -752,7 +752,7 @@ def test_a_lost_connection_does_not_end_a_wait(cloud):
     assert sum("retrying" in line for line in out) == 2
 
 
-def test_a_service_that_stays_away_ends_a_wait(cloud):
+def test_a_service_that_stays_unreachable_ends_a_wait(cloud):
     cloud.aws.faults["DescribeStackEvents"] = [None] + [400] * 8
     assert "Throttling" in cloud.fails("deploy")
     cloud.does("deploy")
@@ -768,15 +768,15 @@ def test_an_interrupted_deploy_resumes(cloud, when):
     cloud.on_pause = interrupt
     status, _, err = cloud("deploy")
     assert status == 130
-    assert "just deploy production resumes" in err
+    assert "To resume: just deploy production" in err
     out = cloud.does("deploy")
     assert out[-1].startswith("https://")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
-    assert cloud.aws.calls["ExecuteChangeSet"] == 1, "the operation in flight was waited for, not repeated"
+    assert cloud.aws.calls["ExecuteChangeSet"] == 1, "it waits for the operation in flight instead of repeating it"
     assert len(cloud.keys(cloud.bucket("sitebucket"))) == 6
 
 
-def test_what_an_interrupted_run_uploaded_is_still_invalidated(cloud):
+def test_uploads_of_an_interrupted_run_are_still_invalidated(cloud):
     cloud.does("deploy")
     (cloud.project / "site/index.html").write_text("second")
     cloud.aws.faults["CreateInvalidation"] = [403]
@@ -788,7 +788,7 @@ def test_what_an_interrupted_run_uploaded_is_still_invalidated(cloud):
     assert len(cloud.aws.invalidations) == 1
 
 
-def test_a_stack_that_cannot_be_made_says_why_and_how_to_go_on(cloud):
+def test_a_failed_creation_is_reported_with_its_cause_and_the_next_step(cloud):
     cloud.aws.resource_faults["Distribution"] = "The maximum size of the function is 1048576 bytes"
     err = cloud.fails("deploy")
     assert "ROLLBACK_COMPLETE" in err
@@ -799,7 +799,7 @@ def test_a_stack_that_cannot_be_made_says_why_and_how_to_go_on(cloud):
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
 
 
-def test_the_state_before_an_operation_is_not_taken_for_its_end(cloud):
+def test_the_state_before_an_operation_does_not_count_as_its_end(cloud):
     cloud.does("deploy")
     cloud.package(b"second")
     cloud.aws.sluggish, cloud.aws.steps = True, 1
@@ -807,7 +807,7 @@ def test_the_state_before_an_operation_is_not_taken_for_its_end(cloud):
     assert attached(cloud.config()) == {f"{FUNCTION}:2"}
 
 
-def test_an_update_that_fails_leaves_the_site_as_it_was(cloud):
+def test_a_failed_update_does_not_change_the_site(cloud):
     cloud.does("deploy")
     before = cloud.config()
     cloud.package(b"second")
@@ -819,7 +819,7 @@ def test_an_update_that_fails_leaves_the_site_as_it_was(cloud):
     cloud.does("deploy")
 
 
-def test_a_stack_that_needs_repair_says_how(cloud):
+def test_a_stack_that_needs_repair_is_reported_with_the_command(cloud):
     cloud.does("deploy")
     cloud.stack().state = "UPDATE_ROLLBACK_FAILED"
     assert "continue-update-rollback" in cloud.fails("deploy")
@@ -834,12 +834,12 @@ def test_detach_sends_everyone_to_the_current_site(cloud):
     assert with_function == [None, "/site/", "/site/beta", "/site/beta/*.htm*", "/site/beta/*.*/*", "/site/beta/*"]
     cloud.aws.slow_distribution = 2
     out = cloud.does("detach")
-    assert any("CloudFront is spreading the change" in line for line in out)
+    assert any("CloudFront is deploying the change" in line for line in out)
     assert attached(cloud.config()) == set()
     for behavior in behaviors_of(cloud.config()):
         if behavior.get("PathPattern") not in ASSETS:
             assert [entry["FunctionARN"] for entry in behavior["FunctionAssociations"]["Items"]] == [STAND_IN]
-    assert cloud.stack().parameters["AttachFunction"] == "no", "the stack's next update would attach it otherwise"
+    assert cloud.stack().parameters["AttachFunction"] == "no", "otherwise the stack's next update would attach it"
     assert "The function is not attached to any behavior." in cloud.does("detach")
     cloud.does("deploy")
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
@@ -849,8 +849,8 @@ def attached_to(behavior):
     return behavior["LambdaFunctionAssociations"]["Quantity"] > 0
 
 
-def test_detach_needs_one_call_before_it_takes_effect(cloud):
-    """In an emergency nothing slow may stand before the update of the distribution."""
+def test_detach_makes_one_call_before_it_takes_effect(cloud):
+    """In an emergency, nothing slow may come before the update of the distribution."""
     cloud.does("deploy")
     cloud.calls.clear()
     cloud.does("detach")
@@ -858,21 +858,21 @@ def test_detach_needs_one_call_before_it_takes_effect(cloud):
     assert set(before) <= {"DescribeStacks", "DescribeStackResources", "GetDistributionConfig"}
 
 
-def test_detach_works_in_whatever_state_the_stack_is(cloud):
+def test_detach_works_in_every_state_of_the_stack(cloud):
     cloud.does("deploy")
     cloud.stack().state = "UPDATE_ROLLBACK_FAILED"
     err = cloud.fails("detach")
-    assert "The viewers are off the function" in err
+    assert "Viewers no longer run the function" in err
     assert attached(cloud.config()) == set()
     (stand_in,) = cloud.config()["DefaultCacheBehavior"]["FunctionAssociations"]["Items"]
-    assert stand_in["FunctionARN"] == STAND_IN, "there is no page at / for a viewer without it"
+    assert stand_in["FunctionARN"] == STAND_IN, "without it, there is no page at /"
 
 
-def test_detach_survives_a_change_of_the_distribution_by_someone_else(cloud):
+def test_detach_retries_if_someone_else_changes_the_distribution(cloud):
     cloud.does("deploy")
     cloud.aws.faults["UpdateDistribution"] = [412]
     out = cloud.does("detach")
-    assert any("changed meanwhile" in line for line in out)
+    assert any("someone else changed the distribution" in line for line in out)
     assert attached(cloud.config()) == set()
 
 
@@ -888,7 +888,7 @@ def test_an_interrupted_detach_resumes(cloud):
     assert cloud.stack().parameters["AttachFunction"] == "no"
 
 
-def test_deploy_attaches_again_what_was_detached_behind_the_stack(cloud):
+def test_deploy_reattaches_a_function_that_was_detached_outside_the_stack(cloud):
     cloud.does("deploy")
     cloud.stack().state = "UPDATE_ROLLBACK_FAILED"
     cloud.fails("detach")
@@ -898,7 +898,7 @@ def test_deploy_attaches_again_what_was_detached_behind_the_stack(cloud):
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
 
 
-# ---- A distribution that exists --------------------------------------------------------------------------------------
+# ---- An existing distribution ----------------------------------------------------------------------------------------
 
 OTHER = "arn:aws:lambda:us-east-1:123456789012:function:other:3"
 OTHER_SCRIPT = "arn:aws:cloudfront::123456789012:function/other"
@@ -906,7 +906,7 @@ EXISTING = ("deploy", "--set", "ExistingDistributionId=E1EXAMPLE")
 
 
 def existing(cloud, behaviors):
-    """Puts a distribution there: of each path pattern, what its events run. None is the default behavior."""
+    """Creates a distribution: for each path pattern, what its events run. None is the default behavior."""
 
     def behavior(pattern, runs):
         lambdas, scripts = [], []
@@ -978,13 +978,14 @@ def test_a_release_to_an_existing_distribution_is_one_command(cloud):
         "/de/*": [new],
         "/api/*": [("viewer-request", OTHER)],
     }
-    assert cloud.aws.calls["UpdateDistribution"] == 1, "all at once"
-    # What changed is printed, what was before is kept, an origin's secret header included and so for the owner alone.
+    assert cloud.aws.calls["UpdateDistribution"] == 1, "in one update"
+    # Changes are printed. The previous configuration is kept, readable only by the owner: it has an origin's secret
+    # header.
     assert "function:redirect-production:1 -> function:redirect-production:2" in text
     assert "/site/beta/*.htm*    is not one of its behaviors" in text
-    assert "CloudFront is spreading the change" in text
+    assert "CloudFront is deploying the change" in text
     (file,) = saved(cloud)
-    assert f"configuration of before is in {file}" in text
+    assert f"the previous configuration is in {file}" in text
     assert json.loads(file.read_text())["DefaultCacheBehavior"]["LambdaFunctionAssociations"]["Quantity"] == 2
     assert (file.stat().st_mode & 0o777, "for the origin alone" in text) == (0o600, False)
 
@@ -1001,7 +1002,7 @@ def test_a_release_to_an_existing_distribution_is_one_command(cloud):
         {None: [], "/site/beta": [("viewer-response", OTHER_SCRIPT)]},
     ],
 )
-def test_nothing_is_attached_beside_another_function(cloud, runs):
+def test_nothing_is_attached_where_another_function_runs(cloud, runs):
     cloud.does(*EXISTING)
     existing(cloud, runs)
     cloud.recipes.clear()
@@ -1010,10 +1011,10 @@ def test_nothing_is_attached_beside_another_function(cloud, runs):
     assert "Nothing was attached" in err
     assert ("*" if runs[None] else "/site/beta") + "  " + (OTHER if runs[None] else OTHER_SCRIPT) in err
     assert what_runs(cloud) == runs
-    assert cloud.recipes == [], "that is seen before anything is built"
+    assert cloud.recipes == [], "reported before anything is built"
 
 
-def test_a_function_of_ones_own_may_name_the_index_pages(cloud):
+def test_the_users_own_function_may_add_the_index_pages(cloud):
     own = [("viewer-request", OTHER_SCRIPT)]
     cloud.does(*EXISTING)
     existing(cloud, {None: [], "/site/*/": own})
@@ -1022,7 +1023,7 @@ def test_a_function_of_ones_own_may_name_the_index_pages(cloud):
 
 
 @pytest.mark.parametrize(("faults", "tries"), [([412], 2), ([412, 412], 3)])
-def test_attaching_survives_a_change_by_someone_else(cloud, faults, tries):
+def test_attach_retries_if_someone_else_changes_the_distribution(cloud, faults, tries):
     cloud.does(*EXISTING)
     existing(cloud, {None: []})
     cloud.aws.faults["UpdateDistribution"] = faults
@@ -1031,7 +1032,7 @@ def test_attaching_survives_a_change_by_someone_else(cloud, faults, tries):
     assert cloud.aws.calls["UpdateDistribution"] == tries
 
 
-def test_a_refused_attachment_is_reported_and_a_later_run_attaches(cloud):
+def test_a_rejected_attachment_is_reported_and_a_later_run_attaches(cloud):
     cloud.does(*EXISTING)
     existing(cloud, {None: [], "/site/beta": []})
     cloud.aws.faults["UpdateDistribution"] = [403]
@@ -1045,20 +1046,20 @@ def test_a_refused_attachment_is_reported_and_a_later_run_attaches(cloud):
 
 
 @pytest.mark.parametrize("arguments", [["--attach"], [*EXISTING[1:], "--attach", "--without-function"]])
-def test_attach_needs_a_function_and_a_distribution_that_exists(cloud, arguments):
+def test_attach_needs_a_function_and_an_existing_distribution(cloud, arguments):
     for more in ([], ["--dry-run"]):
         assert "ExistingDistributionId" in cloud.fails("deploy", *arguments, *more)
     assert cloud.recipes == []
 
 
-def test_detach_spares_other_functions_and_partial_and_old_associations_go(cloud):
+def test_detach_keeps_other_functions_and_removes_partial_and_old_associations(cloud):
     cloud.does(*EXISTING)
     existing(
         cloud,
         {
             None: [("viewer-request", f"{FUNCTION}:1"), ("origin-request", OTHER)],
             "/site/beta": [("viewer-request", f"{FUNCTION}:7")],
-            # CloudFront takes no CloudFront Function beside it.
+            # CloudFront allows no CloudFront Function together with it.
             "/de/*": [("viewer-request", f"{FUNCTION}:1"), ("viewer-response", OTHER)],
             "/site/beta/*": [],
         },
@@ -1083,8 +1084,8 @@ def test_after_detach_everyone_gets_the_current_site(cloud):
     assert what_runs(cloud) == {None: [("viewer-request", f"{FUNCTION}:1")], "/site/*/": current}
 
 
-def test_rollback_reaches_an_existing_distribution_too(cloud):
-    """One that was released to by hand as well: what runs the function runs the other version of it."""
+def test_rollback_updates_an_existing_distribution(cloud):
+    """Also one that was released to by hand: behaviors with the function get the other version."""
     cloud.does(*EXISTING)
     existing(cloud, {None: [], "/site/beta": [], "/api/*": [("viewer-request", OTHER)]})
     cloud.does("deploy", "--attach")
@@ -1096,7 +1097,7 @@ def test_rollback_reaches_an_existing_distribution_too(cloud):
     assert what_runs(cloud)["/api/*"] == [("viewer-request", OTHER)]
 
 
-def test_rollback_prints_what_to_attach_where_nothing_runs_the_function(cloud):
+def test_rollback_prints_what_to_attach_if_nothing_runs_the_function(cloud):
     cloud.does(*EXISTING)
     existing(cloud, {None: []})
     cloud.package(b"second")
@@ -1105,8 +1106,8 @@ def test_rollback_prints_what_to_attach_where_nothing_runs_the_function(cloud):
     assert what_runs(cloud) == {None: []}
 
 
-def test_destroy_leaves_an_existing_distribution_without_our_functions(cloud):
-    """CloudFront deletes no CloudFront Function that a distribution runs."""
+def test_destroy_removes_our_functions_from_an_existing_distribution(cloud):
+    """CloudFront does not delete a CloudFront Function that a distribution runs."""
     cloud.does(*EXISTING)
     existing(cloud, {None: [], "/site/*/": [], "/api/*": [("viewer-request", OTHER_SCRIPT)]})
     cloud.does("deploy", "--attach")
@@ -1125,7 +1126,7 @@ def test_destroy_waits_for_the_replicas_and_leaves_nothing(cloud):
     cloud.aws.replicas_live_for = 3
     out = cloud.does("destroy", "--yes", "production")
     assert sum("waiting for the replicas" in line for line in out) == 3
-    assert any("Interrupting is safe" in line for line in out)
+    assert any("You can interrupt this" in line for line in out)
     assert cloud.buckets() == []
     assert cloud.aws.stacks == {} and cloud.aws.distributions == {}
     assert cloud.lambda_.list_functions()["Functions"] == []
@@ -1147,13 +1148,13 @@ def test_an_interrupted_destroy_resumes(cloud, when):
     cloud.on_pause = interrupt
     status, _, err = cloud("destroy", "--yes", "production")
     assert status == 130
-    assert "just destroy production resumes" in err
+    assert "To resume: just destroy production" in err
     cloud.does("destroy", "--yes", "production")
     assert cloud.buckets() == [] and cloud.aws.stacks == {} and cloud.aws.distributions == {}
     assert cloud.lambda_.list_functions()["Functions"] == []
 
 
-def test_a_deploy_after_an_interrupted_destroy_brings_the_site_back(cloud):
+def test_a_deploy_after_an_interrupted_destroy_restores_the_site(cloud):
     cloud.does("deploy")
     first = cloud.pauses + 1
     cloud.on_pause = lambda number: (_ for _ in ()).throw(KeyboardInterrupt) if number == first else None
@@ -1163,7 +1164,7 @@ def test_a_deploy_after_an_interrupted_destroy_brings_the_site_back(cloud):
     assert attached(cloud.config()) == {f"{FUNCTION}:1"}
 
 
-def test_a_stack_that_cannot_be_deleted_says_why(cloud):
+def test_a_failed_deletion_is_reported_with_its_cause(cloud):
     cloud.does("deploy")
     real = cloud.aws.unmake
 
@@ -1186,11 +1187,11 @@ def test_the_access_logs_outlive_the_site(cloud):
     cloud.does("deploy", "--set", "AccessLogs=yes")
     kept = cloud.bucket("logbucket")
     out = cloud.does("destroy", "--yes", "production")
-    assert f"The bucket of the access logs stays: {kept}" in out
+    assert f"The bucket of the access logs is kept: {kept}" in out
     assert cloud.buckets() == [kept]
 
 
-def test_a_person_must_confirm(cloud, monkeypatch):
+def test_destroy_needs_confirmation(cloud, monkeypatch):
     cloud.does("deploy")
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr("builtins.input", lambda _: "staging")
@@ -1210,20 +1211,20 @@ def test_a_person_must_confirm(cloud, monkeypatch):
 # ---- url and secrets -------------------------------------------------------------------------------------------------
 
 
-def test_url_prints_the_address_and_nothing_else(cloud):
+def test_url_prints_only_the_address(cloud):
     cloud.does("deploy")
     (line,) = cloud.does("url")
     assert line == f"https://{next(iter(cloud.aws.distributions)).lower()}.cloudfront.net/"
 
 
-def test_the_key_would_be_found_if_it_were_shown(cloud):
-    """The fixture looks for the key in all that was recorded; here is the proof that it records what matters."""
+def test_the_record_would_contain_a_key_that_is_shown(cloud):
+    """The fixture looks for the key in the record. This shows that the record has everything that matters."""
     cloud.does("deploy")
     recorded = "\n".join(cloud.record + cloud.aws.requests)
     for trace in (
         '"ChangeSetName"',  # calls
         '"AttachFunction"',  # with their parameters
         "uploaded packages/",  # output
-        "TemplateBody=",  # what reaches CloudFormation, parameters included
+        "TemplateBody=",  # requests to CloudFormation, with parameters
     ):
         assert trace in recorded

@@ -1,4 +1,4 @@
-"""doctor, against LaunchDarkly and AWS on this machine; logs, across Regions."""
+"""doctor, with stand-ins for LaunchDarkly and AWS; logs, in several Regions."""
 
 import json
 
@@ -11,7 +11,7 @@ FLAG = {"key": "rebrand", "version": 3, "on": True, "variations": [True, False],
 
 @pytest.fixture
 def ready(cloud, launchdarkly, monkeypatch):
-    """Everything is as a deployment needs it, but for the account's concurrency, which is a new account's."""
+    """Everything is ready for a deployment, except that the account has a new account's concurrency."""
     launchdarkly.answers["/sdk/flags/rebrand"] = (200, json.dumps(FLAG))
     monkeypatch.setenv("LAUNCHDARKLY_BASE_URI", launchdarkly.address)
     cloud.launchdarkly = launchdarkly
@@ -19,7 +19,7 @@ def ready(cloud, launchdarkly, monkeypatch):
 
 
 def findings(cloud):
-    """What doctor says, by the name of the check: whether it is right, and the text."""
+    """Doctor's findings by the name of the check: whether it passed, and the text."""
     _, out, _ = cloud("doctor")
     found, name = {}, ""
     for line in out:
@@ -31,7 +31,7 @@ def findings(cloud):
     return {name: tuple(entry) for name, entry in found.items()}
 
 
-def test_doctor_looks_at_everything(ready):
+def test_doctor_examines_everything(ready):
     ready.does("deploy")
     found = findings(ready)
     assert list(found) == [
@@ -42,13 +42,13 @@ def test_doctor_looks_at_everything(ready):
     assert "123456789012" in found["Credentials"][1]
     assert "at most 100 requests a second" in found["Concurrency"][1] and "Service Quotas" in found["Concurrency"][1]
     assert "has 9 cache behaviors" in found["Behaviors"][1]
-    assert "Free refuses it (5), Pro allows it (10)" in found["Behaviors"][1]
+    assert "Free does not allow it (5), Pro allows it (10)" in found["Behaviors"][1]
     assert "unzipped; 80.5 GB are left for code" in found["Package"][1] and "1 MB" in found["Package"][1]
     assert found["Stack"][1].endswith("the function is attached")
 
 
 @pytest.mark.parametrize("limit", [{"TotalCodeSize": 9_500}, {"CodeSizeUnzipped": 10}])
-def test_doctor_sees_a_package_for_which_lambda_has_no_room(ready, limit):
+def test_doctor_reports_a_package_that_exceeds_lambdas_storage(ready, limit):
     ready.aws.account_settings["AccountLimit"] |= limit
     right, text = findings(ready)["Package"]
     assert not right and "Function and layer storage" in text
@@ -71,13 +71,13 @@ def test_doctor_fails_when_something_is_wrong(ready):
         ({**FLAG, "deleted": True}, "archived or deleted"),
     ],
 )
-def test_doctor_sees_what_is_wrong_with_the_flag(ready, flag, reported):
+def test_doctor_reports_problems_of_the_flag(ready, flag, reported):
     ready.launchdarkly.answers["/sdk/flags/rebrand"] = (200, json.dumps(flag)) if flag else (404, "")
     right, text = findings(ready)["Flag"]
     assert not right and reported in text
 
 
-def test_doctor_warns_when_off_would_mean_the_new_site(ready):
+def test_doctor_warns_if_the_off_variation_is_the_new_site(ready):
     ready.launchdarkly.answers["/sdk/flags/rebrand"] = (200, json.dumps({**FLAG, "offVariation": 0}))
     _, out, err = ready("doctor")
     assert any(line.startswith("warn   Flag ") for line in out)
@@ -92,14 +92,14 @@ def test_doctor_warns_when_off_would_mean_the_new_site(ready):
     ("key", "reported"),
     [("", "is not set"), ("sdk-short", "does not look like an SDK key"), ("mob-1", "a mobile key")],
 )
-def test_doctor_sees_what_is_wrong_with_the_key(ready, monkeypatch, key, reported):
+def test_doctor_reports_problems_of_the_key(ready, monkeypatch, key, reported):
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", key)
     right, text = findings(ready)["SDK key"]
     assert not right and reported in text
     assert not key or key not in text
 
 
-def test_doctor_sees_missing_credentials_and_a_broken_stack(ready, monkeypatch):
+def test_doctor_reports_missing_credentials_and_a_broken_stack(ready, monkeypatch):
     ready.does("deploy")
     ready.stack().state = "UPDATE_ROLLBACK_FAILED"
     assert "UPDATE_ROLLBACK_FAILED" in findings(ready)["Stack"][1]
@@ -107,14 +107,14 @@ def test_doctor_sees_missing_credentials_and_a_broken_stack(ready, monkeypatch):
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     found = findings(ready)
     assert not found["Credentials"][0] and "Sign in" in found["Credentials"][1]
-    assert found["Flag"][0], "what needs no account is still examined"
-    assert found["Stack"][1] == "not examined, as it needs: Credentials"
-    assert found["Behaviors"][1] == "not examined, as it needs: Stack"
+    assert found["Flag"][0], "checks that need no account still run"
+    assert found["Stack"][1] == "not examined, because it needs: Credentials"
+    assert found["Behaviors"][1] == "not examined, because it needs: Stack"
 
 
 @pytest.fixture
 def store_source(ready, monkeypatch):
-    """The flag comes from a table, and no event goes to LaunchDarkly."""
+    """The flag comes from a table, and no events are sent to LaunchDarkly."""
     path = ready.project / "redirect.toml"
     text = path.read_text()
     for before, after in (
@@ -131,13 +131,13 @@ def store_source(ready, monkeypatch):
     return ready
 
 
-def test_doctor_examines_a_store_and_asks_for_no_key_that_is_not_needed(store_source):
+def test_doctor_examines_a_store_and_needs_no_unused_key(store_source):
     cloud = store_source
     policy = cloud.stack("redirect-production-flags").resources["ReadPolicy"].physical
     found = findings(cloud)
-    assert found["SDK key"] == (True, "not needed: the flag comes from a store, and events are off")
+    assert found["SDK key"] == (True, "not needed, because the flag comes from a store and events are off")
     assert found["Flag"][0] and cloud.launchdarkly.asked == []
-    assert not found["Flag store"][0] and "in eu-central-1 is not there" in found["Flag store"][1]
+    assert not found["Flag store"][0] and "in eu-central-1 is missing" in found["Flag store"][1]
 
     cloud.make_table("eu-central-1", "redirect-production-flags")
     right, text = findings(cloud)["Flag store"]
@@ -151,12 +151,12 @@ def test_doctor_examines_a_store_and_asks_for_no_key_that_is_not_needed(store_so
 
 
 @pytest.mark.parametrize("fault", [403, 500])
-def test_doctor_goes_on_when_a_call_is_refused_or_fails(ready, fault):
+def test_doctor_continues_when_a_call_is_denied_or_fails(ready, fault):
     ready.does("deploy")
     ready.aws.faults["GetDistributionConfig"] = [fault] * 8
     found = findings(ready)
     assert not found["Stack"][0] and "GetDistributionConfig failed" in found["Stack"][1]
-    assert found["Behaviors"] == (False, "not examined, as it needs: Stack")
+    assert found["Behaviors"] == (False, "not examined, because it needs: Stack")
 
 
 def write_log(cloud, region, message, seconds_ago):
@@ -170,7 +170,7 @@ def write_log(cloud, region, message, seconds_ago):
     cloud.write_log(region, group, message, seconds_ago)
 
 
-def test_logs_are_followed_where_viewers_were(cloud, monkeypatch):
+def test_logs_are_followed_in_regions_with_viewers(cloud, monkeypatch):
     monkeypatch.setattr("logs.regions_of_account", lambda: ["us-east-1", "eu-central-1", "sa-east-1"])
     cloud.does("deploy")
     write_log(cloud, "eu-central-1", "first in Frankfurt", 9)
@@ -194,7 +194,7 @@ def test_logs_are_followed_where_viewers_were(cloud, monkeypatch):
     assert said == ["first in Frankfurt", "second in Sao Paulo", "third, later"]
 
 
-def test_logs_say_when_there_are_none_yet(cloud, monkeypatch):
+def test_missing_logs_are_reported(cloud, monkeypatch):
     monkeypatch.setattr("logs.regions_of_account", lambda: ["us-east-1"])
     cloud.does("deploy")
 
@@ -211,21 +211,21 @@ def retention(cloud, region):
     return group.get("retentionInDays")
 
 
-def test_logs_are_kept_for_so_many_days_in_every_region(cloud, monkeypatch):
+def test_retention_is_set_in_every_region(cloud, monkeypatch):
     monkeypatch.setattr("logs.regions_of_account", lambda: ["us-east-1", "eu-central-1", "sa-east-1"])
     assert "No Region has the log group /aws/lambda/us-east-1.redirect-production yet." in cloud.does("retention", "30")
     for region in ("eu-central-1", "sa-east-1"):
         write_log(cloud, region, "a decision", 5)
     out = cloud.does("retention", "30")
     assert "  eu-central-1     30 days" in out and "  sa-east-1        30 days" in out
-    assert "run this again" in out[-1]
+    assert "run this command again" in out[-1]
     cloud.does("retention", "production", "7")
     assert (retention(cloud, "eu-central-1"), retention(cloud, "sa-east-1")) == (7, 7)
     with pytest.raises(SystemExit):
         cloud("retention", "production", "2")
 
 
-def test_a_region_that_refuses_does_not_keep_the_others_from_their_retention(cloud, monkeypatch):
+def test_retention_is_set_in_the_other_regions_if_one_is_denied(cloud, monkeypatch):
     monkeypatch.setattr("logs.regions_of_account", lambda: ["eu-central-1", "sa-east-1"])
     for region in ("eu-central-1", "sa-east-1"):
         write_log(cloud, region, "a decision", 5)

@@ -1,4 +1,4 @@
-"""Every command, throttled, refused and interrupted at each of its calls."""
+"""Every command, throttled, denied and interrupted at each of its calls."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ FLAG = {"key": "rebrand", "version": 7, "on": True, "variations": [True, False],
 
 @pytest.fixture
 def ready(cloud, launchdarkly, monkeypatch, moments):
-    """Two packages were live, viewers came in two Regions, and a page has changed."""
+    """Two packages were live, two Regions have served viewers, and a page has changed."""
     launchdarkly.answers["/sdk/flags/rebrand"] = (200, json.dumps(FLAG))
     monkeypatch.setenv("LAUNCHDARKLY_BASE_URI", launchdarkly.address)
     monkeypatch.setattr("logs.regions_of_account", lambda: REGIONS)
@@ -48,7 +48,7 @@ def with_a_store(cloud):
     cloud.flag_sync_package(b"second")
 
 
-# ---- What a command has done -----------------------------------------------------------------------------------------
+# ---- The results of a command ----------------------------------------------------------------------------------------
 
 
 def runs(name):
@@ -78,7 +78,7 @@ def syncs_by_the_second_program(cloud):
 
 
 STACK = "redirect-production"
-# Arguments, what must be there before, and what holds afterwards.
+# Arguments, preparation, and the check of the result.
 COMMANDS = [
     (("deploy",), lambda cloud: pack(cloud, "third"), runs("third")),
     (("deploy", "--attach"), with_a_distribution, runs("second")),
@@ -105,16 +105,16 @@ def command(ready, arguments, prepare):
     return [ready.packages["first"].hexdigest() if word == "FIRST" else word for word in arguments]
 
 
-# ---- AWS is called too often -----------------------------------------------------------------------------------------
+# ---- AWS throttles ---------------------------------------------------------------------------------------------------
 
-# As each service says it; the answer to a HEAD has only a status.
+# Each service's error code; the answer to a HEAD has only a status.
 TOO_OFTEN = dict.fromkeys(("HeadBucket", "HeadObject", "PutObject"), (503, "SlowDown"))
 TOO_OFTEN["GetAccountSettings"] = (429, "TooManyRequestsException")
 
 
 @each_command
-def test_a_throttled_command_does_its_work(ready, command, holds):
-    """The first two answers to each call are refusals."""
+def test_a_throttled_command_succeeds(ready, command, holds):
+    """The first two calls of each operation are throttled."""
     refused: dict[str, int] = {}
 
     def throttle(operation):
@@ -138,7 +138,7 @@ def test_an_account_that_stays_throttled_ends_a_command(ready, command):
     assert "failed: refused (Throttling)" in text and "Run the same command again" in text
 
 
-def test_one_region_that_stays_throttled_does_not_keep_the_others_from_their_retention(ready):
+def test_retention_is_set_in_the_other_regions_if_one_stays_throttled(ready):
     called: list[str] = []
 
     def throttle(operation):
@@ -146,7 +146,7 @@ def test_one_region_that_stays_throttled_does_not_keep_the_others_from_their_ret
         return (400, "ThrottlingException") if called.count("PutRetentionPolicy") in range(1, 9) else None
 
     ready.refusal = throttle
-    assert "was not set in eu-central-1. Run this again." in ready.fails("retention", "30")
+    assert "was not set in eu-central-1. Run the command again." in ready.fails("retention", "30")
     ready.refusal = lambda _: None
     ready.does("retention", "30")
     assert keeps_logs(ready)
@@ -156,8 +156,8 @@ def test_one_region_that_stays_throttled_does_not_keep_the_others_from_their_ret
 
 
 @each_command
-def test_a_refused_command_says_what_it_may_not_and_resumes(ready, command, holds):
-    """Each call is refused in a run of its own, in the order of a run that is not refused; then none is."""
+def test_a_denied_command_reports_the_permission_and_resumes(ready, command, holds):
+    """Denies one call per run, in the order of an allowed run; then allows all."""
     granted: set[str] = set()
     refused = ""
 
@@ -175,7 +175,7 @@ def test_a_refused_command_says_what_it_may_not_and_resumes(ready, command, hold
         granted.add(refused)
         text = "\n".join(out) + err
         if refused == "DescribeLogGroups":
-            continue  # a Region that is denied hides no other
+            continue  # a denied Region does not hide the others
         assert status == 1, text
         if refused == "HeadBucket":
             assert "may not use it" in text
@@ -191,7 +191,7 @@ def test_a_refused_command_says_what_it_may_not_and_resumes(ready, command, hold
 
 @each_command
 def test_an_interrupted_command_resumes(ready, command, holds):
-    """At each call of the main thread, which is the one that Ctrl-C reaches, in a run of its own."""
+    """Interrupted once per run, at each call of the main thread, which receives Ctrl-C."""
     reached: set[str] = set()
     is_interrupted = False
 
@@ -209,6 +209,6 @@ def test_an_interrupted_command_resumes(ready, command, holds):
         if not is_interrupted:
             break
         assert status == 130
-        assert re.search(rf"Interrupted.*just {command[0]} production .*resumes", err)
+        assert re.search(rf"Interrupted.*To resume: just {command[0]} production", err)
     assert (status, holds(ready)) == (0, True), err
     assert reached

@@ -1,4 +1,4 @@
-"""The figures of docs/ are those of the runs whose JSON is beside them."""
+"""The figures in docs/ match the runs in docs/figures."""
 
 import pytest
 
@@ -11,12 +11,12 @@ def runs():
     return figures.Runs()
 
 
-def test_every_run_names_its_machine_date_and_commit(runs):
+def test_every_run_has_its_machine_date_and_commit(runs):
     for run in runs.all.values():
         assert all(run["machine"][field] for field in ("date", "commit", "cpu", "cpus", "kernel"))
 
 
-def test_pages_and_pictures_show_what_the_runs_measured(runs):
+def test_pages_and_pictures_show_the_results_of_the_runs(runs):
     for name, text in figures.pages(runs).items():
         assert (ROOT / name).read_text() == text, f"{name} differs from docs/figures. Run: just figures"
 

@@ -1,4 +1,4 @@
-"""What `just invoke` says about the flag, and which events it knows. The function itself is tested in tests/it."""
+"""What `just invoke` reports about the flag, and how it finds events. tests/it tests the function itself."""
 
 import re
 from xml.etree import ElementTree
@@ -31,7 +31,7 @@ def test_a_store_as_the_source_is_compiled_in(monkeypatch, tmp_path):
         ([{"message": "pass-through"}], "No event needed the flag.", True),
     ],
 )
-def test_a_run_says_whether_the_flag_was_evaluated(lines, text, is_evaluated):
+def test_a_run_reports_whether_the_flag_was_evaluated(lines, text, is_evaluated):
     assert invoke.evaluated(lines) == (text, is_evaluated)
 
 
@@ -41,8 +41,8 @@ def test_an_event_is_found_by_each_of_its_names(name, monkeypatch):
     assert invoke.found(name).resolve() == invoke.ROOT / "events" / "ipv4.json"
 
 
-@pytest.mark.parametrize(("name", "why"), [("README.md", "not JSON"), ("ipv5", "there are: ab-test, ")])
-def test_what_is_not_an_event_says_so_at_once(name, why, monkeypatch, capsys):
+@pytest.mark.parametrize(("name", "why"), [("README.md", "not JSON"), ("ipv5", "Available: ab-test, ")])
+def test_a_file_that_is_not_an_event_is_reported(name, why, monkeypatch, capsys):
     monkeypatch.chdir(invoke.ROOT)
     with pytest.raises(Failure, match=why):
         invoke.found(name)
@@ -50,12 +50,12 @@ def test_what_is_not_an_event_says_so_at_once(name, why, monkeypatch, capsys):
     assert why in capsys.readouterr().err
 
 
-def test_the_picture_of_the_readme_shows_every_event_and_nothing_of_the_machine():
+def test_the_readmes_picture_shows_every_event_and_no_local_paths():
     svg = picture.PICTURE.read_text()
     text = "\n".join(ElementTree.fromstring(svg).itertext()).replace("\xa0", " ")
     for event in (invoke.ROOT / "events").glob("*.json"):
         assert re.search(rf"^{event.stem} ", text, re.MULTILINE), f"{event.stem}: run just picture"
     count = len(list((invoke.ROOT / "events").glob("*.json")))
     assert f"{count} of {count} events had their expected outcome." in text
-    assert "@font-face" not in svg, "a picture fetches nothing"
+    assert "@font-face" not in svg, "a picture must not load fonts"
     assert not re.search(r"/(home|root|tmp|Users)/", svg)

@@ -1,4 +1,4 @@
-"""package.py: what goes into the package, that the same inputs give the same bytes, and what it refuses."""
+"""package.py: the content of the package, reproducibility, and invalid inputs."""
 
 import base64
 import hashlib
@@ -41,7 +41,7 @@ ITEMS = {
 
 
 def elf(machine=62, bits=2, symbols=False, glibc=("2.17", "2.34"), key=CANARY):
-    """A program as far as its headers go: sections with the names of symbol versions, and the key among its data."""
+    """A program that has only headers: sections with the names of symbol versions, and the key in its data."""
     versions = b"\0libc.so.6\0" + b"".join(f"GLIBC_{version}\0".encode() for version in glibc)
     contents = [(".dynstr", versions), (".rodata", b"key " + key.encode())]
     if symbols:
@@ -66,7 +66,7 @@ def tree(tmp_path):
 
 
 def make_tree(folder):
-    """What package.py reads, so that the project's own target folder plays no part."""
+    """The files that package.py reads, so that it does not use the project's own target folder."""
     (folder / "src/carrier").mkdir(parents=True)
     (folder / "src/carrier/carrier.py").write_text("# the carrier\n")
     shutil.copy(ROOT / "redirect.toml", folder)
@@ -78,7 +78,7 @@ def make_tree(folder):
 
 @pytest.fixture
 def pack(monkeypatch, capsys):
-    """The exit status, and all that was printed; which never holds the key. What it builds is there already."""
+    """Returns the exit status and the output, which must not contain the key. The build already exists."""
 
     recipes = []
 
@@ -101,10 +101,10 @@ def package(tree):
     return tree / "target/edge/redirect.zip"
 
 
-# ---- What is in it ---------------------------------------------------------------------------------------------------
+# ---- Content ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_package_holds_its_members_and_nothing_else(tree, pack):
+def test_the_package_has_only_its_members(tree, pack):
     status, said = pack(tree, "--no-flags")
     assert status == 0, said
     with zipfile.ZipFile(package(tree)) as archive:
@@ -117,28 +117,28 @@ def test_the_package_holds_its_members_and_nothing_else(tree, pack):
     assert times == {(1980, 1, 1, 0, 0, 0)}
 
 
-def test_unzipped_it_can_be_run_and_no_one_else_can_write_it(tree, tmp_path, pack):
+def test_the_unzipped_binary_is_executable_and_only_writable_by_its_owner(tree, tmp_path, pack):
     pack(tree, "--no-flags")
     out = tmp_path / "out"
     subprocess.run(["unzip", "-q", package(tree), "-d", out], check=True) if shutil.which("unzip") else unzip(tree, out)
     assert os.access(out / "redirect", os.X_OK)
     for file in out.iterdir():
-        assert not file.stat().st_mode & 0o022, f"{file.name} can be written by others"
+        assert not file.stat().st_mode & 0o022, f"{file.name} is writable by others"
 
 
 def unzip(tree, out):
-    """As `unzip` does, modes included."""
+    """Like `unzip`, including modes."""
     with zipfile.ZipFile(package(tree)) as archive:
         for entry in archive.infolist():
             Path(archive.extract(entry, out)).chmod(entry.external_attr >> 16 & 0o777)
 
 
-def test_the_package_itself_is_for_its_owner_alone(tree, pack):
+def test_the_package_is_only_readable_by_its_owner(tree, pack):
     pack(tree, "--no-flags")
     assert package(tree).stat().st_mode & 0o777 == 0o600
 
 
-def test_the_report_tells_size_digest_and_members(tree, pack):
+def test_the_report_shows_size_digest_and_members(tree, pack):
     _, said = pack(tree, "--no-flags")
     data = package(tree).read_bytes()
     digest = hashlib.sha256(data)
@@ -153,7 +153,7 @@ def test_the_report_tells_size_digest_and_members(tree, pack):
 # ---- The same inputs, the same bytes ---------------------------------------------------------------------------------
 
 
-def test_two_folders_give_the_same_package(tmp_path, pack):
+def test_two_folders_produce_the_same_package(tmp_path, pack):
     flags = tmp_path / "flags.json"
     flags.write_text('{"fetched_at":"2026-01-31T12:00:00Z","flags":{"rebrand":{"key":"rebrand"}},"segments":{}}')
     first, second = make_tree(tmp_path / "one"), make_tree(tmp_path / "elsewhere" / "two")
@@ -167,7 +167,7 @@ def test_two_folders_give_the_same_package(tmp_path, pack):
     assert package(first).read_bytes() == package(second).read_bytes()
 
 
-def test_another_binary_gives_another_package(tree, pack):
+def test_another_binary_produces_another_package(tree, pack):
     pack(tree, "--no-flags")
     before = package(tree).read_bytes()
     (tree / "target/lambda/redirect/bootstrap").write_bytes(elf() + b"more")
@@ -184,14 +184,14 @@ def launchdarkly(launchdarkly):
     return launchdarkly
 
 
-def test_the_flag_and_all_that_it_names_are_bundled_verbatim(tree, launchdarkly, pack):
+def test_the_flag_and_its_references_are_bundled_verbatim(tree, launchdarkly, pack):
     status, said = pack(tree, LAUNCHDARKLY_BASE_URI=launchdarkly.address + "/")
     assert status == 0, said
-    assert "segment lost: not there" in said
+    assert "segment lost does not exist" in said
     with zipfile.ZipFile(package(tree)) as archive:
         text = archive.read("flags.json").decode()
     for item in ITEMS.values():
-        assert item in text, "items stay as LaunchDarkly wrote them, numbers included"
+        assert item in text, "items stay as LaunchDarkly wrote them, including numbers"
     data = json.loads(text)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", data["fetched_at"])
     assert (list(data["flags"]), list(data["segments"])) == (["rebrand", "paid"], ["team", "inner"])
@@ -201,7 +201,7 @@ def test_the_flag_and_all_that_it_names_are_bundled_verbatim(tree, launchdarkly,
     assert {key for _, key in launchdarkly.asked} == {CANARY}
 
 
-def test_the_flag_key_is_the_one_of_the_settings(tree, launchdarkly, pack):
+def test_the_flag_key_is_read_from_the_settings(tree, launchdarkly, pack):
     launchdarkly.answers["/sdk/flags/other%20one"] = (200, '{"key":"other one"}')
     settings = tree / "redirect.toml"
     settings.write_text(settings.read_text().replace('flag_key = "rebrand"', 'flag_key = "other one"'))
@@ -210,7 +210,7 @@ def test_the_flag_key_is_the_one_of_the_settings(tree, launchdarkly, pack):
     assert "flags other one" in said
 
 
-def test_flag_data_given_by_hand_is_taken_verbatim(tree, tmp_path, pack):
+def test_flag_data_from_a_file_is_bundled_verbatim(tree, tmp_path, pack):
     flags = tmp_path / "mine.json"
     text = '{ "fetched_at": "2026-01-31T12:00:00Z",\n "flags": {"rebrand": {}}, "segments": {} }'
     flags.write_text(text)
@@ -226,14 +226,14 @@ def test_flag_data_given_by_hand_is_taken_verbatim(tree, tmp_path, pack):
         ((401, ""), "rejected the SDK key (401"),
         ((403, ""), "rejected the SDK key (403"),
         ((404, ""), "has no flag rebrand"),
-        ((302, ""), "answers 302 for the flag rebrand"),
+        ((302, ""), "answered 302 for the flag rebrand"),
         ((200, "<html>"), "is not flag data"),
         ((200, "[]"), "is not flag data"),
         ((200, '{"key":"rebrand","prerequisites":[1]}'), "malformed"),
         ((200, '{"key":"rebrand","rules":{"a":1}}'), "malformed"),
     ],
 )
-def test_flag_data_that_cannot_be_had_stops_the_package(tree, launchdarkly, answer, reported, pack):
+def test_there_is_no_package_if_flag_data_cannot_be_fetched(tree, launchdarkly, answer, reported, pack):
     launchdarkly.answers["/sdk/flags/rebrand"] = answer
     status, said = pack(tree, LAUNCHDARKLY_BASE_URI=launchdarkly.address)
     assert status == 1
@@ -246,7 +246,7 @@ def test_flag_data_that_cannot_be_had_stops_the_package(tree, launchdarkly, answ
 def test_without_launchdarkly_the_package_has_the_last_flag_data_or_none(tree, launchdarkly, pack):
     status, said = pack(tree, LAUNCHDARKLY_BASE_URI="http://127.0.0.1:9")
     assert status == 0
-    assert "cannot be reached at http://127.0.0.1:9" in said and "Bundled instead: none, as by --no-flags." in said
+    assert "cannot be reached at http://127.0.0.1:9" in said and "The package gets no flag data." in said
     with zipfile.ZipFile(package(tree)) as archive:
         assert "flags.json" not in archive.namelist()
 
@@ -255,11 +255,11 @@ def test_without_launchdarkly_the_package_has_the_last_flag_data_or_none(tree, l
     launchdarkly.answers["/sdk/segments/team"] = (500, "")
     status, said = pack(tree, LAUNCHDARKLY_BASE_URI=launchdarkly.address)
     assert status == 0
-    assert "answers 500 for the segment team" in said and "from the last package" in said
+    assert "answered 500 for the segment team" in said and "the last package's data" in said
     assert package(tree).read_bytes() == before
 
 
-def test_a_number_that_is_written_otherwise_is_a_change():
+def test_a_number_in_another_notation_is_a_change():
     first, second = (f'{{"fetched_at":"x","flags":{{"a":{number}}}}}'.encode() for number in ("0.5", "0.50"))
     assert last_flags.undated(first) == last_flags.undated(first.replace(b"x", b"y"))
     assert last_flags.undated(first) != last_flags.undated(second)
@@ -269,15 +269,15 @@ def test_a_number_that_is_written_otherwise_is_a_change():
     ("text", "reported"),
     [
         (None, "cannot be read"),
-        ("{", "is not of the form"),
-        ("[]", "is not of the form"),
-        ('{"flags":{"rebrand":{}},"segments":{}}', "is not of the form"),
-        ('{"fetched_at":"yesterday","flags":{"rebrand":{}},"segments":{}}', "is not of the form"),
-        ('{"fetched_at":"2026-01-31T12:00:00Z","flags":{"rebrand":{}}}', "is not of the form"),
-        ('{"fetched_at":"2026-01-31T12:00:00Z","flags":{},"segments":{}}', "does not hold the flag rebrand"),
+        ("{", "does not have the form"),
+        ("[]", "does not have the form"),
+        ('{"flags":{"rebrand":{}},"segments":{}}', "does not have the form"),
+        ('{"fetched_at":"yesterday","flags":{"rebrand":{}},"segments":{}}', "does not have the form"),
+        ('{"fetched_at":"2026-01-31T12:00:00Z","flags":{"rebrand":{}}}', "does not have the form"),
+        ('{"fetched_at":"2026-01-31T12:00:00Z","flags":{},"segments":{}}', "does not have the flag rebrand"),
     ],
 )
-def test_flag_data_by_hand_is_checked(tree, tmp_path, text, reported, pack):
+def test_flag_data_from_a_file_is_checked(tree, tmp_path, text, reported, pack):
     flags = tmp_path / "mine.json"
     if text is not None:
         flags.write_text(text)
@@ -285,41 +285,41 @@ def test_flag_data_by_hand_is_checked(tree, tmp_path, text, reported, pack):
     assert (status, reported in said) == (1, True), said
 
 
-# ---- What is refused -------------------------------------------------------------------------------------------------
+# ---- Invalid inputs --------------------------------------------------------------------------------------------------
 
 
 def test_the_preview_token_must_be_in_the_binary(tree, pack):
     status, said = pack(tree, "--no-flags", REDIRECT_PREVIEW_TOKEN=TOKEN)
-    assert status == 1 and "was built without the preview token that REDIRECT_PREVIEW_TOKEN holds now" in said
+    assert status == 1 and "was built without the preview token in REDIRECT_PREVIEW_TOKEN" in said
     (tree / "target/lambda/redirect/bootstrap").write_bytes(elf(key=f"{CANARY} {TOKEN}"))
     assert pack(tree, "--no-flags", REDIRECT_PREVIEW_TOKEN=TOKEN)[0] == 0
     status, said = pack(tree, "--no-flags", REDIRECT_PREVIEW_TOKEN="short")
-    assert status == 1 and "REDIRECT_PREVIEW_TOKEN is not a preview token" in said
+    assert status == 1 and "REDIRECT_PREVIEW_TOKEN is not a valid preview token" in said
 
 
 @pytest.mark.parametrize(
     ("binary", "reported"),
     [
         (elf(key="no key"), "was built without the SDK key"),
-        (b"#!/bin/sh\n" + CANARY.encode(), "is not a whole ELF program"),
-        (b"", "is not a whole ELF program"),
+        (b"#!/bin/sh\n" + CANARY.encode(), "is not a complete ELF program"),
+        (b"", "is not a complete ELF program"),
         (elf(machine=183), "is not for x86-64"),
         (elf(bits=1), "is not for x86-64"),
         (elf(symbols=True), "is not stripped"),
         (elf(glibc=("2.2.5", "2.35")), "needs glibc 2.35, but Lambda has 2.34"),
-        (elf()[:100], "is not a whole ELF program"),
+        (elf()[:100], "is not a complete ELF program"),
     ],
     ids=["offline", "script", "empty", "arm64", "32 bit", "not stripped", "newer glibc", "damaged"],
 )
-def test_a_binary_that_would_not_run_is_refused(tree, binary, reported, pack):
+def test_a_binary_that_cannot_run_is_rejected(tree, binary, reported, pack):
     (tree / "target/lambda/redirect/bootstrap").write_bytes(binary)
     status, said = pack(tree, "--no-flags")
     assert (status, reported in said) == (1, True), said
     assert not package(tree).exists()
 
 
-def test_a_real_program_is_read_as_it_is():
-    """One that a real linker made, with what a real one has beside: this Python, which may be newer than Lambda's."""
+def test_a_real_program_is_parsed():
+    """A program from a real linker, with all its sections: this Python, which may need a newer glibc than Lambda's."""
     problems = list(module.elf_problems(Path(sys.executable).resolve().read_bytes()))
     assert [problem for problem in problems if "glibc" not in problem and "stripped" not in problem] == []
 
@@ -330,15 +330,15 @@ def test_a_real_program_is_read_as_it_is():
         ("", "LAUNCHDARKLY_SDK_KEY is not set"),
         ("mob-c0ffee00-0000-4000-8000-00000000cafe", "a mobile key"),
         ("api-c0ffee00-0000-4000-8000-00000000cafe", "an API access token"),
-        (CANARY + "\nX-Header: 1", "characters that no key has"),
+        (CANARY + "\nX-Header: 1", "has invalid characters"),
     ],
 )
-def test_an_invalid_key_is_refused(tree, key, reported, pack):
+def test_an_invalid_key_is_rejected(tree, key, reported, pack):
     status, said = pack(tree, "--no-flags", key=key)
     assert (status, reported in said) == (1, True), said
 
 
-def test_a_package_that_is_too_large_is_refused(tree, pack):
+def test_a_package_that_is_too_large_is_rejected(tree, pack):
     (tree / "target/lambda/redirect/bootstrap").write_bytes(elf() + os.urandom(2_500_000))
     status, said = pack(tree, "--no-flags")
     assert status == 1
@@ -352,7 +352,7 @@ def test_a_binary_that_is_not_built_yet_is_reported(tree, pack):
     assert (status, "just build" in said) == (1, True)
 
 
-def test_a_refusal_leaves_no_half_package(tree, pack):
+def test_a_failed_run_leaves_no_partial_package(tree, pack):
     pack(tree, "--no-flags")
     before = package(tree).read_bytes()
     (tree / "target/lambda/redirect/bootstrap").write_bytes(b"broken")

@@ -1,7 +1,7 @@
-"""docs/deployer-policy.json and docs/store-deployer-policy.json: enough, and no more than that.
+"""docs/deployer-policy.json and docs/store-deployer-policy.json grant enough, and no more.
 
-The fixture `cloud` holds every call of every test against them. What AWS's own resource handlers call beside that is
-not seen here.
+The fixture `cloud` checks every call of every test against them. The further calls of AWS's own resource handlers are
+not visible here.
 """
 
 import pytest
@@ -16,7 +16,7 @@ def each_policy(test):
     return pytest.mark.parametrize("policy", POLICIES)(test)
 
 
-def test_what_the_commands_call_is_recorded(cloud):
+def test_the_calls_of_the_commands_are_recorded(cloud):
     cloud.does("deploy", "--set", "AccessLogs=yes")
     cloud.does("store-deploy")
     cloud.does("destroy", "--yes", "production")
@@ -35,14 +35,14 @@ def test_what_the_commands_call_is_recorded(cloud):
 
 
 @each_policy
-def test_a_policy_fits_into_iam(policy):
-    """6,144 characters, white space not counted."""
+def test_a_policy_fits_iams_size_limit(policy):
+    """6,144 characters without white space."""
     text = "".join(str(statements(policy)).split())
     assert len(text) < 6_100
 
 
 @each_policy
-def test_only_what_has_no_resource_is_granted_everywhere(policy):
+def test_only_actions_without_a_resource_are_granted_on_all_resources(policy):
     for statement in statements(policy):
         assert statement["Effect"] == "Allow"
         actions = statement["Action"]
@@ -73,11 +73,11 @@ ROLE = "arn:aws:iam::123456789012:role/"
         (STORE, Needed("cloudfront:UpdateDistribution", "arn:aws:cloudfront::123456789012:distribution/E1")),
     ],
 )  # fmt: skip
-def test_what_is_not_granted(policy, call):
+def test_calls_about_other_resources_are_not_granted(policy, call):
     assert not grants(policy, call)
 
 
-def test_what_only_aws_can_try_is_granted():
+def test_permissions_that_only_aws_can_check_are_granted():
     version = "arn:aws:lambda:us-east-1:123456789012:function:redirect-production:7"
     for action in ("lambda:GetFunction", "lambda:EnableReplication", "lambda:DisableReplication"):
         assert grants(EDGE, Needed(action, version))

@@ -1,4 +1,4 @@
-"""just preview-link: a link that the function accepts, and a token that is no other's."""
+"""just preview-link: a link that the function accepts, and a unique token."""
 
 import re
 
@@ -49,9 +49,9 @@ def test_without_a_token_each_call_makes_one(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("wrong", [TOKEN[1:], "a" * 129, "0123456789 abcdef", "0123456789abcdé0"])
-def test_what_the_function_refuses_is_refused_and_not_shown(monkeypatch, capsys, wrong):
+def test_an_invalid_token_is_rejected_and_not_shown(monkeypatch, capsys, wrong):
     monkeypatch.setenv(preview_link.TOKEN_VARIABLE, wrong)
     assert preview_link.main([]) == 1
     printed = capsys.readouterr()
-    assert "REDIRECT_PREVIEW_TOKEN is not a preview token" in printed.err
+    assert "REDIRECT_PREVIEW_TOKEN is not a valid preview token" in printed.err
     assert wrong not in printed.out + printed.err

@@ -1,6 +1,6 @@
-"""Profiles of `aws login` and `aws sso login`, with the token files that those leave and a stand-in for AWS's sign-in.
+"""Profiles of `aws login` and `aws sso login`, with their token files and a stand-in for AWS's sign-in.
 
-Nobody can sign in here: what the browser does is left out.
+The sign-in in the browser is not tested.
 """
 
 import datetime
@@ -60,11 +60,11 @@ def signin(monkeypatch):
 
 @pytest.fixture
 def profile(cloud, monkeypatch, tmp_path):
-    """A shell that has signed in with a profile and holds no access key."""
+    """A shell that has signed in with a profile and has no access key."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
-    # botocore looks for these when it is imported.
+    # botocore reads these when it is imported.
     for provider in (botocore.tokens.SSOTokenProvider, botocore.credentials.SSOProvider):
         monkeypatch.setattr(provider, "_SSO_TOKEN_CACHE_DIR", str(tmp_path / ".aws/sso/cache"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
@@ -105,7 +105,7 @@ def test_a_profile_of_aws_sso_login_is_accepted(cloud, profile, signin):
     assert headers["x-amz-sso_bearer_token"] == "bearer"
 
 
-def test_an_sso_session_that_has_expired_says_how_to_go_on(cloud, profile, signin):
+def test_an_expired_sso_session_is_reported_with_the_next_step(cloud, profile, signin):
     sso(profile, -1)
     assert credentials(cloud).startswith("WRONG  Credentials")
     assert "Sign in with aws login, aws sso login" in credentials(cloud)
@@ -139,7 +139,7 @@ def test_a_profile_of_aws_login_is_accepted(cloud, profile, signin):
     assert signin == []
 
 
-def test_a_profile_of_aws_login_is_refreshed_after_its_quarter_of_an_hour(cloud, profile, signin):
+def test_a_profile_of_aws_login_is_refreshed_after_15_minutes(cloud, profile, signin):
     file = login(profile, -1)
     assert credentials(cloud).startswith("ok     Credentials  account 123456789012")
     (asked,) = signin
@@ -148,7 +148,7 @@ def test_a_profile_of_aws_login_is_refreshed_after_its_quarter_of_an_hour(cloud,
     assert json.loads(file.read_text())["refreshToken"] == "next"
 
 
-def test_a_login_that_is_not_there_says_how_to_go_on(cloud, profile, signin):
+def test_a_missing_login_is_reported_with_the_next_step(cloud, profile, signin):
     login(profile, 1).unlink()
     assert credentials(cloud).startswith("WRONG  Credentials")
     assert "Sign in with aws login" in credentials(cloud)

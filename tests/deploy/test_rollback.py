@@ -1,4 +1,4 @@
-"""rollback from end to end: boto3 against moto and the stand-in, with faults on the way."""
+"""rollback end to end: boto3 against moto and the stand-in, with injected faults."""
 
 import datetime
 import hashlib
@@ -21,7 +21,7 @@ OTHER_KEY = "sdk-c0ffee00-0000-4000-8000-00000000beef"
 
 @pytest.fixture
 def deployed(cloud, moments):
-    """Three packages, one after the other; `hashes` has theirs."""
+    """Three packages, one after the other, whose hashes are in `hashes`."""
     cloud.hashes = [deploy(cloud, content) for content in (b"first", b"second", b"third")]
     return cloud
 
@@ -33,14 +33,14 @@ def deploy(cloud, content, *options):
 
 
 def live(cloud):
-    """The content of the version that viewers run."""
+    """The package of the version that viewers run."""
     (arn,) = attached(cloud.config())
     found = cloud.lambda_.get_function(FunctionName=arn)["Configuration"]["CodeSha256"]
     return next(one for one in cloud.hashes if bucket.checksum(bytes.fromhex(one)) == found)
 
 
-def test_the_package_before_is_live_again_in_one_command(deployed, monkeypatch):
-    """On another machine, without key, build and template, while LaunchDarkly is out of reach."""
+def test_one_command_makes_the_previous_package_live_again(deployed, monkeypatch):
+    """On another machine, without key, build and template, while LaunchDarkly is unreachable."""
     monkeypatch.delenv("LAUNCHDARKLY_SDK_KEY")
     monkeypatch.setenv("LAUNCHDARKLY_BASE_URI", "http://127.0.0.1:9")
     deployed.recipes.clear()
@@ -52,21 +52,21 @@ def test_the_package_before_is_live_again_in_one_command(deployed, monkeypatch):
     assert deployed.recipes == []
     assert out[-1].startswith("https://")
     deployed.does("rollback")
-    assert live(deployed) == deployed.hashes[2], "a rollback can be taken back"
+    assert live(deployed) == deployed.hashes[2], "a rollback can be undone"
 
 
-def test_a_named_package_is_live_again(deployed):
+def test_a_chosen_package_is_live_again(deployed):
     first, second, third = deployed.hashes
     deployed.does("rollback", "production", first[:8])
     assert live(deployed) == first
     out = deployed.does("rollback", "production", first)
-    assert f"{first[:12]} is live already." in out and "  nothing to change" in out
+    assert f"{first[:12]} is already live." in out and "  nothing to change" in out
     shown = [line.split()[:2] for line in deployed.does("rollback", "--list")]
     assert shown == [["Live", first[:12]], ["Earlier", third[:12]], ["Earlier", second[:12]]]
     assert live(deployed) == first
 
 
-def test_a_package_that_never_was_live_is_not_chosen(deployed):
+def test_a_package_that_was_never_live_is_not_chosen(deployed):
     deployed.package(b"bad")
     deployed.aws.resource_faults["Distribution"] = "Rate exceeded"
     deployed.fails("deploy")
@@ -79,18 +79,18 @@ def test_a_package_that_never_was_live_is_not_chosen(deployed):
 @pytest.mark.parametrize(
     ("arguments", "reported"),
     [
-        (["production", "0123"], "No package that was live has a hash that begins with 0123"),
-        (["production", "zz"], "No package that was live has a hash that begins with zz"),
+        (["production", "0123"], "No earlier package has a hash that begins with 0123"),
+        (["production", "zz"], "No earlier package has a hash that begins with zz"),
         (["staging"], "There is no stack redirect-staging"),
     ],
 )
-def test_what_cannot_be_chosen_is_reported(deployed, arguments, reported):
+def test_an_unknown_package_is_reported(deployed, arguments, reported):
     assert reported in deployed.fails("rollback", *arguments)
     assert live(deployed) == deployed.hashes[2]
 
 
-def test_a_package_for_other_paths_is_refused(deployed):
-    """The distribution's behaviors stay as they are: viewers would be sent to addresses without a page."""
+def test_a_package_for_other_paths_is_rejected(deployed):
+    """The distribution's behaviors do not change: viewers would be redirected to addresses without a page."""
     deployed.set_paths("/", "/beta")
     deployed.hashes.append(deploy(deployed, b"with other paths"))
     err = deployed.fails("rollback")
@@ -101,7 +101,7 @@ def test_a_package_for_other_paths_is_refused(deployed):
     assert live(deployed) == deployed.hashes[3]
 
 
-def test_there_may_be_nothing_to_go_back_to(cloud):
+def test_without_an_earlier_package_there_is_no_rollback(cloud):
     cloud.does("deploy", "--without-function")
     assert "has no function" in cloud.fails("rollback")
     cloud.does("deploy")
@@ -118,7 +118,7 @@ def test_another_sdk_key_needs_confirmation(deployed, monkeypatch):
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", OTHER_KEY)
     deployed.hashes.append(deploy(deployed, b"with another key", "--new-key"))
     err = deployed.fails("rollback")
-    assert "has another SDK key" in err and "--new-key" in err
+    assert "differs from the live one" in err and "--new-key" in err
     assert live(deployed) == deployed.hashes[3]
 
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
@@ -148,9 +148,9 @@ def test_an_interrupted_rollback_resumes(deployed, when):
     status, _, err = deployed("rollback")
     second = deployed.hashes[1]
     assert status == 130
-    assert f"just rollback production {second[:12]} resumes" in err
+    assert f"To resume: just rollback production {second[:12]}" in err
     if deployed.stack().state == "UPDATE_IN_PROGRESS":
-        assert "Name the package" in deployed.fails("rollback"), "it must not be taken back by accident"
+        assert "Pass the package's hash" in deployed.fails("rollback"), "it must not be undone by accident"
     deployed.does("rollback", "production", second[:12])
     assert live(deployed) == second
 
@@ -176,7 +176,7 @@ def test_a_denied_bucket_changes_nothing(deployed, operation):
     assert live(deployed) == deployed.hashes[2]
 
 
-def test_a_rollback_that_fails_leaves_everything_as_it_was(deployed):
+def test_a_failed_rollback_changes_nothing(deployed):
     deployed.aws.resource_faults["Distribution"] = "Rate exceeded"
     assert "Everything runs as before" in deployed.fails("rollback")
     assert live(deployed) == deployed.hashes[2]
@@ -191,7 +191,7 @@ def test_the_last_ten_packages_and_the_live_one_are_kept(cloud, moments):
     start, minutes = datetime.datetime(2026, 1, 31, tzinfo=datetime.UTC), itertools.count()
 
     def date(operation):
-        """S3 dates an object to the second, in which several packages would be uploaded here."""
+        """S3's dates have a resolution of a second, in which this test would upload several packages."""
         key = cloud.calls[-1][1].get("Key", "")
         if operation == "PutObject" and key.startswith("packages/"):
             uploaded = s3_backends["123456789012"]["aws"].buckets[PACKAGES].keys[key]
@@ -210,8 +210,8 @@ def test_the_last_ten_packages_and_the_live_one_are_kept(cloud, moments):
     assert live(cloud) == cloud.hashes[2]
 
 
-def test_what_an_interrupted_run_did_not_write_down_is_known(deployed):
-    """The history is written after the stack has changed; the stack itself knows what is live."""
+def test_a_package_that_an_interrupted_run_did_not_record_is_known(deployed):
+    """The history is written after the stack has changed; the stack itself shows which package is live."""
     history = json.loads(deployed.s3.get_object(Bucket=PACKAGES, Key="history.json")["Body"].read())
     deployed.s3.put_object(Bucket=PACKAGES, Key="history.json", Body=json.dumps(history[:-1]))
     deployed.does("rollback")
@@ -234,7 +234,7 @@ def test_a_bucket_policy_names_the_caller(caller, expected):
     assert bucket.principals(caller) == expected
 
 
-def test_deployers_before_stay_readers(cloud, monkeypatch):
+def test_earlier_deployers_can_still_read(cloud, monkeypatch):
     cloud.does("deploy")
     monkeypatch.setattr(bucket, "principals", lambda _: ["arn:aws:iam::123456789012:user/eve"])
     cloud.does("deploy")

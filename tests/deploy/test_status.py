@@ -1,4 +1,4 @@
-"""status from end to end, with logs in two Regions, and with parts of AWS denied, throttled or out of reach."""
+"""status end to end, with logs in two Regions, and with parts of AWS denied, throttled or unreachable."""
 
 import json
 import time
@@ -14,7 +14,7 @@ PACKAGES = "redirect-production-packages-123456789012"
 
 
 def row(lines, level="info", outcome="redirect", variation=None, oldest=None, slowest=None):
-    """As Logs Insights answers: every value is a text, and what a line lacks is left out."""
+    """A row as Logs Insights returns it: every value is text, and missing fields are left out."""
     cells = {"level": level, "outcome": outcome, "variation": variation, "lines": lines}
     cells |= {"oldest_ms": oldest, "slowest_us": slowest}
     return {name: str(value) for name, value in cells.items() if value is not None}
@@ -58,7 +58,7 @@ def test_one_screen_shows_everything(running):
         "rebrand is on (version 7)",
         "redirect-production is in the state CREATE_COMPLETE",
         f"{key[:12]}, made 20",
-        f"SDK key {fingerprint(CANARY)}, the one of this shell",
+        f"SDK key {fingerprint(CANARY)}, the same as this shell's",
         "Deployed; all agree with the stack (redirect-production:1)",
         "/site/beta/*.htm*    redirect-production:1",
         "/site/beta/*.*       no function",
@@ -89,7 +89,7 @@ def test_the_same_as_json(running):
     }
 
 
-def test_each_region_that_has_logs_is_asked_once(running):
+def test_each_region_with_logs_is_queried_once(running):
     running.does("status")
     asked = {region: request for region, request, _ in running.aws.queries.values()}
     assert sorted(asked) == ["eu-central-1", "sa-east-1"] and len(running.aws.queries) == 2
@@ -100,11 +100,11 @@ def test_each_region_that_has_logs_is_asked_once(running):
 
 
 def test_the_documented_query_is_the_one_that_runs():
-    """tests/it/logs.rs holds the fields of the documented queries against the function's own lines."""
+    """tests/it/logs.rs checks the fields of the documented queries against the function's own lines."""
     assert f"```\n{status.QUERY}\n```" in (ROOT / "docs/logs.md").read_text()
 
 
-def test_behaviors_that_do_not_agree_are_seen(running):
+def test_behaviors_that_differ_from_the_stack_are_reported(running):
     running.package(b"second")
     running.does("deploy")
     config = running.config()
@@ -117,22 +117,22 @@ def test_behaviors_that_do_not_agree_are_seen(running):
     assert "NOT what the stack has (redirect-production:2)" in "\n".join(running.does("status"))
 
 
-def test_without_a_key_the_flag_is_not_asked(running, monkeypatch):
+def test_without_a_key_the_flag_is_not_read(running, monkeypatch):
     monkeypatch.delenv("LAUNCHDARKLY_SDK_KEY")
     running.launchdarkly.asked.clear()
     text = "\n".join(running.does("status"))
-    assert "not asked: LAUNCHDARKLY_SDK_KEY is not set" in text
+    assert "not read: LAUNCHDARKLY_SDK_KEY is not set" in text
     assert f"SDK key {fingerprint(CANARY)}" in text
     assert running.launchdarkly.asked == []
 
 
-def test_a_shell_with_another_key_is_seen(running, monkeypatch):
+def test_another_key_in_the_shell_is_reported(running, monkeypatch):
     other = "sdk-c0ffee00-0000-4000-8000-00000000beef"
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", other)
-    assert f"this shell has another one: {fingerprint(other)}" in "\n".join(running.does("status"))
+    assert f"this shell has another key: {fingerprint(other)}" in "\n".join(running.does("status"))
 
 
-def test_the_age_of_the_flag_store(running):
+def test_the_age_of_the_flag_store_is_shown(running):
     running.does("store-deploy")
     assert report(running)[1]["store"] == {"state": "CREATE_COMPLETE", "age_seconds": None}
     prefix = running.stack("redirect-production-flags").parameters["Prefix"]
@@ -155,14 +155,14 @@ def test_an_environment_without_viewers_or_function(cloud, monkeypatch):
     assert "0 visits, - of them to beta" in "\n".join(cloud.does("status"))
 
 
-# ---- What cannot be read hides nothing else --------------------------------------------------------------------------
+# ---- Partial failures ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("operation", "section"),
     [("GetDistribution", "distribution"), ("DescribeLogGroups", None), ("DescribeStacks", "stack")],
 )
-def test_what_is_denied_hides_nothing_else(running, operation, section):
+def test_a_denied_section_does_not_hide_the_others(running, operation, section):
     running.aws.faults[operation] = [403]
     ended, found, _ = report(running)
     failed = {name: part["failed"] for name, part in found.items() if "failed" in part}
@@ -173,7 +173,7 @@ def test_what_is_denied_hides_nothing_else(running, operation, section):
     assert found["flag"]["version"] == 7
 
 
-def test_a_region_that_is_denied_hides_no_other(running):
+def test_a_denied_region_does_not_hide_the_others(running):
     running.aws.faults["StartQuery"] = [403]
     ended, found, _ = report(running)
     assert ended == 1
@@ -185,12 +185,12 @@ def test_a_region_that_is_denied_hides_no_other(running):
 
 
 @pytest.mark.parametrize("operation", ["StartQuery", "GetQueryResults"])
-def test_a_throttled_query_is_asked_again(running, operation):
+def test_a_throttled_query_is_retried(running, operation):
     running.aws.faults[operation] = [400, 400]
     assert report(running)[1]["viewers"]["visits"] == 100
 
 
-@pytest.mark.parametrize(("state", "reported"), [("Failed", "ended as Failed"), ("Running", "still running")])
+@pytest.mark.parametrize(("state", "reported"), [("Failed", "ended with status Failed"), ("Running", "still running")])
 def test_a_query_that_does_not_complete_is_reported(running, state, reported):
     running.aws.query_state = state
     ended, found, _ = report(running)
@@ -199,7 +199,7 @@ def test_a_query_that_does_not_complete_is_reported(running, state, reported):
     assert all(reported in why for why in found["viewers"]["failed"].values())
 
 
-def test_launchdarkly_out_of_reach_hides_nothing_else(running, monkeypatch):
+def test_an_unreachable_launchdarkly_does_not_hide_the_rest(running, monkeypatch):
     monkeypatch.setenv("LAUNCHDARKLY_BASE_URI", "http://127.0.0.1:9")
     ended, found, _ = report(running)
     assert ended == 1 and "cannot be reached" in found["flag"]["failed"]
@@ -215,7 +215,7 @@ def test_without_aws_the_flag_is_still_shown(running, monkeypatch):
     assert all("AWS not reached" in part["failed"] for name, part in found.items() if name != "flag")
 
 
-def test_an_interrupted_status_says_how_to_run_it_again(running):
+def test_an_interrupted_status_prints_the_command_that_resumes(running):
     def interrupt(_):
         raise KeyboardInterrupt
 
@@ -225,9 +225,9 @@ def test_an_interrupted_status_says_how_to_run_it_again(running):
     running.does("status")
 
 
-def test_without_credentials_the_advice_stands_once(cloud, monkeypatch):
+def test_without_credentials_the_advice_is_printed_once(cloud, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     ended, out, _ = cloud("status")
     assert ended == 1
     text = "\n".join(out)
-    assert text.count("not known: No AWS credentials") > 1 and text.count("Sign in with aws login") == 1
+    assert text.count("unknown: No AWS credentials") > 1 and text.count("Sign in with aws login") == 1

@@ -1,4 +1,4 @@
-"""The commands of the flag store: boto3 against moto and the stand-in, with faults on the way."""
+"""The commands of the flag store: boto3 against moto and the stand-in, with injected faults."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def parameters(cloud):
 
 
 def left(cloud):
-    """What there is of flag stores."""
+    """The existing resources of flag stores."""
     return {
         "stacks": sorted(cloud.aws.stacks),
         "parameters": parameters(cloud),
@@ -51,7 +51,7 @@ ALL = {
 }
 
 
-def test_the_first_deploy_makes_everything(cloud):
+def test_the_first_deploy_creates_everything(cloud):
     out = cloud.does("store-deploy")
     assert left(cloud) == ALL
     text = "\n".join(out)
@@ -90,14 +90,14 @@ def test_a_second_deploy_changes_nothing_and_another_package_only_the_function(c
     assert [name for name in after if after[name] is not before[name]] == ["Sync"]
     assert len(cloud.keys(PACKAGES)) == 2, "a rollback of the stack needs the package before"
     assert (secret(cloud, SDK_KEY), secret(cloud, WEBHOOK_SECRET)) == (CANARY, webhook_secret)
-    # What was set once is kept.
+    # Earlier settings are kept.
     assert after["Schedule"].properties["ScheduleExpression"] == "rate(10 minutes)"
     replicas = [replica["Region"] for replica in after["Table"].properties["Replicas"]]
     assert replicas == ["us-east-1", "eu-central-1"]
 
 
-def test_the_key_goes_to_ssm_and_nowhere_else(cloud, monkeypatch):
-    """The fixture looks for both secrets in all that was recorded; here is the proof that it records what matters."""
+def test_the_key_is_only_sent_to_ssm(cloud, monkeypatch):
+    """The fixture looks for both secrets in the record. This shows that the record has everything that matters."""
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", "sdk-c0ffee00-0000-4000-8000-0000000000ld")
     cloud.does("store-deploy")
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", CANARY)
@@ -111,8 +111,8 @@ def test_the_key_goes_to_ssm_and_nowhere_else(cloud, monkeypatch):
         "CreateChangeSet {",  # calls
         '"SdkKeyParameter"',  # with their parameters
         "is kept in SSM Parameter Store",  # output
-        "TemplateBody=",  # what reaches CloudFormation
-        "GetParameter",  # what reaches SSM
+        "TemplateBody=",  # requests to CloudFormation
+        "GetParameter",  # requests to SSM
         "PutParameter",
     ):
         assert trace in recorded, trace
@@ -121,8 +121,8 @@ def test_the_key_goes_to_ssm_and_nowhere_else(cloud, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "key", "reported"),
     [
-        ([], "", f"The SSM parameter {SDK_KEY} is not there. Export LAUNCHDARKLY_SDK_KEY"),
-        ([], "mob-1", "holds a mobile key"),
+        ([], "", f"The SSM parameter {SDK_KEY} is missing. Export LAUNCHDARKLY_SDK_KEY"),
+        ([], "mob-1", "is a mobile key"),
         (["--set", "Color=red"], CANARY, "--set Color=...: expected NAME=VALUE with NAME one of SdkKeyParameter"),
         (["--set", "PackageKey=x"], CANARY, "expected NAME=VALUE"),
         (["--set", CANARY], CANARY, "--set: expected NAME=VALUE"),
@@ -132,34 +132,34 @@ def test_the_key_goes_to_ssm_and_nowhere_else(cloud, monkeypatch):
         (["--set", "ReplicaRegion1=Frankfurt"], CANARY, "Parameter ReplicaRegion1 failed to satisfy constraint"),
     ],
 )
-def test_what_is_wrong_is_reported(cloud, monkeypatch, arguments, key, reported):
+def test_invalid_arguments_are_reported(cloud, monkeypatch, arguments, key, reported):
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", key)
     assert reported in cloud.fails("store-deploy", *arguments)
     assert cloud.aws.stacks == {}
-    if "ReplicaRegion1=Frankfurt" not in arguments:  # which CloudFormation says
+    if "ReplicaRegion1=Frankfurt" not in arguments:  # reported by CloudFormation
         assert left(cloud) == NOTHING
 
 
-def test_what_was_not_built_is_reported(cloud):
+def test_a_missing_build_is_reported(cloud):
     (cloud.project / "target/lambda/flag-sync/bootstrap.zip").unlink()
     assert "bootstrap.zip cannot be read" in cloud.fails("store-deploy")
-    assert set(cloud.operations()) <= {"GetCallerIdentity", "DescribeStacks"}, "nothing is changed"
+    assert set(cloud.operations()) <= {"GetCallerIdentity", "DescribeStacks"}, "nothing changes"
 
 
-def test_nothing_works_before_the_first_deploy(cloud):
+def test_other_commands_need_a_deployed_store(cloud):
     for command in (("url", "staging", "store"), ("logs", "staging", "store")):
         err = cloud.fails(*command)
-        assert "There is no flag store staging: the stack redirect-staging-flags in us-east-1 is not there" in err
+        assert "There is no flag store staging: the stack redirect-staging-flags in us-east-1 does not exist" in err
         assert "just store-deploy staging" in err
     status, _, err = cloud("sync", "staging", "check")
     assert "There is no flag store staging" in err
-    assert status == 2, "1 says that the table differs"
+    assert status == 2, "1 would mean that the table differs"
 
 
-def test_the_dry_run_calls_nobody(cloud, monkeypatch):
+def test_a_dry_run_does_not_call_aws(cloud, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     text = "\n".join(cloud.does("store-deploy", "staging", "--dry-run", "--set", "ScheduleMinutes=10"))
-    assert "/redirect/staging/sdk-key: the one of this shell" in text
+    assert "/redirect/staging/sdk-key: this shell's" in text
     for reported in (
         "redirect-staging-flags-packages-ACCOUNT",
         "bootstrap.zip (5 bytes) as packages/",
@@ -174,14 +174,14 @@ def test_the_dry_run_calls_nobody(cloud, monkeypatch):
     (cloud.project / "target/lambda/flag-sync/bootstrap.zip").unlink()
     arn = SECRET_ARN.format("webhook")
     text = "\n".join(cloud.does("store-deploy", "--dry-run", "--set", f"WebhookSecretParameter={arn}"))
-    assert f"{SDK_KEY}: must be there, as LAUNCHDARKLY_SDK_KEY is not set" in text
-    assert f"{arn}, left alone" in text
-    assert "once it is built" in text
+    assert f"{SDK_KEY}: must exist, because LAUNCHDARKLY_SDK_KEY is not set" in text
+    assert f"{arn}, not changed" in text
+    assert "after it is built" in text
     assert CANARY not in cloud.fails("store-deploy", "--dry-run", "--set", f"SdkKeyParameter={CANARY}")
     assert cloud.calls == []
 
 
-def test_secrets_may_be_in_secrets_manager(cloud, monkeypatch):
+def test_secrets_can_be_in_secrets_manager(cloud, monkeypatch):
     key, webhook = SECRET_ARN.format("key"), SECRET_ARN.format("webhook")
     text = "\n".join(
         cloud.does("store-deploy", "--set", f"SdkKeyParameter={key}", "--set", f"WebhookSecretParameter={webhook}")
@@ -194,7 +194,7 @@ def test_secrets_may_be_in_secrets_manager(cloud, monkeypatch):
     assert not any("Parameter" in operation for operation in cloud.operations())
     variables = cloud.lambda_.get_function(FunctionName=f"{STACK}-sync")["Configuration"]["Environment"]["Variables"]
     assert variables["FLAG_SYNC_SDK_KEY_PARAMETER"] == key
-    # And one that says so goes back to this tool's own.
+    # A deployment can go back to this tool's own parameter.
     cloud.does("store-deploy", "--set", f"SdkKeyParameter={SDK_KEY}")
     assert parameters(cloud) == [SDK_KEY]
     assert secret(cloud, SDK_KEY) == CANARY
@@ -204,7 +204,7 @@ def test_secrets_may_be_in_secrets_manager(cloud, monkeypatch):
 
 
 def interrupt_after(cloud, interrupted, count=1):
-    """Ctrl-C when that operation has been called for that time: AWS has it, the tool does not know."""
+    """Ctrl-C after that call of the operation: AWS has received it, but the tool does not know."""
     seen = []
 
     def after_call(operation):
@@ -232,22 +232,22 @@ def test_an_interrupted_deploy_resumes(cloud, operation, count):
     cloud.aws.steps = 2
     status, _, err = cloud("store-deploy")
     assert status == 130
-    assert "just store-deploy production resumes" in err
+    assert "To resume: just store-deploy production" in err
     made = [put["Value"] for put in cloud.aws.put_parameters if put["Name"] == WEBHOOK_SECRET]
     cloud.does("store-deploy")
     assert left(cloud) == ALL
-    assert cloud.aws.calls["ExecuteChangeSet"] == 1, "what was in flight was waited for, not repeated"
-    assert not made or [secret(cloud, WEBHOOK_SECRET)] == made, "LaunchDarkly may know it already"
+    assert cloud.aws.calls["ExecuteChangeSet"] == 1, "it waits for the operation in flight instead of repeating it"
+    assert not made or [secret(cloud, WEBHOOK_SECRET)] == made, "LaunchDarkly may already have it"
 
 
-def test_a_stack_that_cannot_be_made_says_why_and_how_to_go_on(cloud):
+def test_a_failed_creation_is_reported_with_its_cause_and_the_next_step(cloud):
     cloud.aws.resource_faults["WebhookStage"] = "Rate exceeded"
     err = cloud.fails("store-deploy")
     assert "ROLLBACK_COMPLETE" in err and "CREATE_FAILED" in err and "Rate exceeded" in err
-    assert "run just store-destroy production to remove the remains" in err
+    assert "delete the remains with just store-destroy production" in err
     puts = len(cloud.aws.put_parameters)
     assert "with just store-destroy production" in cloud.fails("store-deploy")
-    assert len(cloud.aws.put_parameters) == puts, "what is refused changes nothing"
+    assert len(cloud.aws.put_parameters) == puts, "a rejected change has no effect"
     assert "is in the state ROLLBACK_COMPLETE" in cloud.fails("url", "production", "store")
     cloud.does("store-destroy", "--yes", "production")
     assert left(cloud) == NOTHING
@@ -255,8 +255,8 @@ def test_a_stack_that_cannot_be_made_says_why_and_how_to_go_on(cloud):
     assert left(cloud) == ALL
 
 
-def test_an_update_that_fails_goes_back_to_the_package_before(cloud):
-    """Also when the edge environment of that name was destroyed meanwhile: its package bucket is another one."""
+def test_a_failed_update_rolls_back_to_the_previous_package(cloud):
+    """Even if the edge environment of that name was destroyed meanwhile: it has a separate package bucket."""
     cloud.does("deploy", "--without-function")
     cloud.does("store-deploy")
     cloud.does("destroy", "--yes", "production")
@@ -271,7 +271,7 @@ def test_an_update_that_fails_goes_back_to_the_package_before(cloud):
     assert before in cloud.keys(PACKAGES)
 
 
-def test_an_update_that_hangs_between_old_and_new_says_how_to_repair_it(cloud):
+def test_a_failed_update_rollback_is_reported_with_the_repair_command(cloud):
     cloud.does("store-deploy")
     cloud.stack(STACK).state = "UPDATE_ROLLBACK_FAILED"
     err = cloud.fails("store-deploy")
@@ -282,7 +282,7 @@ def test_an_update_that_hangs_between_old_and_new_says_how_to_repair_it(cloud):
     assert repair in text and "runs as before" not in text
 
 
-def test_a_secret_that_was_not_to_be_seen_yet_is_kept(cloud, monkeypatch):
+def test_a_secret_that_ssm_does_not_return_yet_is_kept(cloud, monkeypatch):
     cloud.does("store-deploy")
     made = secret(cloud, WEBHOOK_SECRET)
     monkeypatch.setattr(store, "has_parameter", lambda _: False)
@@ -290,24 +290,24 @@ def test_a_secret_that_was_not_to_be_seen_yet_is_kept(cloud, monkeypatch):
     assert secret(cloud, WEBHOOK_SECRET) == made
 
 
-def test_another_key_must_be_meant(cloud, monkeypatch):
-    """That of another environment would replace every flag in the table."""
+def test_another_key_must_be_confirmed(cloud, monkeypatch):
+    """Another environment's key would replace every flag in the table."""
     cloud.does("store-deploy")
     write_flag_sync(cloud, 0)
     cloud.does("sync")
     monkeypatch.setenv("LAUNCHDARKLY_SDK_KEY", OTHER_KEY)
     cloud.recipes.clear()
-    assert "give --new-key" in cloud.fails("store-deploy")
+    assert "pass --new-key" in cloud.fails("store-deploy")
     assert (secret(cloud, SDK_KEY), cloud.recipes) == (CANARY, [])
     cloud.does("store-deploy", "--new-key")
     assert secret(cloud, SDK_KEY) == OTHER_KEY
     monkeypatch.delenv("LAUNCHDARKLY_SDK_KEY")
     cloud.does("store-deploy")
 
-    # The key that flag-sync reads, put there by hand: compared before the table is touched, read for check alone.
+    # The key that flag-sync reads, written by hand: compared before the table changes; check only reads.
     cloud.ssm.put_parameter(Name=SDK_KEY, Value=CANARY, Type="SecureString", Overwrite=True)
     status, _, err = cloud("sync")
-    assert status == 2 and "give --new-key" in err
+    assert status == 2 and "pass --new-key" in err
     assert cloud("sync", "production", "check")[0] == 0
     cloud.does("sync", "--new-key")
     cloud.does("sync")
@@ -318,7 +318,7 @@ def test_a_key_in_secrets_manager_is_compared_too(cloud):
     arn = cloud.secrets.create_secret(Name="redirect/key", SecretString=OTHER_KEY)["ARN"]
     cloud.does("store-deploy", "--set", f"SdkKeyParameter={arn}")
     write_flag_sync(cloud, 0)
-    assert "give --new-key" in cloud("sync")[2]
+    assert "pass --new-key" in cloud("sync")[2]
     cloud.does("sync", "--new-key")
 
 
@@ -326,7 +326,7 @@ def test_a_key_in_secrets_manager_is_compared_too(cloud):
 
 
 def write_flag_sync(cloud, status):
-    """Stands in for the program: keeps how it was run."""
+    """A stand-in for the program, which records how it is run."""
     path = cloud.project / "target/release/flag-sync"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
@@ -340,7 +340,7 @@ def flag_sync_was_run(cloud):
     return json.loads((cloud.project / "target/release/flag-sync.json").read_text())
 
 
-def test_the_deployed_store_is_shown_and_synchronised(cloud, monkeypatch):
+def test_the_deployed_store_is_shown_and_synchronized(cloud, monkeypatch):
     key = SECRET_ARN.format("key")
     cloud.does(
         "store-deploy", "staging", "--set", f"SdkKeyParameter={key}", "--set", "Prefix=shop",
@@ -349,7 +349,7 @@ def test_the_deployed_store_is_shown_and_synchronised(cloud, monkeypatch):
     (line,) = cloud.does("url", "staging", "store")
     assert re.fullmatch(r"https://\w+\.execute-api\.us-east-1\.amazonaws\.com/", line)
 
-    # As in the shell of someone who works on flag-sync itself, or elsewhere.
+    # As in the shell of a developer of flag-sync.
     monkeypatch.setenv("FLAG_SYNC_REDIS", "redis://localhost")
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
     expected = [
@@ -381,7 +381,7 @@ def test_the_deployed_store_is_shown_and_synchronised(cloud, monkeypatch):
 # ---- destroy ---------------------------------------------------------------------------------------------------------
 
 
-def test_stores_and_environments_live_side_by_side(cloud):
+def test_one_account_can_have_several_stores_and_environments(cloud):
     cloud.does("deploy", "--without-function")
     cloud.does("store-deploy")
     production = left(cloud)
@@ -395,8 +395,8 @@ def test_stores_and_environments_live_side_by_side(cloud):
     assert parameters(cloud) == []
 
 
-def test_a_store_that_is_read_is_not_destroyed(cloud):
-    """Its policy could not be deleted, but table and function would be gone by then."""
+def test_a_store_with_readers_is_not_destroyed(cloud):
+    """The deletion would fail at its policy, after the table and the function are deleted."""
     cloud.does("store-deploy")
     policy = cloud.stack(STACK).resources["ReadPolicy"].physical
     cloud.package()
@@ -431,12 +431,12 @@ def test_an_interrupted_destroy_resumes(cloud, operation):
     interrupt_after(cloud, operation)
     status, _, err = cloud("store-destroy", "--yes", "production")
     assert status == 130
-    assert "just store-destroy production resumes" in err
+    assert "To resume: just store-destroy production" in err
     cloud.does("store-destroy", "--yes", "production")
     assert left(cloud) == NOTHING
 
 
-def test_destroy_asks_a_person_and_leaves_nothing(cloud, monkeypatch):
+def test_destroy_needs_confirmation_and_leaves_nothing(cloud, monkeypatch):
     cloud.does("store-deploy")
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr("builtins.input", lambda _: "staging")

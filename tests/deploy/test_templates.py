@@ -1,4 +1,4 @@
-"""The templates: linted, and read for what they promise."""
+"""The templates: linters, and tests of what they promise."""
 
 import itertools
 import json
@@ -63,7 +63,7 @@ def lint(program, *arguments):
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
 
 
-# Each linter reads all templates at once: starting it takes longer than reading them.
+# Each linter reads all templates in one run: starting it takes longer than reading them.
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +79,14 @@ def security():
 
 @pytest.mark.xdist_group("cfn-lint")
 @each_template
-def test_cfn_lint_finds_nothing(findings, path):
+def test_cfn_lint_reports_nothing(findings, path):
     assert [finding for finding in findings if Path(finding["Filename"]) == path] == []
 
 
 @pytest.mark.xdist_group("checkov")
 @each_template
-def test_the_security_linter_finds_only_what_is_explained(security, path):
-    """Every accepted finding stands beside its resource, with the reason; one that is no longer found must go."""
+def test_the_security_linter_reports_only_explained_findings(security, path):
+    """Every accepted finding is listed at its resource, with the reason; obsolete ones must be removed."""
     assert path in {Path(check["file_abs_path"]) for check in security["passed_checks"]}
     of_path = {
         kind: [check for check in security[kind] if Path(check["file_abs_path"]) == path]
@@ -111,16 +111,16 @@ def test_every_parameter_and_output_is_described(path):
 
 
 @each_template
-def test_a_template_fits_into_one_call(path):
-    """CloudFormation takes 51,200 bytes in a call; more would have to go through a bucket."""
+def test_a_template_fits_cloudformations_size_limit(path):
+    """CloudFormation accepts 51,200 bytes in a call; a larger template needs a bucket."""
     assert path.stat().st_size <= 51_200
 
 
-# ---- Which behavior takes a path ------------------------------------------------------------------------------------
+# ---- Which behavior a path gets -------------------------------------------------------------------------------------
 
 
 def behavior_of(config, path):
-    """The first pattern that matches, as CloudFront does: "*" is any characters, "?" is one."""
+    """The first pattern that matches, like CloudFront: "*" matches any characters, "?" matches one."""
     for behavior in config["CacheBehaviors"]:
         wild = {"*": ".*", "?": "."}
         pattern = "".join(wild.get(character) or re.escape(character) for character in behavior["PathPattern"])
@@ -169,7 +169,7 @@ def who_answers(path, config):
         ("/site/beta/.well-known", "nobody"),
     ],
 )
-def test_who_answers_a_path(path, expected):
+def test_the_right_function_answers_each_path(path, expected):
     assert who_answers(path, properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]) == expected
 
 
@@ -229,7 +229,7 @@ def test_who_answers_a_path(path, expected):
         ),
     ],
 )
-def test_who_answers_a_path_of_other_sites(paths, expected):
+def test_the_right_function_answers_each_path_of_other_sites(paths, expected):
     config = properties(edge(**PACKAGE, **paths), "Distribution")["DistributionConfig"]
     assert {path: who_answers(path, config) for path in expected} == expected
     assert len(config["CacheBehaviors"]) <= 24, "CloudFront's quota is 25 with the default behavior"
@@ -244,9 +244,9 @@ def test_who_answers_a_path_of_other_sites(paths, expected):
         (ROOT_PATHS, "/"),
     ],
 )
-def test_no_page_that_is_decided_escapes_the_function(paths, prefix):
-    """All short paths over these segments, by the rule of src/redirect.rs. Only a page may cost an invocation, save
-    where a directory's name has a dot."""
+def test_every_page_that_needs_a_decision_runs_the_function(paths, prefix):
+    """All short paths over these segments, by the rule of src/redirect.rs. Only a page may cost an invocation, unless a
+    directory's name has a dot."""
     config = properties(edge(**PACKAGE, **paths), "Distribution")["DistributionConfig"]
     names = ["a", "a.b", "x.html", "x.htm", "x.css", "beta", "site", ".", "..b", "v1.2", ""]
     count = 0
@@ -276,8 +276,8 @@ def test_without_the_function_the_current_site_answers_everywhere():
         assert who_answers("/beta/x.css", config) == who_answers("/x.css", config) == "nobody"
 
 
-def test_methods_reach_the_function_where_it_answers_itself():
-    """It answers POST with 307, which CloudFront would refuse if the behavior did not allow it."""
+def test_all_methods_reach_the_function_where_it_redirects():
+    """It answers POST with 307; CloudFront would reject the POST if the behavior did not allow it."""
     config = properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
     for path in ("/", "/site", "/site/", "/site/beta", "/site/beta/"):
         assert "POST" in behavior_of(config, path)["AllowedMethods"]
@@ -286,7 +286,7 @@ def test_methods_reach_the_function_where_it_answers_itself():
         assert "POST" in behavior_of(config, path)["AllowedMethods"]
 
 
-# ---- What the site is made of ----------------------------------------------------------------------------------------
+# ---- The site --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("paths", [{}, ROOT_PATHS])
@@ -299,11 +299,11 @@ def test_every_behavior_is_https_compressed_cached_and_has_security_headers(path
         assert behavior["ResponseHeadersPolicyId"] == "67f7725c-6f97-4210-82d7-5512b31e9d03"
         assert "ForwardedValues" not in behavior
         both = behavior.get("LambdaFunctionAssociations", []) + behavior.get("FunctionAssociations", [])
-        assert len(both) <= 1, "CloudFront takes one kind of function on viewer requests"
+        assert len(both) <= 1, "CloudFront allows one kind of function on viewer requests"
         assert all(entry["EventType"] == "viewer-request" for entry in both)
 
 
-def test_the_distribution_is_modern_and_shows_pages_for_errors():
+def test_the_distribution_uses_current_protocols_and_an_error_page():
     config = properties(edge(**PACKAGE), "Distribution")["DistributionConfig"]
     assert config["HttpVersion"] == "http2and3"
     assert "DefaultRootObject" not in config, "it would rewrite / before the function sees it"
@@ -359,7 +359,7 @@ def test_a_custom_domain_has_tls_1_2():
         ("*.example.com", ["*.example.com"], "https://d.example/"),
     ],
 )
-def test_the_address_works_whatever_the_domains_are(names, aliases, address):
+def test_the_address_works_with_every_kind_of_domain(names, aliases, address):
     first, _, more = names.partition(",")
     certificate = "arn:aws:acm:us-east-1:123456789012:certificate/0a1b"
     resolved = edge(DomainName=first, MoreDomainNames=more, CertificateArn=certificate)
@@ -367,7 +367,7 @@ def test_the_address_works_whatever_the_domains_are(names, aliases, address):
     assert resolved.outputs()["Url"] == address
 
 
-def test_what_a_platform_team_requires_can_be_set():
+def test_the_usual_requirements_of_a_platform_team_can_be_set():
     boundary = "arn:aws:iam::123456789012:policy/boundary"
     acl = "arn:aws:wafv2:us-east-1:123456789012:global/webacl/redirect/0a1b"
     resolved = edge(**PACKAGE, PermissionsBoundary=boundary, WebACLArn=acl, PriceClass="PriceClass_100")
@@ -381,14 +381,14 @@ def test_what_a_platform_team_requires_can_be_set():
 
 
 @pytest.mark.parametrize(("logs", "addresses"), [("yes", {"c-ip", "x-forwarded-for"}), ("without-ip", set())])
-def test_access_logs_hold_no_query_and_no_cookie_and_addresses_only_if_wanted(logs, addresses):
+def test_access_logs_have_no_query_or_cookie_and_addresses_only_if_enabled(logs, addresses):
     fields = set(properties(edge(**PACKAGE, AccessLogs=logs), "LogDelivery")["RecordFields"])
     assert not {"cs-uri-query", "cs(Cookie)", "cs(Referer)"} & fields
     assert {"c-ip", "x-forwarded-for"} & fields == addresses
     assert {"date", "time", "cs-uri-stem", "sc-status"} <= fields
 
 
-# ---- Watching over it ------------------------------------------------------------------------------------------------
+# ---- Monitoring ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -448,7 +448,7 @@ def test_buckets_are_private_and_encrypted(name):
 # ---- The function ----------------------------------------------------------------------------------------------------
 
 
-def test_the_function_is_what_lambda_at_edge_takes():
+def test_the_function_meets_lambda_at_edges_restrictions():
     function = properties(edge(**PACKAGE), "Function")
     (timeout,) = re.findall(r"^function_timeout_seconds = (\d+)", (ROOT / "redirect.toml").read_text(), re.MULTILINE)
     assert function["Timeout"] == int(timeout) <= 5
@@ -475,8 +475,8 @@ def test_the_version_is_replaced_with_package_and_configuration_and_kept():
         assert properties(edge(**PACKAGE | other), "FunctionVersion") != first, other
 
 
-def test_the_version_names_all_that_makes_a_new_one():
-    """CloudFormation publishes a version when a property of it changes, not when the function does."""
+def test_the_versions_description_has_everything_that_makes_a_new_version():
+    """CloudFormation publishes a version when one of its properties changes, not when the function changes."""
     resolved = edge(**PACKAGE, Release="2026-01-31T12:00:00Z")
     function, version = properties(resolved, "Function"), properties(resolved, "FunctionVersion")
     for part in (
@@ -487,12 +487,12 @@ def test_the_version_names_all_that_makes_a_new_one():
         "2026-01-31T12:00:00Z",
     ):
         assert part in version["Description"]
-    assert "2026-01-31T12:00:00Z" in function["Description"], "Lambda publishes nothing equal to the version before"
+    assert "2026-01-31T12:00:00Z" in function["Description"], "Lambda does not publish a copy of the previous version"
     longest = version["Description"].replace(function["Code"]["S3Key"], "packages/" + "0" * 64 + ".zip")
     assert len(longest) <= 256, "Lambda's limit"
 
 
-def test_the_role_may_write_its_logs_and_nothing_else():
+def test_the_role_may_only_write_its_logs():
     role = properties(edge(**PACKAGE), "FunctionRole")
     (trust,) = role["AssumeRolePolicyDocument"]["Statement"]
     assert sorted(trust["Principal"]["Service"]) == ["edgelambda.amazonaws.com", "lambda.amazonaws.com"]
@@ -507,7 +507,7 @@ def test_the_role_may_write_its_logs_and_nothing_else():
     assert properties(edge(**PACKAGE, FlagStorePolicyArn=arn), "FunctionRole")["ManagedPolicyArns"] == [arn]
 
 
-# ---- What is made when -----------------------------------------------------------------------------------------------
+# ---- Resources by parameters -----------------------------------------------------------------------------------------
 
 ALWAYS = {"CurrentSite", "ErrorAlarm"}
 SITE = {"SiteBucket", "SiteBucketPolicy", "OriginAccessControl", "Distribution"} | ALWAYS
@@ -527,10 +527,10 @@ LOGS = {"LogBucket", "LogBucketPolicy", "LogSource", "LogDestination", "LogDeliv
         (PACKAGE | {"ExistingDistributionId": "E1", "AccessLogs": "yes"}, ALWAYS | REDIRECT),
     ],
 )
-def test_what_is_made(values, expected):
+def test_each_set_of_parameters_makes_its_resources(values, expected):
     resolved = edge(**values)
     assert set(resolved.resources()) == expected
-    assert all(resolved.outputs().values()), "every output that exists can be worked out"
+    assert all(resolved.outputs().values()), "every existing output has a value"
 
 
 @pytest.mark.parametrize(
@@ -542,7 +542,7 @@ def test_what_is_made(values, expected):
         ({"DomainName": "www.example.com"}, "belong together"),
         ({"ExistingDistributionId": "E1", "ExistingBucketName": "mine"}, "Leave ExistingBucketName empty"),
         ({"FlagStorePolicyArn": "flag-store"}, "ARN of a customer managed policy"),
-        ({"MoreDomainNames": "example.com"}, "stand beside DomainName"),
+        ({"MoreDomainNames": "example.com"}, "MoreDomainNames needs DomainName"),
         ({"MoreDomainNames": "example.com, example.org"}, "without spaces"),
         ({"MemorySize": "64"}, "between 128 and 10240"),
         ({"CurrentPath": ""}, "current_path in redirect.toml"),
@@ -553,18 +553,18 @@ def test_what_is_made(values, expected):
         ({"AlarmTopicArn": "arn:aws:sns:eu-west-1:123456789012:alarms"}, "in us-east-1"),
     ],
 )
-def test_parameters_that_do_not_fit_are_refused(values, reported):
+def test_invalid_parameters_are_rejected(values, reported):
     with pytest.raises(templates.Refused, match=reported):
         edge(**values)
 
 
-def test_it_is_refused_outside_us_east_1():
+def test_the_template_is_rejected_outside_us_east_1():
     with pytest.raises(templates.Refused, match="us-east-1"):
         templates.Resolved(templates.load(EDGE.read_text()), {}, "redirect-test", region="eu-west-1")
 
 
 @pytest.mark.parametrize("paths", [{}, {"CurrentPath": "/site", "BetaPath": "/new"}, ROOT_PATHS])
-def test_the_behaviors_for_an_existing_distribution_are_those_of_our_own(paths):
+def test_an_existing_distribution_needs_the_same_behaviors_as_our_own(paths):
     text = edge(ExistingDistributionId="E1", **paths).outputs()["Behaviors"]
     reported = [
         (pattern.strip(), who.strip())
@@ -606,7 +606,7 @@ OWN_KEY = "arn:aws:kms:us-east-1:123456789012:key/0a1b2c3d"
         ),
     ],
 )
-def test_flag_sync_may_read_its_secrets_and_no_others(values, expected):
+def test_flag_sync_may_only_read_its_own_secrets(values, expected):
     resolved = flag_store(**values)
     (policy,) = properties(resolved, "SyncRole")["Policies"]
     statements = policy["PolicyDocument"]["Statement"]
@@ -631,12 +631,12 @@ def test_flag_sync_may_read_its_secrets_and_no_others(values, expected):
     ],
 )
 @pytest.mark.parametrize("name", ["SdkKeyParameter", "WebhookSecretParameter"])
-def test_only_the_place_of_a_secret_is_taken(name, value):
+def test_an_invalid_place_of_a_secret_is_rejected(name, value):
     with pytest.raises(templates.Refused, match="whole ARN of a secret"):
         flag_store(**{name: value})
 
 
-def test_alarms_and_replicas_are_those_that_were_asked_for():
+def test_alarms_and_replicas_follow_the_parameters():
     topic = "arn:aws:sns:us-east-1:123456789012:alarms"
     for values, regions, actions in (
         ({}, ["us-east-1"], None),
@@ -667,7 +667,7 @@ def test_the_alarm_on_old_data_waits_for_15_minutes_or_three_runs():
 # ---- The Relay Proxy -------------------------------------------------------------------------------------------------
 
 
-def test_the_command_that_deploys_the_relay_proxy_gives_every_parameter_without_a_default():
+def test_the_documented_relay_proxy_command_sets_every_required_parameter():
     text = (ROOT / "docs/relay-proxy.md").read_text()
     ((file, overrides),) = re.findall(r"--template-file (\S+) .*?--parameter-overrides (.*?)```", text, re.DOTALL)
     parameters = templates.load((ROOT / file).read_text())["Parameters"]

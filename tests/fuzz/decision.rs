@@ -1,4 +1,4 @@
-//! Any bytes as an event: a valid answer or a clear error, never a panic, never a way out of the site.
+//! Any bytes as an event get a valid answer or a clear error, never a panic, never a redirect out of the site.
 
 #![no_main]
 #![allow(dead_code)]
@@ -39,9 +39,9 @@ fn check(payload: &RawValue, request: &ViewerRequest<'_>, paths: &Paths) {
     let visit = Visit::new(paths, method.as_deref(), uri.as_deref(), query.as_deref(), Signals::default());
     for verdict in [Verdict::Current, Verdict::Beta, Verdict::NoData] {
         let Some(redirect) = visit.answer(verdict) else {
-            // A value that is no more than skipped may be one that cannot be read.
+            // A value that is only skipped may be invalid JSON.
             if let Ok(read) = serde_json::from_str::<serde_json::Value>(payload.get()) {
-                let passed: serde_json::Value = serde_json::from_str(request.raw.get()).expect("a part of what was read");
+                let passed: serde_json::Value = serde_json::from_str(request.raw.get()).expect("a part of valid JSON");
                 assert_eq!(passed, read["Records"][0]["cf"]["request"]);
             }
             continue;
@@ -57,7 +57,7 @@ fn check(payload: &RawValue, request: &ViewerRequest<'_>, paths: &Paths) {
         let next = Visit::new(paths, Some("GET"), Some(path), Some(query), Signals::default());
         assert_eq!(next.answer(verdict), None, "{location}");
         let answer = Answer::Redirect(redirect, Vec::new()).to_json().expect("an answer is JSON");
-        let answer: serde_json::Value = serde_json::from_str(answer.get()).expect("it can be read again");
+        let answer: serde_json::Value = serde_json::from_str(answer.get()).expect("the answer is valid JSON");
         assert_eq!(answer["headers"]["location"][0]["value"], location.as_str());
     }
 }

@@ -1,7 +1,7 @@
-"""Fuzzes the event parser and the decision for a bounded time, starting from the events of events/.
+"""Fuzzes the event parser and the decision for a limited time, starting from the events of events/.
 
-cargo fuzz wants a nightly compiler; libFuzzer itself needs only coverage instrumentation, which a stable one has.
-What is found is kept in target/fuzz/decision/crashes, and found again by the next run.
+cargo fuzz needs a nightly compiler; libFuzzer itself needs only coverage instrumentation, which stable Rust has.
+Failing inputs are kept in target/fuzz/decision/crashes; the next run starts with them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "fuzz"
 TARGET = ROOT / "target" / "fuzz"
-# What cargo fuzz passes, without a sanitizer: the code under test is safe Rust.
+# The options of cargo fuzz, without a sanitizer: the code under test is safe Rust.
 COVERAGE = [
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",

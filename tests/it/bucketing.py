@@ -1,9 +1,9 @@
-"""Expected variations of the offline flag, by LaunchDarkly's published formula and nothing of the SDK's.
+"""Expected variations of the offline flag, by LaunchDarkly's published formula, without the SDK.
 
 https://launchdarkly.com/docs/sdk/concepts/flag-evaluation-rules#rollouts: the first 15 hexadecimal digits of
-SHA-1("flagKey.salt.contextKey"), divided by 0xFFFFFFFFFFFFFFF, against the weights added up.
+SHA-1("flagKey.salt.contextKey"), divided by 0xFFFFFFFFFFFFFFF, compared with the cumulated weights.
 
-Prints a line per address: the address and its variation.
+Prints one line per address: the address and its variation.
 """
 
 import hashlib

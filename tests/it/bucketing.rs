@@ -1,4 +1,4 @@
-//! Who gets which site, against LaunchDarkly's published formula, worked out by a script of its own.
+//! Which site each viewer gets, compared with LaunchDarkly's published formula, which a separate script evaluates.
 
 use crate::setup::field;
 use flag_data::clock::Clock;
@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 #[tokio::test]
-async fn two_thousand_addresses_get_what_the_formula_says() {
+async fn two_thousand_addresses_match_the_formula() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/bucketing.py");
     let output = Command::new("python3").arg(script).output().expect("python3 is needed for this test");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

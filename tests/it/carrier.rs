@@ -1,4 +1,4 @@
-//! The package's two parts together, under AWS's own runtime client for Python, as on Lambda@Edge.
+//! The package's two parts, under AWS's own runtime client for Python, as on Lambda@Edge.
 //!
 //! Needs `.tools/test/bin/python` with `awslambdaric`, which `just test` installs.
 
@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
-/// A folder with the carrier in it, as Lambda unpacks the package.
+/// A folder with the carrier, like an unpacked package.
 fn task_root(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = fs::remove_dir_all(&root);
@@ -28,14 +28,14 @@ fn managed_python(lambda: &RuntimeApi, root: &Path, settings: &[(&str, &str)]) -
     let mut command = Command::new(python);
     command.args(["-B", "-m", "awslambdaric", "carrier.handler"]).current_dir(root).env_clear();
     command.envs(lambda_environment(lambda)).envs(settings.iter().copied());
-    // As LoggingConfig in cloudformation/edge.yaml has it.
+    // The same as LoggingConfig in cloudformation/edge.yaml.
     command.env("AWS_LAMBDA_LOG_FORMAT", "JSON").env("AWS_LAMBDA_LOG_LEVEL", "INFO");
     command.env("LAMBDA_TASK_ROOT", root).env("_HANDLER", "carrier.handler");
     command.env("AWS_EXECUTION_ENV", "AWS_Lambda_python3.13").env("PYTHONPATH", root);
     Function::run(command).unwrap()
 }
 
-/// Each event of `events/` is answered or refused; what with is decision.rs's affair.
+/// Each event of `events/` gets an answer or an error; decision.rs checks which.
 async fn check_every_event(world: &mut World) {
     for path in events() {
         let answered = world.send(&fs::read_to_string(&path).unwrap()).await;
@@ -45,7 +45,7 @@ async fn check_every_event(world: &mut World) {
 }
 
 #[tokio::test]
-async fn the_binary_takes_the_place_of_python_before_any_event_is_asked_for() {
+async fn the_binary_replaces_python_before_an_event_is_requested() {
     let root = task_root("carrier-good");
     fs::copy(env!("CARGO_BIN_EXE_redirect"), root.join("redirect")).unwrap();
     let launchdarkly = launchdarkly(flag(1, true)).await;
@@ -58,19 +58,19 @@ async fn the_binary_takes_the_place_of_python_before_any_event_is_asked_for() {
     assert_eq!(world.visit("/a", "192.0.2.1").await.summary(), "302 /site/beta/a");
     check_every_event(&mut world).await;
     for agent in world.lambda.user_agents() {
-        assert!(agent.starts_with("aws-lambda-rust/"), "{agent} asked for an event");
+        assert!(agent.starts_with("aws-lambda-rust/"), "{agent} requested an event");
     }
 }
 
-/// What `just package` made, unpacked as Lambda does it, with the environment variables that Lambda@Edge gives and no
-/// other: without a way to LaunchDarkly, it decides from the flag data in the package.
+/// The package of `just package`, unpacked as on Lambda, with only the environment variables that Lambda@Edge sets: it
+/// cannot reach LaunchDarkly, and decides from the flag data in the package.
 #[tokio::test]
 async fn the_package_answers_every_event() {
     let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/edge/redirect.zip");
     assert!(package.exists(), "{} is missing: run the tests with `just test`", package.display());
     let root = task_root("carrier-package");
     fs::remove_file(root.join("carrier.py")).unwrap();
-    // As unzip does it: with the modes that the package gives.
+    // Like unzip, with the modes in the package.
     let unzip = "import os, sys, zipfile\nwith zipfile.ZipFile(sys.argv[1]) as package:\n    for member in package.infolist(): \
                  os.chmod(package.extract(member, sys.argv[2]), member.external_attr >> 16)";
     let unpacked = std::process::Command::new("python3").args(["-c", unzip]).arg(&package).arg(&root).status();
@@ -106,18 +106,18 @@ async fn init_error_of(lambda: &RuntimeApi, mut function: Function) -> String {
 async fn init_error(root: &Path) -> String {
     let lambda = RuntimeApi::start().await.unwrap();
     let error = init_error_of(&lambda, managed_python(&lambda, root, &[])).await;
-    assert!(lambda.user_agents().is_empty(), "an event was asked for");
+    assert!(lambda.user_agents().is_empty(), "an event was requested");
     error
 }
 
 #[tokio::test]
-async fn a_missing_binary_is_an_init_error_that_names_it() {
+async fn a_missing_binary_is_an_init_error_with_its_path() {
     let root = task_root("carrier-missing");
     check_names(&init_error(&root).await, &["carrier-missing/redirect", "No such file", "just package"]);
 }
 
 #[tokio::test]
-async fn a_binary_that_is_not_executable_is_an_init_error_that_names_it() {
+async fn a_binary_that_is_not_executable_is_an_init_error_with_its_path() {
     let root = task_root("carrier-mode");
     fs::copy(env!("CARGO_BIN_EXE_redirect"), root.join("redirect")).unwrap();
     fs::set_permissions(root.join("redirect"), fs::Permissions::from_mode(0o644)).unwrap();
@@ -125,7 +125,7 @@ async fn a_binary_that_is_not_executable_is_an_init_error_that_names_it() {
 }
 
 #[tokio::test]
-async fn a_binary_for_another_architecture_is_an_init_error_that_names_it() {
+async fn a_binary_for_another_architecture_is_an_init_error_with_its_path() {
     let root = task_root("carrier-arch");
     let mut binary = fs::read(env!("CARGO_BIN_EXE_redirect")).unwrap();
     // e_machine of the ELF header: AArch64.
@@ -136,7 +136,7 @@ async fn a_binary_for_another_architecture_is_an_init_error_that_names_it() {
 }
 
 #[tokio::test]
-async fn a_binary_that_fails_to_start_reports_to_lambda_itself() {
+async fn a_binary_that_fails_to_start_reports_the_error_to_lambda() {
     let root = task_root("carrier-start");
     fs::copy(env!("CARGO_BIN_EXE_redirect"), root.join("redirect")).unwrap();
     let lambda = RuntimeApi::start().await.unwrap();
@@ -146,11 +146,11 @@ async fn a_binary_that_fails_to_start_reports_to_lambda_itself() {
 }
 
 #[tokio::test]
-async fn standard_streams_that_are_non_blocking_lose_no_line() {
+async fn non_blocking_standard_streams_lose_no_lines() {
     let launchdarkly = launchdarkly(flag(1, true)).await;
     let lambda = RuntimeApi::start().await.unwrap();
     let uri = launchdarkly.uri();
-    // Python leaves a pipe non-blocking, and the reader is slow: more lines than a pipe holds.
+    // Python leaves the pipe non-blocking, the reader is slow, and there are more lines than fit into a pipe.
     let script = format!(
         "import os; [os.set_blocking(n, False) for n in (1, 2)]; os.execv({0:?}, [{0:?}])",
         env!("CARGO_BIN_EXE_redirect")
@@ -170,12 +170,12 @@ async fn standard_streams_that_are_non_blocking_lose_no_line() {
             let outcome = lambda.invoke(event(&format!("/{number}"), "192.0.2.1")).await.unwrap();
             assert!(!outcome.is_error);
         }
-        // A line is written before the next event is asked for.
+        // A line is written before the next event is requested.
         lambda.polled(visits + 1).await;
         process.kill().await.unwrap();
     };
     let read = async {
-        // Nobody reads until the function waits for that, or would have lost lines by now.
+        // Nobody reads until the function waits for the reader, or has lost lines.
         let _ = tokio::time::timeout(Duration::from_millis(500), lambda.polled(100)).await;
         let mut log = Vec::new();
         let mut chunk = [0; 4_096];

@@ -32,12 +32,12 @@ fn check_other(cf: &str, expected: &str) {
     let payload = raw(&format!(r#"{{"Records":[{{"cf":{cf}}}]}}"#));
     match Event::parse(&payload).unwrap() {
         Event::Other(raw) => assert_eq!(raw.get(), expected),
-        Event::ViewerRequest(request) => panic!("taken for a viewer request: {request:?}"),
+        Event::ViewerRequest(request) => panic!("parsed as a viewer request: {request:?}"),
     }
 }
 
 #[test]
-fn an_event_of_another_kind_is_returned_as_it_is() {
+fn an_event_of_another_kind_is_returned_unchanged() {
     check_other(r#"{"response":{"status": "200"}}"#, r#"{"status": "200"}"#);
     check_other(r#"{"request":{},"response":{"a":1e400}}"#, r#"{"a":1e400}"#);
     check_other(r#"{"config":{"eventType":"origin-request"},"request":{"uri":"/"}}"#, r#"{"uri":"/"}"#);
@@ -45,7 +45,7 @@ fn an_event_of_another_kind_is_returned_as_it_is() {
     check_other(r#"{"config":{"eventType":"origin-request","requestId":"\ud800"},"request":{}}"#, "{}");
 }
 
-/// Reads a request: its `uri`, `method` and `querystring`, and that it goes back as it is.
+/// Checks a request's `uri`, `method` and `querystring`, and that it is passed through unchanged.
 #[track_caller]
 fn check_request(request: &str, expected: [Option<&str>; 3]) {
     let payload = raw(&format!(r#"{{"Records":[{{"cf":{{"config":7,"request": {request} }}}}]}}"#));
@@ -55,7 +55,7 @@ fn check_request(request: &str, expected: [Option<&str>; 3]) {
 }
 
 #[test]
-fn a_field_that_cannot_be_read_spoils_no_other() {
+fn an_unreadable_field_does_not_affect_the_others() {
     check_request(r#"{"uri":5,"clientIp":null,"method":["GET"],"querystring":"a\u003db"}"#, [None, None, Some("a=b")]);
     check_request(r#"{"uri":1e400,"method":"GET"}"#, [None, Some("GET"), None]);
     check_request(r#"{"uri":"/site/a","querystring":"\ud800","method":"GET"}"#, [Some("/site/a"), Some("GET"), None]);
@@ -64,7 +64,7 @@ fn a_field_that_cannot_be_read_spoils_no_other() {
 }
 
 #[test]
-fn a_header_that_cannot_be_read_spoils_no_other() {
+fn an_unreadable_header_does_not_affect_the_others() {
     let json = raw(
         r#"{"a":[{"key":"A","value":"1"},{"value":"2"}],"b":[{"key":"B"}],"c":7,"d":[],"e":[{"value":"\ud800"},7,{"value":"1"}],"f":[{"value":"\u0041"}]}"#,
     );

@@ -1,4 +1,4 @@
-//! The decision: over any input, and for the events of `events/`.
+//! The decision, with any input and with the events of `events/`.
 
 use crate::setup::{World, event, events, flag, launchdarkly, start};
 use proptest::prelude::*;
@@ -7,7 +7,7 @@ use serde_json::Value;
 use standins::RuntimeApi;
 use std::fs;
 
-/// An expectation may name alternatives; `{site}` is the one that the flag chose.
+/// An expected outcome may have alternatives; `{site}` is the site that the flag chose.
 fn is_expected(expected: &str, summary: &str, variation: Option<bool>) -> bool {
     let site = if variation == Some(true) { "/site/beta" } else { "/site" };
     let mut choices = expected.trim().split(" | ");
@@ -37,7 +37,7 @@ async fn every_event_has_its_expected_outcome() {
 }
 
 #[tokio::test]
-async fn what_passes_through_keeps_every_byte() {
+async fn an_event_that_passes_through_keeps_every_byte() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
     let request = r#"{ "uri" : "/site/a" ,"x":1e400, "clientIp":"192.0.2.1","n":0.10, "ü":"\u00fc" }"#;
     let event = format!(r#"{{"Records":[{{"cf":{{"request":{request}}}}}]}}"#);
@@ -48,7 +48,7 @@ async fn what_passes_through_keeps_every_byte() {
 }
 
 #[tokio::test]
-async fn any_payload_gets_an_answer_and_the_function_lives() {
+async fn any_payload_gets_an_answer_and_the_function_survives() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let payloads = [
@@ -78,7 +78,7 @@ async fn any_payload_gets_an_answer_and_the_function_lives() {
 }
 
 #[tokio::test]
-async fn a_payload_that_is_no_utf_8_is_refused_in_clear_words_and_the_next_one_is_answered() {
+async fn a_payload_that_is_not_utf_8_is_a_clear_error_and_the_next_one_is_answered() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
     let in_text = event("/\u{7f}", "192.0.2.1").into_bytes();
     let in_text = in_text.into_iter().map(|byte| if byte == 0x7f { 0xff } else { byte }).collect::<Vec<_>>();
@@ -92,7 +92,7 @@ async fn a_payload_that_is_no_utf_8_is_refused_in_clear_words_and_the_next_one_i
 }
 
 #[tokio::test]
-async fn without_a_key_it_is_offline_and_logs_so_first() {
+async fn without_a_key_the_function_is_offline_and_logs_that_first() {
     let lambda = RuntimeApi::start().await.unwrap();
     let function = start(&lambda, "http://127.0.0.1:1", &[("LAUNCHDARKLY_SDK_KEY", "")]);
     let launchdarkly = launchdarkly(flag(1, true)).await;
@@ -107,7 +107,7 @@ async fn without_a_key_it_is_offline_and_logs_so_first() {
 }
 
 #[tokio::test]
-async fn the_log_never_names_the_viewer_unless_it_is_logged_to() {
+async fn the_log_never_has_the_viewers_address_unless_enabled() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
     world.visit("/secret-path?secret-query", "192.0.2.77").await;
     let log = world.function.log().join("\n");
@@ -118,7 +118,7 @@ async fn the_log_never_names_the_viewer_unless_it_is_logged_to() {
 }
 
 #[tokio::test]
-async fn a_decision_line_says_what_the_decision_rests_on() {
+async fn a_decision_line_has_the_data_behind_the_decision() {
     let mut world = World::new(launchdarkly(flag(7, true)).await, &[]).await;
     let first = world.visit("/a", "192.0.2.1").await.line;
     let expected = serde_json::json!({
@@ -137,7 +137,7 @@ async fn a_decision_line_says_what_the_decision_rests_on() {
 }
 
 #[tokio::test]
-async fn only_problems_are_logged_when_only_they_are_wanted() {
+async fn log_problems_logs_only_problems() {
     let world = World::new(launchdarkly(flag(1, true)).await, &[("REDIRECT_LOG", "problems")]).await;
     world.lambda.invoke(event("/a", "192.0.2.1")).await.unwrap();
     world.lambda.invoke(event("/b", "no address")).await.unwrap();
@@ -199,7 +199,8 @@ fn any_signals() -> impl Strategy<Value = Signals> {
     })
 }
 
-/// What a browser makes of a `Location`: it resolves dot segments (also encoded ones), backslashes and a double slash.
+/// A `Location` as a browser follows it: with dot segments (also encoded ones), backslashes and a double slash
+/// resolved.
 fn followed(redirect: &Redirect) -> (String, Option<String>) {
     let (path, query) = match redirect.location.split_once('?') {
         Some((path, query)) => (path.to_owned(), Some(query.to_owned())),
@@ -237,7 +238,7 @@ proptest! {
     }
 
     #[test]
-    fn a_visit_ends_after_one_redirect_when_the_verdict_stays(uri in any_text(), query in any_text(), verdict in any_verdict()) {
+    fn a_visit_ends_after_one_redirect_if_the_verdict_stays(uri in any_text(), query in any_text(), verdict in any_verdict()) {
         if let Some(redirect) = answer("GET", &uri, Some(&query), verdict) {
             let (path, query) = followed(&redirect);
             let again = answer("GET", &path, query.as_deref(), verdict);
@@ -262,7 +263,7 @@ proptest! {
     }
 
     #[test]
-    fn the_current_site_never_leads_to_beta(uri in any_text(), verdict in any_verdict()) {
+    fn the_current_site_is_never_redirected_to_beta(uri in any_text(), verdict in any_verdict()) {
         let uri = format!("/site/{uri}");
         if let Some(redirect) = answer("GET", &uri, None, Verdict::Current) {
             prop_assert!(!is_below(&followed(&redirect).0, "/site/beta"));
@@ -271,7 +272,7 @@ proptest! {
     }
 
     #[test]
-    fn at_the_root_a_redirect_stays_on_the_host_and_a_browser_never_circles(
+    fn at_the_root_a_redirect_stays_on_the_host_and_a_browser_never_loops(
         uri in any_text(), query in any_text(), signals in any_signals(), verdicts in prop::collection::vec(any_verdict(), 8),
     ) {
         let paths = Paths::new("/", "/beta");
@@ -284,13 +285,13 @@ proptest! {
             prop_assert!(redirect.location.bytes().all(|byte| byte.is_ascii_graphic()), "{:?}", redirect.location);
             (path, query) = followed(&redirect);
             prop_assert!(path.starts_with('/') && !path.starts_with("//") && !path.contains('\\'), "{path}");
-            // What a browser sends along with the next request.
+            // The browser sends these with its next request.
             for cookie in redirect.cookies {
                 match cookie {
                     Cookie::Guard => signals.is_guarded = true,
                     Cookie::Preview => signals.preview = Preview::Shown,
                     Cookie::PreviewOff => signals.preview = Preview::Absent,
-                    Cookie::Visitor(id) => prop_assert!(false, "an id was given: {}", id),
+                    Cookie::Visitor(id) => prop_assert!(false, "an id was set: {}", id),
                 }
             }
         }
@@ -298,7 +299,7 @@ proptest! {
     }
 
     #[test]
-    fn a_clean_query_is_kept_as_it_is(query in "[!-\"$-~]{0,200}") {
+    fn a_clean_query_is_kept_unchanged(query in "[!-\"$-~]{0,200}") {
         let location = answer("GET", "/a", Some(&query), Verdict::Current).unwrap().location;
         let expected = if query.is_empty() { "/site/a".to_owned() } else { format!("/site/a?{query}") };
         prop_assert_eq!(location, expected);

@@ -1,4 +1,4 @@
-//! The events that LaunchDarkly gets of the evaluations.
+//! The events of evaluations that LaunchDarkly receives.
 
 use crate::setup::{World, event, flag, launchdarkly, start_program};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ fn counted(events: &[Value]) -> u64 {
 }
 
 #[tokio::test]
-async fn evaluations_reach_launchdarkly_when_they_are_due_and_not_before() {
+async fn evaluations_are_sent_to_launchdarkly_when_they_are_due_and_not_before() {
     let mut world = World::new(launchdarkly(flag(3, true)).await, &[("REDIRECT_REFRESH_AFTER_SECONDS", "3600")]).await;
     for ip in ["192.0.2.1", "192.0.2.2", "192.0.2.1"] {
         world.visit("/a", ip).await;
@@ -25,7 +25,7 @@ async fn evaluations_reach_launchdarkly_when_they_are_due_and_not_before() {
     assert_eq!(world.launchdarkly.count("POST"), 0);
     let later = SystemTime::now() + Duration::from_secs(31);
     world.send_at(&event("/a", "192.0.2.3"), later).await;
-    assert_eq!(world.launchdarkly.count("POST /bulk"), 1, "sent before the next event was asked for");
+    assert_eq!(world.launchdarkly.count("POST /bulk"), 1, "sent before the next event was requested");
     let events = world.launchdarkly.events();
     assert_eq!(counted(&events), 4);
     assert_eq!(of_kind(&events, "index").len(), 3, "{events:?}");
@@ -37,7 +37,7 @@ async fn evaluations_reach_launchdarkly_when_they_are_due_and_not_before() {
 }
 
 #[tokio::test]
-async fn an_environment_that_is_frozen_and_killed_loses_only_what_was_not_due() {
+async fn a_frozen_and_killed_environment_loses_only_events_that_were_not_due() {
     let mut world = World::new(launchdarkly(flag(3, true)).await, &[("REDIRECT_FLUSH_AFTER_SECONDS", "0")]).await;
     for ip in ["192.0.2.1", "192.0.2.2"] {
         world.visit("/a", ip).await;
@@ -49,7 +49,7 @@ async fn an_environment_that_is_frozen_and_killed_loses_only_what_was_not_due() 
 }
 
 #[tokio::test]
-async fn many_evaluations_are_sent_before_their_time() {
+async fn many_evaluations_are_sent_before_they_are_due() {
     let settings = [("REDIRECT_FLUSH_AFTER_SECONDS", "3600"), ("REDIRECT_REFRESH_AFTER_SECONDS", "3600")];
     let mut world = World::new(launchdarkly(flag(3, true)).await, &settings).await;
     for number in 0..201 {
@@ -61,7 +61,7 @@ async fn many_evaluations_are_sent_before_their_time() {
     assert_eq!(of_kind(&events, "index").len(), 200);
 }
 
-/// Each place of a flag that asks for more than counts.
+/// Each part of a flag that requests more than counts.
 fn tracked_flags() -> Vec<(&'static str, Value)> {
     let experiment = json!({"rollout": {"kind": "experiment", "contextKind": "user", "seed": 7, "variations": [
         {"variation": 0, "weight": 100_000, "untracked": false}, {"variation": 1, "weight": 0},
@@ -100,7 +100,7 @@ fn tracked_flags() -> Vec<(&'static str, Value)> {
 }
 
 #[tokio::test]
-async fn in_summary_no_address_leaves_whatever_the_flag_requests() {
+async fn in_summary_no_address_is_sent_whatever_the_flag_requests() {
     for (place, flag) in tracked_flags() {
         for (setting, updates, tells) in [
             ("full", "between-invocations", true),
@@ -131,7 +131,7 @@ async fn in_summary_no_address_leaves_whatever_the_flag_requests() {
 }
 
 #[tokio::test]
-async fn what_launchdarkly_counts_are_visits_not_pages() {
+async fn launchdarkly_counts_visits_not_pages() {
     for updates in ["between-invocations", "streaming", "polling"] {
         for value in [true, false] {
             let what = &format!("{updates}, {value}");
@@ -181,14 +181,14 @@ async fn a_page_that_is_decided_again_without_an_event_has_the_same_reasons() {
 }
 
 #[tokio::test]
-async fn off_means_no_request() {
+async fn off_means_no_event_requests() {
     let settings = [("REDIRECT_EVENTS", "off"), ("REDIRECT_FLUSH_AFTER_SECONDS", "0")];
     let mut world = World::new(launchdarkly(flag(3, true)).await, &settings).await;
     world.visit("/a", "192.0.2.1").await;
     assert_eq!(world.launchdarkly.seen().len(), 1);
 }
 
-/// While events cannot be delivered viewers do not notice, the log has it once, and later events arrive again.
+/// While events cannot be delivered, viewers do not notice, and the log reports it once. Later events arrive again.
 async fn check_events_fault(what: &str, fault: Fault, logged: &str) {
     let settings = [
         ("REDIRECT_FLUSH_AFTER_SECONDS", "0"),
@@ -228,7 +228,7 @@ events_faults! {
 }
 
 #[tokio::test]
-async fn events_that_failed_are_not_sent_again_and_the_next_ones_wait() {
+async fn failed_events_are_not_resent_and_the_next_ones_wait() {
     let settings = [("REDIRECT_FLUSH_AFTER_SECONDS", "0"), ("REDIRECT_REFRESH_AFTER_SECONDS", "3600")];
     let mut world = World::new(launchdarkly(flag(3, true)).await, &settings).await;
     world.launchdarkly.fail_events(Fault::Status(429, Some(40)));
@@ -241,14 +241,14 @@ async fn events_that_failed_are_not_sent_again_and_the_next_ones_wait() {
     world.launchdarkly.fail_events(Fault::None);
     let next = start + Duration::from_secs(100);
     world.send_at(&event("/a", "192.0.2.1"), next).await;
-    assert_eq!(counted(&world.launchdarkly.events()), 1, "the SDK drops what failed");
+    assert_eq!(counted(&world.launchdarkly.events()), 1, "the SDK drops failed events");
     assert_eq!(world.launchdarkly.count("POST /bulk"), 5);
     world.send_at(&event("/a", "192.0.2.1"), next + Duration::from_secs(1)).await;
-    assert_eq!(world.launchdarkly.count("POST /bulk"), 6, "no back-off is left");
+    assert_eq!(world.launchdarkly.count("POST /bulk"), 6, "the backoff has ended");
 }
 
 #[tokio::test]
-async fn an_events_server_that_is_down_does_not_concern_viewers() {
+async fn an_events_server_that_is_down_does_not_affect_viewers() {
     let settings = [("REDIRECT_FLUSH_AFTER_SECONDS", "0"), ("LAUNCHDARKLY_EVENTS_URI", "http://127.0.0.1:1")];
     let mut world = World::new(launchdarkly(flag(3, true)).await, &settings).await;
     for _ in 0..3 {
@@ -260,7 +260,7 @@ async fn an_events_server_that_is_down_does_not_concern_viewers() {
 }
 
 #[tokio::test]
-async fn a_regional_function_sends_its_last_events_when_it_is_shut_down() {
+async fn a_regional_function_sends_its_last_events_at_shutdown() {
     let launchdarkly = launchdarkly(flag(3, true)).await;
     let lambda = RuntimeApi::start().await.unwrap();
     let function = start_program(env!("CARGO_BIN_EXE_regional"), &lambda, &launchdarkly.uri(), &[]);

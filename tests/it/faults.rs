@@ -1,4 +1,4 @@
-//! What goes wrong, and what the viewer gets all the same.
+//! Faults, and the answers that viewers still get.
 
 use crate::setup::{Answered, KEY, World, event, flag, launchdarkly, start};
 use serde_json::{Value, json};
@@ -6,10 +6,10 @@ use standins::{Data, Fault, LaunchDarkly, RuntimeApi};
 use std::fs;
 use std::time::{Duration, SystemTime};
 
-/// The timeout that Lambda@Edge gives the function: a later answer would be a 503.
+/// The function's timeout on Lambda@Edge: a later answer would be a 503.
 const FUNCTION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Later than any staleness that is allowed, by nothing but the deadlines that Lambda gives.
+/// Later than the maximum staleness, but only by Lambda's deadlines.
 fn ten_minutes_later(times: u64) -> SystemTime {
     SystemTime::now() + Duration::from_secs(600) * u32::try_from(times).unwrap()
 }
@@ -20,15 +20,15 @@ fn check(answered: &Answered, what: &str, summary: &str, data: &str) {
     assert!(answered.took < FUNCTION_TIMEOUT, "{what}: {:?}", answered.took);
 }
 
-/// Those of redirect.toml, but for a shorter start.
+/// The settings of redirect.toml, with a shorter start.
 const BUDGETS: [(&str, &str); 3] =
     [("REDIRECT_INIT_BUDGET_MS", "400"), ("REDIRECT_VIEWER_BUDGET_MS", "300"), ("REDIRECT_BETWEEN_BUDGET_MS", "1500")];
 
-/// A fault of LaunchDarkly, at a cold start and later. `logged` is what the log must say, once.
+/// A fault of LaunchDarkly, at a cold start and later. The log must contain `logged` once.
 async fn check_fault(fetch: &str, what: &str, fault: Fault, logged: &str) {
     let what = &format!("{what}, {fetch}");
     let settings = [&BUDGETS[..], &[("REDIRECT_FETCH", fetch)]].concat();
-    // At a cold start there is nothing to decide from: the current site.
+    // At a cold start there is no data: the current site.
     let service = launchdarkly(flag(1, true)).await;
     service.fail(fault.clone());
     let mut world = World::new(service, &settings).await;
@@ -39,27 +39,27 @@ async fn check_fault(fetch: &str, what: &str, fault: Fault, logged: &str) {
         assert_eq!(answered.line["level"], "warn", "{what}");
     }
     let staying = world.visit("/site/beta/a", "192.0.2.1").await;
-    assert_eq!(staying.summary(), "pass-through", "{what}: who is on beta stays there when nothing is known");
-    // At most at the start, on the viewer's time and after a response, within one step of the back-off.
+    assert_eq!(staying.summary(), "pass-through", "{what}: viewers on beta stay there without data");
+    // At most once at the start, once while the viewer waits and once after a response, within one step of the backoff.
     assert!(world.launchdarkly.count("GET") <= 3, "{what}: {} requests", world.launchdarkly.count("GET"));
     let messages = world.messages();
     assert!(messages.iter().any(|line| line.contains(logged)), "{what}: no {logged:?} in {messages:?}");
     assert!(messages.len() <= 3, "{what}: {messages:?}");
     assert!(peak_memory_kb(&world) < 100 * 1024, "{what}: {} kB", peak_memory_kb(&world));
 
-    // Later there is older data, which is better than none.
+    // Later there is older data, which is used.
     let mut world = World::new(launchdarkly(flag(1, true)).await, &settings).await;
     check(&world.visit("/a", "192.0.2.1").await, what, "302 /site/beta/a", "fresh");
     world.launchdarkly.fail(fault);
     let answered = world.send_at(&event("/b", "192.0.2.1"), ten_minutes_later(1)).await;
     check(&answered, what, "302 /site/beta/b", "older");
     assert!(answered.line["data_age_ms"].as_u64().unwrap() >= 600_000, "{what}: {}", answered.line);
-    assert!(world.launchdarkly.count("GET") >= 2, "{what}: it was not asked");
+    assert!(world.launchdarkly.count("GET") >= 2, "{what}: no request");
 
-    // And when the fault is over, what is new.
+    // When the fault is over, new data is used.
     world.launchdarkly.fail(Fault::None);
     world.launchdarkly.set_flag(&flag(2, false));
-    // On a busy machine the fetch may take longer than a viewer waits, and is there for the next one.
+    // On a busy machine the fetch may take longer than a viewer waits; then the next viewer gets its data.
     let mut answered = world.send_at(&event("/c", "192.0.2.1"), ten_minutes_later(20)).await;
     if answered.line["data"] == "older" {
         answered = world.send_at(&event("/c", "192.0.2.1"), ten_minutes_later(20)).await;
@@ -73,7 +73,7 @@ fn peak_memory_kb(world: &World) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Each fault of the endpoints for single items and of the one for the whole environment.
+/// Each fault, at the endpoints for single items and at the endpoint for the whole environment.
 macro_rules! faults {
     ($($name:ident: $fault:expr => $logged:expr;)*) => {
         mod items {
@@ -120,7 +120,7 @@ async fn refused_connections() {
 }
 
 #[tokio::test]
-async fn not_modified_although_nothing_is_known() {
+async fn not_modified_without_known_data() {
     let service = launchdarkly(flag(1, true)).await;
     service.fail(Fault::Status(304, None));
     let mut world = World::new(service, &[]).await;
@@ -138,7 +138,7 @@ async fn a_wrong_content_type_does_not_matter() {
 }
 
 #[tokio::test]
-async fn a_missing_flag_gives_the_current_site_and_is_named() {
+async fn a_missing_flag_gives_the_current_site_and_is_logged() {
     let mut world = World::new(LaunchDarkly::start(KEY, Data::default()).await.unwrap(), &[]).await;
     let answered = world.visit("/a", "192.0.2.1").await;
     check(&answered, "missing", "302 /site/a", "fresh");
@@ -148,7 +148,7 @@ async fn a_missing_flag_gives_the_current_site_and_is_named() {
 }
 
 #[tokio::test]
-async fn a_flag_of_another_type_gives_the_current_site_and_is_named() {
+async fn a_flag_of_another_type_gives_the_current_site_and_is_logged() {
     let mut text = flag(1, true);
     text["variations"] = json!(["new", "old"]);
     let mut world = World::new(launchdarkly(text).await, &[]).await;
@@ -159,7 +159,7 @@ async fn a_flag_of_another_type_gives_the_current_site_and_is_named() {
 }
 
 #[tokio::test]
-async fn one_malformed_flag_among_good_ones_harms_no_other() {
+async fn a_malformed_flag_does_not_affect_the_others() {
     for fetch in ["items", "environment"] {
         let service = launchdarkly(flag(1, true)).await;
         service.change(|data| {
@@ -175,7 +175,7 @@ async fn one_malformed_flag_among_good_ones_harms_no_other() {
             data.flags.insert("broken".to_owned(), json!({"key": "broken"}));
         });
         let mut world = World::new(service, &[("REDIRECT_FETCH", fetch)]).await;
-        // It counts as missing when it has been so for as long as data may be old.
+        // It counts as missing once it has been malformed for `max_staleness_seconds`.
         check(&world.visit("/a", "192.0.2.1").await, fetch, "302 /site/a", "default");
         let answered = world.send_at(&event("/a", "192.0.2.1"), ten_minutes_later(1)).await;
         check(&answered, fetch, "302 /site/a", "fresh");
@@ -216,7 +216,7 @@ async fn prerequisites_and_segments_are_fetched_too() {
 }
 
 #[tokio::test]
-async fn nothing_runs_when_nothing_is_due() {
+async fn nothing_is_fetched_when_nothing_is_due() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
     for _ in 0..20 {
         world.visit("/a", "192.0.2.1").await;
@@ -225,19 +225,19 @@ async fn nothing_runs_when_nothing_is_due() {
 }
 
 #[tokio::test]
-async fn a_refresh_after_the_response_costs_no_viewer_time_and_asks_for_changes_only() {
+async fn a_refresh_after_the_response_costs_viewers_no_time_and_requests_only_changes() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
     world.visit("/a", "192.0.2.1").await;
-    // Due, but not stale: 20 of 60 seconds.
+    // Due, but not too old: 20 of 60 seconds.
     let later = SystemTime::now() + Duration::from_secs(20);
     check(&world.send_at(&event("/b", "192.0.2.1"), later).await, "due", "302 /site/beta/b", "fresh");
     assert_eq!(world.launchdarkly.count("GET"), 2);
     assert!(world.launchdarkly.seen()[1].headers().contains_key("if-none-match"));
-    // The answer was 304, and the data counts as fetched: nothing is due.
+    // After the 304, the data counts as fetched: nothing is due.
     let later = SystemTime::now() + Duration::from_secs(30);
     check(&world.send_at(&event("/c", "192.0.2.1"), later).await, "304", "302 /site/beta/c", "fresh");
     assert_eq!(world.launchdarkly.count("GET"), 2);
-    // A change arrives after the response that made it due, so the next viewer has it without a wait.
+    // A change is fetched after the next response, so the viewer after that gets it without a wait.
     world.launchdarkly.set_flag(&flag(2, false));
     let later = SystemTime::now() + Duration::from_secs(50);
     check(&world.send_at(&event("/d", "192.0.2.1"), later).await, "before", "302 /site/beta/d", "fresh");
@@ -246,7 +246,7 @@ async fn a_refresh_after_the_response_costs_no_viewer_time_and_asks_for_changes_
 }
 
 #[tokio::test]
-async fn frozen_for_ten_minutes_the_next_decision_uses_the_new_value() {
+async fn after_a_freeze_of_ten_minutes_the_next_decision_uses_the_new_value() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
     check(&world.visit("/a", "192.0.2.1").await, "before", "302 /site/beta/a", "fresh");
     world.function.freeze();
@@ -263,11 +263,11 @@ async fn frozen_for_ten_minutes_the_next_decision_uses_the_new_value() {
 }
 
 #[tokio::test]
-async fn a_connection_is_used_again_unless_it_was_idle_for_more_than_ten_seconds() {
+async fn a_connection_is_reused_unless_it_was_idle_for_more_than_ten_seconds() {
     let settings = [("REDIRECT_REFRESH_AFTER_SECONDS", "0"), ("REDIRECT_EVENTS", "off")];
     let mut world = World::new(launchdarkly(flag(1, true)).await, &settings).await;
     let start = SystemTime::now();
-    // Seconds by Lambda's deadlines, and the connections made until then: one is made at the start.
+    // Seconds by Lambda's deadlines, and the number of connections until then: the start makes one.
     for (second, connections) in [(0, 1), (5, 1), (14, 1), (25, 2), (30, 2), (630, 3)] {
         world.send_at(&event("/a", "192.0.2.1"), start + Duration::from_secs(second)).await;
         assert_eq!(world.launchdarkly.connections(), connections, "second {second}");
@@ -276,7 +276,7 @@ async fn a_connection_is_used_again_unless_it_was_idle_for_more_than_ten_seconds
 }
 
 #[tokio::test]
-async fn ten_minutes_that_only_the_deadline_shows_make_data_stale() {
+async fn ten_minutes_that_only_the_deadlines_show_make_data_stale() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
     check(&world.visit("/a", "192.0.2.1").await, "before", "302 /site/beta/a", "fresh");
     world.launchdarkly.set_flag(&flag(2, false));
@@ -285,7 +285,7 @@ async fn ten_minutes_that_only_the_deadline_shows_make_data_stale() {
 }
 
 #[tokio::test]
-async fn a_fetch_too_slow_for_the_viewer_goes_on_after_their_response() {
+async fn a_fetch_too_slow_for_the_viewer_continues_after_their_response() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[("REDIRECT_VIEWER_BUDGET_MS", "50")]).await;
     world.visit("/a", "192.0.2.1").await;
     world.launchdarkly.set_flag(&flag(2, false));
@@ -302,7 +302,7 @@ async fn a_fetch_too_slow_for_the_viewer_goes_on_after_their_response() {
 }
 
 #[tokio::test]
-async fn a_viewer_waits_only_once_per_step_of_the_back_off() {
+async fn a_viewer_waits_only_once_per_step_of_the_backoff() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
     world.visit("/a", "192.0.2.1").await;
     world.launchdarkly.fail(Fault::Status(503, None));
@@ -310,14 +310,14 @@ async fn a_viewer_waits_only_once_per_step_of_the_back_off() {
     for _ in 0..10 {
         check(&world.send_at(&event("/a", "192.0.2.1"), later).await, "503", "302 /site/beta/a", "older");
     }
-    // The machine may be so slow that a first step of half a second passes on the way.
+    // On a slow machine, a first step of half a second may pass meanwhile.
     let asked = world.launchdarkly.count("GET");
     assert!((2..=5).contains(&asked), "{asked} requests for ten stale visits");
     assert_eq!(world.messages().len(), 1, "{:?}", world.messages());
 }
 
 #[tokio::test]
-async fn a_rejected_key_is_tried_again_within_a_minute_and_logged_once() {
+async fn a_rejected_key_is_retried_within_a_minute_and_logged_once() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
     world.visit("/a", "192.0.2.1").await;
     world.launchdarkly.fail(Fault::Status(401, None));
@@ -335,7 +335,7 @@ async fn a_rejected_key_is_tried_again_within_a_minute_and_logged_once() {
 }
 
 #[tokio::test]
-async fn retry_after_is_respected_within_the_longest_wait() {
+async fn retry_after_is_respected_up_to_the_longest_wait() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
     world.visit("/a", "192.0.2.1").await;
     world.launchdarkly.fail(Fault::Status(429, Some(40)));
@@ -344,7 +344,7 @@ async fn retry_after_is_respected_within_the_longest_wait() {
         world.send_at(&event("/a", "192.0.2.1"), seconds(second)).await;
         assert_eq!(world.launchdarkly.count("GET"), requests, "second {second}");
     }
-    // An hour is longer than the data may be old: a minute.
+    // An hour is longer than the longest wait, a minute.
     world.launchdarkly.fail(Fault::Status(429, Some(3_600)));
     for (second, requests) in [(100, 4), (140, 4), (155, 4), (170, 5)] {
         world.send_at(&event("/a", "192.0.2.1"), seconds(second)).await;
@@ -365,7 +365,7 @@ async fn a_time_to_live_that_is_too_long_is_logged_once() {
     assert!(messages[0].contains("300s") && messages[0].contains("TTL"), "{messages:?}");
 }
 
-/// A function whose package has this `flags.json`, and whose LaunchDarkly is out of reach.
+/// A function whose package has this `flags.json`, and whose LaunchDarkly is unreachable.
 async fn packaged(name: &str, contents: &str) -> World {
     let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     fs::create_dir_all(&folder).unwrap();
@@ -383,7 +383,7 @@ fn flags_json(age: Duration) -> String {
 }
 
 #[tokio::test]
-async fn the_package_has_data_for_when_nothing_better_is_there() {
+async fn bundled_data_is_used_when_there_is_nothing_better() {
     let mut world = packaged("young", &flags_json(Duration::from_secs(3_600))).await;
     let answered = world.visit("/a", "192.0.2.1").await;
     check(&answered, "young", "302 /site/beta/a", "bundled");
@@ -394,13 +394,13 @@ async fn the_package_has_data_for_when_nothing_better_is_there() {
 }
 
 #[tokio::test]
-async fn data_of_the_package_that_is_too_old_yields_to_the_default() {
+async fn bundled_data_that_is_too_old_is_not_used() {
     let mut world = packaged("old", &flags_json(Duration::from_secs(25 * 3_600))).await;
     check(&world.visit("/a", "192.0.2.1").await, "old", "302 /site/a", "default");
 }
 
 #[tokio::test]
-async fn data_of_the_package_that_cannot_be_read_is_logged_once() {
+async fn unreadable_bundled_data_is_logged_once() {
     for (contents, why) in [
         ("{\"fetched_at\": \"today\"}", "fetched_at is \\\"today\\\""),
         ("{}", "missing field `fetched_at`"),
@@ -423,11 +423,11 @@ async fn streaming_and_polling_are_the_sdks_own() {
     check(&world.visit("/a", "192.0.2.1").await, "streaming", "302 /site/beta/a", "sdk");
     assert_eq!(world.launchdarkly.count("GET /all"), 1);
     world.launchdarkly.set_flag(&flag(2, false));
-    // The patch comes by itself; how soon is the SDK's affair.
+    // The SDK receives the patch at its own time.
     let mut visits = 0;
     while world.visit("/a", "192.0.2.1").await.summary() != "302 /site/a" {
         visits += 1;
-        assert!(visits < 10_000, "the stream's change never came");
+        assert!(visits < 10_000, "the stream's change did not arrive");
     }
     assert_eq!(world.launchdarkly.count("GET"), 1);
 
@@ -440,8 +440,8 @@ async fn streaming_and_polling_are_the_sdks_own() {
 }
 
 #[tokio::test]
-async fn a_launchdarkly_that_never_answers_does_not_hold_up_the_start() {
-    // Far longer than the budget, and short enough to tell it from a start that waits for ever.
+async fn a_launchdarkly_that_never_answers_does_not_delay_the_start() {
+    // Much longer than the budget, but short enough to detect a start that waits forever.
     let patience = Duration::from_secs(20);
     for updates in ["between-invocations", "streaming", "polling"] {
         let service = launchdarkly(flag(1, true)).await;
@@ -449,17 +449,18 @@ async fn a_launchdarkly_that_never_answers_does_not_hold_up_the_start() {
         let settings = [("REDIRECT_UPDATES", updates), ("REDIRECT_INIT_BUDGET_MS", "200")];
         let world = World::new(service, &settings).await;
         let asked = tokio::time::timeout(patience, world.lambda.polled(1)).await;
-        assert!(asked.is_ok(), "{updates}: no event was asked for");
+        assert!(asked.is_ok(), "{updates}: no event was requested");
     }
 }
 
 #[tokio::test]
-async fn what_goes_on_after_a_response_ends_before_the_deadline() {
+async fn the_work_after_a_response_ends_before_the_deadline() {
     let settings = [("REDIRECT_REFRESH_AFTER_SECONDS", "0")];
     let world = World::new(launchdarkly(flag(1, true)).await, &settings).await;
     world.lambda.polled(1).await;
     world.launchdarkly.fail(Fault::BlackHole);
-    // 10 s would be allowed between invocations, but the deadline is in 3 s, and half a second before it all must end.
+    // The budget between invocations is 10 s, but the deadline is in 3 s, and all work must end half a second before
+    // it.
     let deadline = SystemTime::now() + Duration::from_secs(3);
     world.lambda.invoke_with_deadline(event("/a", "192.0.2.1"), deadline).await.unwrap();
     world.lambda.polled(2).await;
@@ -468,7 +469,7 @@ async fn what_goes_on_after_a_response_ends_before_the_deadline() {
 }
 
 #[tokio::test]
-async fn an_attempt_of_the_cold_start_that_a_freeze_ended_is_made_again() {
+async fn a_cold_start_fetch_that_a_freeze_ended_is_retried() {
     let service = launchdarkly(flag(1, true)).await;
     service.fail(Fault::BlackHole);
     let settings = [
@@ -480,14 +481,14 @@ async fn an_attempt_of_the_cold_start_that_a_freeze_ended_is_made_again() {
     world.lambda.polled(1).await;
     world.function.freeze();
     world.launchdarkly.fail(Fault::None);
-    // Longer than the attempt may take, by the machine's own clocks: there was no deadline yet.
+    // Longer than the attempt may take, by the machine's own clocks: there is no deadline yet.
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     world.function.thaw();
     check(&world.visit("/a", "192.0.2.1").await, "thawed", "302 /site/beta/a", "fresh");
 }
 
 #[tokio::test]
-async fn throttling_that_asks_for_no_wait_is_waited_for_all_the_same() {
+async fn throttling_without_a_wait_still_causes_a_wait() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
     world.visit("/a", "192.0.2.1").await;
     world.launchdarkly.fail(Fault::Status(429, Some(0)));
@@ -500,7 +501,7 @@ async fn throttling_that_asks_for_no_wait_is_waited_for_all_the_same() {
 }
 
 #[tokio::test]
-async fn many_large_segments_are_refused_before_memory_is_short() {
+async fn too_many_large_segments_are_rejected_before_memory_runs_out() {
     let mut top = flag(1, true);
     let keys: Vec<_> = (0..40).map(|number| format!("segment-{number}")).collect();
     top["rules"] = json!([{"id": "r", "variation": 0, "trackEvents": false, "clauses": [
@@ -523,7 +524,7 @@ async fn many_large_segments_are_refused_before_memory_is_short() {
 }
 
 #[tokio::test]
-async fn what_the_sdk_says_never_names_the_viewer() {
+async fn the_sdks_messages_never_have_the_viewers_address() {
     let mut odd = flag(1, true);
     odd["rules"] = json!([{"id": "r", "variation": 0, "trackEvents": false, "clauses": [
         {"attribute": "key", "op": "matches", "values": ["^(?!10\\.).*"], "negate": false},
@@ -539,7 +540,7 @@ async fn what_the_sdk_says_never_names_the_viewer() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_refused_does_not_hold_up_the_start() {
+async fn a_rejected_stream_does_not_delay_the_start() {
     let service = launchdarkly(flag(1, true)).await;
     let settings = [("REDIRECT_UPDATES", "streaming"), ("REDIRECT_INIT_BUDGET_MS", "200")];
     let lambda = RuntimeApi::start().await.unwrap();

@@ -1,4 +1,4 @@
-//! The whole promise: many environments behind a router that does as Lambda does, while the flag flips and LaunchDarkly
+//! The whole promise: many environments behind a router that works like Lambda, while the flag flips and LaunchDarkly
 //! fails at random. The test at the end is a short run; `just fleet` (benches/fleet.rs) is a long one.
 
 use crate::setup::{event, flag, launchdarkly, start};
@@ -11,17 +11,17 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout};
 
-/// What Lambda gives an invocation, its work after the response included.
+/// The time that an invocation may take, including its work after the response.
 const FUNCTION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The largest burst of visits at the same moment, and how many arrivals in a hundred are bursts.
+/// The largest burst of visits at the same moment, and the percentage of arrivals that are bursts.
 const MAX_BURST: u64 = 40;
 const BURSTS_IN_100: u64 = 5;
 
-/// How many of the faults, from the first, say that LaunchDarkly is not to be asked again soon.
+/// How many of the faults, from the first one, are rejections after which clients wait longest.
 const REFUSALS: u64 = 3;
 
-/// A run. Everything random follows the seed, as far as processes allow.
+/// A run. Its randomness depends on the seed alone, as far as processes allow.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
     pub seed: u64,
@@ -39,13 +39,13 @@ impl Plan {
         Duration::from_secs(self.max_staleness_seconds)
     }
 
-    /// The oldest data that a decision may rest on while LaunchDarkly answers.
+    /// The maximum age of a decision's data while LaunchDarkly answers.
     pub fn bound(&self) -> Duration {
         self.max_staleness() + Duration::from_millis(self.viewer_budget_ms)
     }
 
-    /// How long LaunchDarkly has to answer before the promise holds again: the last attempt that hangs, and the longest
-    /// wait after it.
+    /// How long LaunchDarkly must have answered before the promise holds again: the last attempt that hangs, and the
+    /// longest wait after it.
     fn recovery(&self) -> Duration {
         let attempt = self.init_budget_ms.max(self.viewer_budget_ms + self.between_budget_ms);
         Duration::from_millis(attempt) + self.max_staleness()
@@ -66,11 +66,11 @@ impl Plan {
     }
 }
 
-/// [SplitMix64](https://prng.di.unimi.it/splitmix64.c): small, and the same everywhere for a seed.
+/// [SplitMix64](https://prng.di.unimi.it/splitmix64.c): small, and the same on every machine for a seed.
 pub struct Dice(u64);
 
 impl Dice {
-    /// Each stream of a seed is another sequence.
+    /// Each stream of a seed is a different sequence.
     pub fn new(seed: u64, stream: u64) -> Self {
         Self(seed ^ stream.rotate_left(32))
     }
@@ -86,7 +86,7 @@ impl Dice {
         self.next() % limit
     }
 
-    /// From 0 to 1, without 1.
+    /// From 0 to 1, excluding 1.
     fn share(&mut self) -> f64 {
         f64::from(u32::try_from(self.next() >> 32).unwrap()) / (f64::from(u32::MAX) + 1.0)
     }
@@ -96,36 +96,36 @@ impl Dice {
     }
 }
 
-/// What a decision rested on, as the router sees it.
+/// A decision, as the router sees it.
 #[derive(Debug)]
 pub struct Decision {
     pub since_flip: Duration,
-    /// Whether it rested on the flag as it was before the last flip.
+    /// Whether it used the flag from before the last flip.
     pub is_old: bool,
-    /// Whether LaunchDarkly had answered for so long that the promise held.
+    /// Whether LaunchDarkly had answered long enough for the promise to hold.
     pub is_promised: bool,
 }
 
 #[derive(Debug, Default)]
 pub struct Report {
     pub decisions: Vec<Decision>,
-    /// Decisions without any flag data, as at a cold start while LaunchDarkly fails.
+    /// Decisions without flag data, such as at a cold start while LaunchDarkly fails.
     pub without_data: u32,
-    /// Visits without the answer that the data gives.
+    /// Visits without the answer that follows from the data.
     pub lost: Vec<String>,
-    /// Decisions that rested on older data than promised.
+    /// Decisions on older data than promised.
     pub broken: Vec<String>,
     pub flips: usize,
     pub faults: u32,
     pub started: u32,
     pub killed: u32,
-    /// The environments alive, at every arrival.
+    /// The number of live environments at each arrival.
     pub alive: Vec<u32>,
     pub flag_requests: usize,
     pub event_requests: usize,
 }
 
-/// The decisions of a slice of the time since the flip.
+/// The decisions in a slice of the time since the flip.
 #[derive(Debug, Serialize)]
 pub struct Slice {
     pub from_seconds: f64,
@@ -134,7 +134,7 @@ pub struct Slice {
 }
 
 impl Report {
-    /// The share of old decisions over the time since the flip, in `slices` of this length.
+    /// The share of old decisions by the time since the flip, in `slices` of this length.
     pub fn curve(&self, length: Duration, slices: u32, wanted: impl Fn(&Decision) -> bool) -> Vec<Slice> {
         let slice = |number: u32| {
             let from = length * number;
@@ -160,7 +160,7 @@ struct Environment {
 }
 
 impl Environment {
-    /// The answer to an event and the line of the decision, or why there is none.
+    /// The answer to an event and the decision's log line, or why there is none.
     async fn answer(&mut self, event: String) -> Result<(Value, Value), String> {
         let answer = async {
             let outcome = tokio::select! {
@@ -184,17 +184,17 @@ impl Environment {
         timeout(FUNCTION_TIMEOUT, answer).await.unwrap_or_else(|_| Err("no answer within the timeout".to_owned()))
     }
 
-    /// Waits until it asks for the next event, and freezes it as soon as it does.
+    /// Waits until it requests the next event, and freezes it immediately.
     async fn freeze(&self) -> Result<(), String> {
         let asked = timeout(FUNCTION_TIMEOUT, self.lambda.idle()).await;
         self.function.freeze();
-        asked.map_err(|_| "it did not ask for the next event".to_owned())
+        asked.map_err(|_| "it did not request the next event".to_owned())
     }
 }
 
-/// What is true at LaunchDarkly.
+/// The state of LaunchDarkly.
 struct Truth {
-    /// When each version of the flag was there, from version 1. Odd versions are on.
+    /// When each version of the flag appeared, from version 1. Odd versions are on.
     versions: Vec<Instant>,
     /// Since when the promise holds; `None` while LaunchDarkly fails.
     promised_from: Option<Instant>,
@@ -204,7 +204,7 @@ struct Fleet {
     plan: Plan,
     launchdarkly: LaunchDarkly,
     truth: Mutex<Truth>,
-    /// The most recently used is the last.
+    /// The most recently used one is last.
     frozen: Mutex<Vec<Environment>>,
     report: Mutex<Report>,
     began: Instant,
@@ -237,7 +237,7 @@ pub async fn run(plan: &Plan, progress: impl Fn(&str)) -> Report {
 }
 
 impl Fleet {
-    /// Visits at random moments, some of them many at once.
+    /// Visits at random moments, some of them in bursts.
     async fn traffic(self: Arc<Self>, progress: impl Fn(&str)) -> JoinSet<()> {
         let mut dice = Dice::new(self.plan.seed, 1);
         let mut visits = JoinSet::new();
@@ -285,7 +285,7 @@ impl Fleet {
         }
     }
 
-    /// LaunchDarkly fails in several ways, then answers for long enough that the promise is tested.
+    /// LaunchDarkly fails in several ways, then answers long enough to test the promise.
     async fn fail(&self) {
         let (mut dice, scale) = (Dice::new(self.plan.seed, 3), self.plan.max_staleness());
         let recovery = self.plan.recovery();
@@ -295,8 +295,8 @@ impl Fleet {
             let end = Instant::now() + dice.between(scale, scale * 2);
             let mut kinds = Vec::new();
             while Instant::now() < end {
-                // Most environments meet the first fault only; every other spell starts with a refusal, since clients
-                // wait longest after one.
+                // Most environments see only the first fault; every other period starts with a rejection, because
+                // clients wait longest after one.
                 let is_refusal = kinds.is_empty() && spell.is_multiple_of(2);
                 if kinds.is_empty() {
                     kinds = self.faults();
@@ -362,7 +362,7 @@ impl Fleet {
         let answer = environment.answer(event(&address, &ip)).await;
         let judged = answer.and_then(|(answer, line)| self.judge(number, &address, arrived, &answer, &line));
         let fate = dice.below(100);
-        // A process that is killed now has its work after the response before it.
+        // A process that is killed now has not yet done its work after the response.
         let rest = if judged.is_err() || fate == 0 { Err(String::new()) } else { environment.freeze().await };
         let mut report = self.report.lock();
         let problems = [judged.err(), rest.clone().err().filter(|why| !why.is_empty())];
@@ -380,7 +380,7 @@ impl Fleet {
         }
     }
 
-    /// Takes note of a decision. An answer that is not what the data gives is an error.
+    /// Records a decision. An answer that does not follow from the data is an error.
     fn judge(&self, number: u64, address: &str, arrived: Instant, answer: &Value, line: &Value) -> Result<(), String> {
         let location = answer["headers"]["location"][0]["value"].as_str();
         let page = address.trim_start_matches("/site/beta");
@@ -388,7 +388,7 @@ impl Fleet {
             Some("/site") => false,
             Some("/site/beta") => true,
             None if answer["uri"] == address => true,
-            _ => return Err(format!("an answer of no use: {answer}")),
+            _ => return Err(format!("an unexpected answer: {answer}")),
         };
         let truth = self.truth.lock();
         let is_promised = truth.promised_from.is_some_and(|from| from <= arrived);
@@ -402,11 +402,11 @@ impl Fleet {
             return Ok(());
         };
         if is_beta != is_on(version) {
-            return Err(format!("the answer {answer} is not that of version {version}"));
+            return Err(format!("the answer {answer} does not match version {version}"));
         }
         let current = truth.versions.iter().rposition(|since| *since <= arrived).unwrap() + 1;
         let since_flip = arrived.duration_since(truth.versions[current - 1]);
-        // For how long another version had been there, whatever the function says of its data.
+        // How long a newer version had existed, whatever age the function logs.
         let outdated = truth.versions.get(version).map(|since| arrived.saturating_duration_since(*since));
         let age = outdated.unwrap_or_default().max(Duration::from_millis(line["data_age_ms"].as_u64().unwrap()));
         if is_promised && age > self.plan.bound() {
@@ -425,7 +425,7 @@ fn is_on(version: usize) -> bool {
 #[tokio::test]
 async fn the_kill_switch_reaches_every_environment() {
     let (mut decisions, mut old) = (0, 0);
-    // A busy machine makes fewer visits in the same time: then another run follows, until the promise was tested.
+    // A busy machine makes fewer visits in the same time, so runs are repeated until the promise is tested.
     for seed in 6..12 {
         let plan = Plan {
             seed,

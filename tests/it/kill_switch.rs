@@ -1,6 +1,6 @@
-//! Turning the flag off brings everyone back, whatever happens to what the flag refers to.
+//! Turning the flag off brings everyone back, whatever happens to the flag's references.
 //!
-//! Time is what Lambda's deadlines say: a visit "at second 61" arrives 61 s after the first one.
+//! Time is measured by Lambda's deadlines: a visit "at second 61" arrives 61 s after the first one.
 
 use crate::fleet::Dice;
 use crate::setup::{Answered, World, event, flag, launchdarkly};
@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 /// `max_staleness_seconds` of redirect.toml.
 const MAX_STALENESS: u64 = 60;
 
-/// Short waits for what never answers.
+/// Short waits for servers that never answer.
 const BUDGETS: [(&str, &str); 3] =
     [("REDIRECT_INIT_BUDGET_MS", "600"), ("REDIRECT_VIEWER_BUDGET_MS", "600"), ("REDIRECT_BETWEEN_BUDGET_MS", "600")];
 
@@ -33,7 +33,7 @@ impl Site {
         Self { world: World::new(service, &settings).await, start: SystemTime::now() }
     }
 
-    /// A page that is neither of the current site nor of the new one, or one of the new one.
+    /// A page outside both sites, or a page of the new one.
     async fn visit(&mut self, address: &str, second: u64) -> Answered {
         let arrival = self.start + Duration::from_secs(second);
         self.world.send_at(&event(address, "192.0.2.1"), arrival).await
@@ -47,8 +47,8 @@ impl Site {
         assert_eq!(answered.summary(), "pass-through", "{what}: {} {:?}", answered.line, self.world.messages());
     }
 
-    /// Everyone is back on the current site, from wherever they come.
-    async fn home(&mut self, second: u64, what: &str) {
+    /// Everyone gets the current site, at an entry and on a page of beta.
+    async fn on_current_site(&mut self, second: u64, what: &str) {
         let answered = self.visit("/a", second).await;
         assert_eq!(answered.summary(), "302 /site/a", "{what}: {} {:?}", answered.line, self.world.messages());
         let answered = self.visit("/site/beta/a", second).await;
@@ -66,8 +66,8 @@ fn off(version: u64) -> Value {
     flag
 }
 
-/// A rule that shows the new site to the members of a segment, or to all but them.
-fn naming(mut flag: Value, segment: &str, negate: bool) -> Value {
+/// With a rule that shows the new site to the members of a segment, or to everyone else.
+fn with_rule(mut flag: Value, segment: &str, negate: bool) -> Value {
     flag["rules"] = json!([{"id": "r", "variation": 0, "trackEvents": false, "clauses": [
         {"attribute": "", "op": "segmentMatch", "values": [segment], "negate": negate},
     ]}]);
@@ -88,7 +88,7 @@ fn large(key: &str) -> Value {
     segment(key, 2, &[&member])
 }
 
-/// What can happen to a segment: a fault of its address, or what it is.
+/// A problem of a segment: a fault of its endpoint, or invalid content.
 enum Trouble {
     Fault(Fault),
     Is(Value),
@@ -112,8 +112,7 @@ fn cause(service: &LaunchDarkly, trouble: &Trouble) {
     }
 }
 
-/// Whether the trouble can be had with that way of fetching: an environment that comes in one piece has no single
-/// item that fails to answer.
+/// Whether the problem can occur with that setting of `fetch`: in a whole environment, a single item cannot fail.
 fn applies(fetch: &str, trouble: &Trouble) -> bool {
     fetch == "items" || matches!(trouble, Trouble::Is(_))
 }
@@ -126,8 +125,8 @@ async fn off_whatever_happens_to_a_segment_of_its_rules() {
             let mut site = Site::new(launchdarkly(flag(1, true)).await, fetch).await;
             site.on_beta(0, what).await;
             cause(&site.world.launchdarkly, trouble);
-            site.world.launchdarkly.set_flag(&naming(off(2), "testers", false));
-            site.home(MAX_STALENESS + 1, what).await;
+            site.world.launchdarkly.set_flag(&with_rule(off(2), "testers", false));
+            site.on_current_site(MAX_STALENESS + 1, what).await;
             assert_eq!(site.world.launchdarkly.count("GET /sdk/segments"), 0, "{what}: an off flag needs no segment");
             assert!(site.world.messages().is_empty(), "{what}: {:?}", site.world.messages());
         }
@@ -135,7 +134,7 @@ async fn off_whatever_happens_to_a_segment_of_its_rules() {
 }
 
 #[tokio::test]
-async fn off_although_its_prerequisites_close_a_circle() {
+async fn off_with_circular_prerequisites() {
     for fetch in FETCHES {
         for on in [false, true] {
             let what = &format!("on: {on}, {fetch}");
@@ -152,24 +151,24 @@ async fn off_although_its_prerequisites_close_a_circle() {
                 .launchdarkly
                 .change(|data| drop(data.flags.insert("base".to_owned(), needing("base", "rebrand", true))));
             site.world.launchdarkly.set_flag(&needing("rebrand", "base", on));
-            // A circle that is on is malformed to the SDK, which is no reason to keep the flag of before.
-            site.home(MAX_STALENESS + 1, what).await;
+            // For the SDK, a circle of a flag that is on is malformed. The previous flag must still be replaced.
+            site.on_current_site(MAX_STALENESS + 1, what).await;
         }
     }
 }
 
 #[tokio::test]
-async fn at_0_percent_whatever_happens_to_a_segment_that_was_known() {
+async fn at_0_percent_whatever_happens_to_a_known_segment() {
     for fetch in FETCHES {
         for (what, trouble) in troubles().iter().filter(|(_, trouble)| applies(fetch, trouble)) {
             let what = &format!("{what}, {fetch}");
-            let service = launchdarkly(naming(flag(1, true), "testers", false)).await;
+            let service = launchdarkly(with_rule(flag(1, true), "testers", false)).await;
             set_segment(&service, &segment("testers", 1, &["192.0.2.200"]));
             let mut site = Site::new(service, fetch).await;
             site.on_beta(0, what).await;
             cause(&site.world.launchdarkly, trouble);
-            site.world.launchdarkly.set_flag(&naming(flag(2, false), "testers", false));
-            site.home(MAX_STALENESS + 1, what).await;
+            site.world.launchdarkly.set_flag(&with_rule(flag(2, false), "testers", false));
+            site.on_current_site(MAX_STALENESS + 1, what).await;
             // The last known copy of the segment is still in use.
             let member = event("/a", "192.0.2.200");
             let later = site.start + Duration::from_secs(MAX_STALENESS + 2);
@@ -180,12 +179,12 @@ async fn at_0_percent_whatever_happens_to_a_segment_that_was_known() {
 }
 
 #[tokio::test]
-async fn deleted_is_an_answer_also_for_pages_of_the_new_site() {
+async fn a_deleted_flag_is_an_answer_also_for_pages_of_beta() {
     for fetch in FETCHES {
         let mut site = Site::new(launchdarkly(flag(1, true)).await, fetch).await;
         site.on_beta(0, fetch).await;
         site.world.launchdarkly.delete_flag("rebrand", 2);
-        site.home(MAX_STALENESS + 1, fetch).await;
+        site.on_current_site(MAX_STALENESS + 1, fetch).await;
         let answered = site.visit("/site/beta/a", MAX_STALENESS + 2).await;
         assert_eq!(
             (&answered.line["reason"], &answered.line["error_kind"]),
@@ -201,12 +200,12 @@ async fn a_tombstone_is_an_answer() {
         let mut site = Site::new(launchdarkly(flag(1, true)).await, fetch).await;
         site.on_beta(0, fetch).await;
         site.world.launchdarkly.set_flag(&json!({"key": "rebrand", "version": 2, "deleted": true}));
-        site.home(MAX_STALENESS + 1, fetch).await;
+        site.on_current_site(MAX_STALENESS + 1, fetch).await;
     }
 }
 
 #[tokio::test]
-async fn off_although_the_rest_of_the_flag_cannot_be_read() {
+async fn off_with_an_otherwise_unreadable_flag() {
     let mut rule = off(2);
     rule["rules"] = json!([{"id": "r", "variation": 0, "clauses": [{"op": 7}]}]);
     let mut variations = off(2);
@@ -219,17 +218,17 @@ async fn off_although_the_rest_of_the_flag_cannot_be_read() {
             let mut site = Site::new(launchdarkly(flag(1, true)).await, fetch).await;
             site.on_beta(0, what).await;
             site.world.launchdarkly.set_flag(unreadable);
-            site.home(MAX_STALENESS + 1, what).await;
+            site.on_current_site(MAX_STALENESS + 1, what).await;
             let answered = site.visit("/site/beta/a", MAX_STALENESS + 2).await;
             assert_eq!((&answered.line["reason"], &answered.line["data"]), (&json!("OFF"), &json!("fresh")), "{what}");
-            // A 304 of the next refresh means the same.
-            site.home(MAX_STALENESS + 30, what).await;
+            // A 304 at the next refresh has the same result.
+            site.on_current_site(MAX_STALENESS + 30, what).await;
         }
     }
 }
 
 #[tokio::test]
-async fn every_evaluation_error_of_data_that_arrived_means_the_current_site() {
+async fn every_evaluation_error_of_fetched_data_means_the_current_site() {
     let mut text = flag(2, true);
     text["variations"] = json!(["new", "old"]);
     let mut without_variation = flag(2, true);
@@ -240,7 +239,7 @@ async fn every_evaluation_error_of_data_that_arrived_means_the_current_site() {
             let mut site = Site::new(launchdarkly(flag(1, true)).await, fetch).await;
             site.on_beta(0, what).await;
             site.world.launchdarkly.set_flag(bad);
-            site.home(MAX_STALENESS + 1, what).await;
+            site.on_current_site(MAX_STALENESS + 1, what).await;
             let answered = site.visit("/site/beta/a", MAX_STALENESS + 2).await;
             assert_eq!(answered.line["error_kind"], *kind, "{what}");
         }
@@ -248,7 +247,7 @@ async fn every_evaluation_error_of_data_that_arrived_means_the_current_site() {
 }
 
 #[tokio::test]
-async fn no_failure_is_waited_for_longer_than_the_data_may_be_old() {
+async fn no_failure_causes_a_wait_longer_than_data_may_be_old() {
     for fetch in FETCHES {
         for fault in [
             Fault::Status(401, None),
@@ -260,18 +259,18 @@ async fn no_failure_is_waited_for_longer_than_the_data_may_be_old() {
             let what = &format!("{fault:?}, {fetch}");
             let mut site = Site::new(launchdarkly(flag(1, true)).await, fetch).await;
             site.on_beta(0, what).await;
-            // One stray answer, to the refresh after this visit.
+            // One failing answer, to the refresh after this visit.
             site.world.launchdarkly.fail(fault);
             site.visit("/a", 20).await;
             site.world.launchdarkly.fail(Fault::None);
             site.world.launchdarkly.set_flag(&off(2));
-            site.home(20 + MAX_STALENESS + 1, what).await;
+            site.on_current_site(20 + MAX_STALENESS + 1, what).await;
         }
     }
 }
 
 #[tokio::test]
-async fn a_stream_that_is_refused_once_is_opened_again() {
+async fn a_stream_that_is_rejected_once_is_reopened() {
     for status in [401, 404] {
         let mut site = Site::with(launchdarkly(flag(1, true)).await, &[("REDIRECT_UPDATES", "streaming")]).await;
         site.on_beta(0, "before").await;
@@ -286,15 +285,15 @@ async fn a_stream_that_is_refused_once_is_opened_again() {
         let mut visits = 0;
         while site.visit("/a", 1).await.summary() != "302 /site/a" {
             visits += 1;
-            assert!(visits < 10_000, "{status}: the stream's data never came");
+            assert!(visits < 10_000, "{status}: the stream's data did not arrive");
         }
-        site.home(1, "after").await;
+        site.on_current_site(1, "after").await;
         assert_eq!(site.messages_with(&format!("HTTP {status}")), 1, "{:?}", site.world.messages());
     }
 }
 
 #[tokio::test]
-async fn a_server_that_fails_for_an_hour_is_asked_again_within_a_minute_of_its_recovery() {
+async fn a_server_that_fails_for_an_hour_is_retried_within_a_minute_of_its_recovery() {
     let mut site = Site::new(launchdarkly(flag(1, true)).await, "items").await;
     site.on_beta(0, "before").await;
     site.world.launchdarkly.fail(Fault::Status(403, None));
@@ -304,28 +303,28 @@ async fn a_server_that_fails_for_an_hour_is_asked_again_within_a_minute_of_its_r
     assert_eq!(site.messages_with("403"), 1, "{:?}", site.world.messages());
     site.world.launchdarkly.fail(Fault::None);
     site.world.launchdarkly.set_flag(&off(2));
-    site.home(3_600 + MAX_STALENESS + 1, "after").await;
+    site.on_current_site(3_600 + MAX_STALENESS + 1, "after").await;
 }
 
 #[tokio::test]
-async fn a_new_segment_that_fails_holds_the_flag_of_before_for_as_long_as_data_may_be_old() {
+async fn a_new_segment_that_fails_keeps_the_previous_flag_for_as_long_as_data_may_be_old() {
     for (what, trouble) in troubles().iter().filter(|(_, trouble)| applies("items", trouble)) {
         let mut site = Site::new(launchdarkly(flag(1, true)).await, "items").await;
         site.on_beta(0, what).await;
         cause(&site.world.launchdarkly, trouble);
-        site.world.launchdarkly.set_flag(&naming(flag(2, false), "testers", false));
-        // Fetched after the visit at second 20; the flag of before was fetched at second 0.
+        site.world.launchdarkly.set_flag(&with_rule(flag(2, false), "testers", false));
+        // Fetched after the visit at second 20; the previous flag was fetched at second 0.
         site.on_beta(20, what).await;
         site.on_beta(40, what).await;
-        site.home(MAX_STALENESS + 1, what).await;
-        // The next change of the flag does not wait for the same segment once more.
-        site.world.launchdarkly.set_flag(&naming(flag(3, true), "testers", false));
+        site.on_current_site(MAX_STALENESS + 1, what).await;
+        // The next change of the flag does not wait for the same segment again.
+        site.world.launchdarkly.set_flag(&with_rule(flag(3, true), "testers", false));
         site.visit("/a", MAX_STALENESS + 20).await;
         assert_eq!(site.visit("/a", MAX_STALENESS + 21).await.summary(), "302 /site/beta/a", "{what}");
-        // And when the segment is there it counts.
+        // When the segment exists, it is used.
         site.world.launchdarkly.fail_at("/sdk/segments/testers", Fault::None);
         set_segment(&site.world.launchdarkly, &segment("testers", 3, &["192.0.2.1"]));
-        site.world.launchdarkly.set_flag(&naming(flag(4, false), "testers", false));
+        site.world.launchdarkly.set_flag(&with_rule(flag(4, false), "testers", false));
         site.visit("/a", MAX_STALENESS + 200).await;
         let answered = site.visit("/a", MAX_STALENESS + 201).await;
         assert_eq!((answered.summary().as_str(), &answered.line["reason"]), ("302 /site/beta/a", &json!("RULE_MATCH")));
@@ -334,11 +333,11 @@ async fn a_new_segment_that_fails_holds_the_flag_of_before_for_as_long_as_data_m
 }
 
 #[tokio::test]
-async fn a_cold_start_without_a_segment_decides_as_without_data_and_then_without_the_segment() {
+async fn a_cold_start_without_a_segment_first_has_no_data_and_then_decides_without_the_segment() {
     for fetch in FETCHES {
         for (what, trouble) in troubles().iter().filter(|(_, trouble)| applies(fetch, trouble)) {
             let what = &format!("{what}, {fetch}");
-            let service = launchdarkly(naming(flag(1, true), "testers", false)).await;
+            let service = launchdarkly(with_rule(flag(1, true), "testers", false)).await;
             cause(&service, trouble);
             let mut site = Site::new(service, fetch).await;
             let answered = site.visit("/a", 0).await;
@@ -350,43 +349,43 @@ async fn a_cold_start_without_a_segment_decides_as_without_data_and_then_without
             assert_eq!(site.visit("/site/beta/a", 1).await.summary(), "pass-through", "{what}");
             site.on_beta(MAX_STALENESS + 1, what).await;
 
-            // A flag that is off needs no segment, and so no wait.
-            let service = launchdarkly(naming(off(1), "testers", false)).await;
+            // A flag that is off needs no segment, so there is no wait.
+            let service = launchdarkly(with_rule(off(1), "testers", false)).await;
             cause(&service, trouble);
             let mut site = Site::new(service, fetch).await;
-            site.home(0, what).await;
+            site.on_current_site(0, what).await;
         }
     }
 }
 
 #[tokio::test]
-async fn a_failing_segment_costs_viewers_no_wait() {
-    let service = launchdarkly(naming(flag(1, true), "testers", false)).await;
+async fn viewers_do_not_wait_for_a_failing_segment() {
+    let service = launchdarkly(with_rule(flag(1, true), "testers", false)).await;
     set_segment(&service, &segment("testers", 1, &[]));
     let mut site = Site::with(service, &[("REDIRECT_VIEWER_BUDGET_MS", "3000"), ("REDIRECT_EVENTS", "off")]).await;
     site.on_beta(0, "before").await;
     site.world.launchdarkly.fail_at("/sdk/segments/testers", Fault::BlackHole);
     site.visit("/a", 20).await;
-    // Each visit finds data that is too old and so fetches the flag, but never the segment.
+    // At each visit the data is too old, so the flag is fetched, but never the segment.
     for minute in 1..=5 {
         let answered = site.visit("/a", 20 + minute * 120).await;
         assert_eq!(answered.line["data"], "fresh");
         let waited = Duration::from_micros(answered.line["duration_us"].as_u64().unwrap());
-        assert!(waited < Duration::from_millis(3_000), "the budget was used up: {waited:?}");
+        assert!(waited < Duration::from_millis(3_000), "the viewer waited for the whole budget: {waited:?}");
     }
     assert_eq!(site.messages_with("testers"), 1, "{:?}", site.world.messages());
-    // The flag itself is as fresh as ever.
-    site.world.launchdarkly.set_flag(&naming(flag(2, false), "testers", false));
-    site.home(1_000, "after").await;
+    // The flag itself is fresh.
+    site.world.launchdarkly.set_flag(&with_rule(flag(2, false), "testers", false));
+    site.on_current_site(1_000, "after").await;
     site.world.launchdarkly.fail_at("/sdk/segments/testers", Fault::None);
     site.visit("/a", 2_000).await;
     site.visit("/a", 2_020).await;
-    assert_eq!(site.messages_with("testers"), 2, "one line when it is over: {:?}", site.world.messages());
+    assert_eq!(site.messages_with("testers"), 2, "one more line when it recovers: {:?}", site.world.messages());
 }
 
 #[tokio::test]
-async fn what_has_arrived_when_the_time_is_up_is_applied() {
-    // The prerequisite hangs; the flag, which is at 0 % now, has arrived. Nobody's budget is long enough for both.
+async fn items_that_arrived_before_the_timeout_are_applied() {
+    // The prerequisite hangs, but the flag, which is at 0 % now, has arrived. No budget is long enough for both.
     let base = |version: u64, on: bool| {
         let mut base = flag(version, true);
         base["key"] = json!("base");
@@ -407,44 +406,44 @@ async fn what_has_arrived_when_the_time_is_up_is_applied() {
         site.world.launchdarkly.set_flag(&needing(2, false));
         // At second 20 the fetch comes after the response, at second 100 before it.
         site.visit("/a", second).await;
-        site.home(second + 1, &format!("second {second}")).await;
+        site.on_current_site(second + 1, &format!("second {second}")).await;
     }
 }
 
 #[tokio::test]
-async fn a_segment_that_is_missing_under_a_negated_clause_shows_nobody_the_new_site() {
-    // "Everyone but the members of `staff`": with `staff` missing the SDK takes everyone for a non-member.
-    for (what, nested) in [("at once", false), ("through another segment", true)] {
+async fn a_missing_segment_under_a_negated_clause_shows_nobody_the_new_site() {
+    // "Everyone but the members of `staff`": if `staff` is missing, the SDK treats everyone as a non-member.
+    for (what, nested) in [("directly", false), ("through another segment", true)] {
         for fetch in FETCHES {
             let what = &format!("{what}, {fetch}");
-            let service = launchdarkly(naming(flag(1, false), if nested { "outer" } else { "testers" }, true)).await;
+            let service = launchdarkly(with_rule(flag(1, false), if nested { "outer" } else { "testers" }, true)).await;
             let mut outer = segment("outer", 1, &[]);
             outer["rules"] = json!([{"id": "o", "clauses": [
                 {"attribute": "", "op": "segmentMatch", "values": ["testers"], "negate": false},
             ]}]);
             set_segment(&service, &outer);
             let mut site = Site::new(service, fetch).await;
-            site.home(0, what).await;
+            site.on_current_site(0, what).await;
             assert_eq!(site.messages_with("negated"), 1, "{what}: {:?}", site.world.messages());
             let answered = site.visit("/a", 1).await;
             assert_eq!(answered.line["error_kind"], "MALFORMED_FLAG", "{what}: {}", answered.line);
-            // With the segment the clause means what it says.
+            // With the segment, the clause is evaluated.
             set_segment(&site.world.launchdarkly, &segment("testers", 1, &["192.0.2.200"]));
             site.on_beta(MAX_STALENESS + 1, what).await;
             let member = event("/a", "192.0.2.200");
             let later = site.start + Duration::from_secs(MAX_STALENESS + 2);
             assert_eq!(site.world.send_at(&member, later).await.summary(), "302 /site/a", "{what}");
-            // A tombstone is as good as nothing.
+            // A tombstone counts as missing.
             set_segment(&site.world.launchdarkly, &json!({"key": "testers", "version": 2, "deleted": true}));
-            site.home(3 * MAX_STALENESS, what).await;
+            site.on_current_site(3 * MAX_STALENESS, what).await;
         }
     }
 }
 
 #[tokio::test]
 async fn a_cold_start_long_before_its_first_event_does_not_count_as_fresh() {
-    // Lambda initializes environments ahead of demand, and the clocks of a frozen machine may stand still. The function's
-    // timeout is 30 s here, so a deadline 10 minutes and 30 s from now is that of an event in 10 minutes.
+    // Lambda initializes environments ahead of demand, and the clocks of a frozen machine may stand still. The
+    // function's timeout is 30 s here, so a deadline in 10 minutes and 30 s belongs to an event in 10 minutes.
     let mut site = Site::new(launchdarkly(flag(1, true)).await, "items").await;
     site.world.lambda.polled(1).await;
     site.world.launchdarkly.set_flag(&off(2));
@@ -456,7 +455,7 @@ async fn a_cold_start_long_before_its_first_event_does_not_count_as_fresh() {
 
 #[tokio::test]
 async fn a_warm_function_and_a_cold_one_accept_the_same_data() {
-    // Six segments of 0.9 MB: five more than fit beside the flag, or four known ones and one new one.
+    // Six segments of 0.9 MB: five are more than fit together with the flag, or four known ones and one new one.
     let keys: Vec<_> = (0..6).map(|number| format!("s{number}")).collect();
     let naming_all = |version: u64, keys: &[String]| {
         let mut flag = flag(version, false);
@@ -480,7 +479,7 @@ async fn a_warm_function_and_a_cold_one_accept_the_same_data() {
         }
     };
     for fetch in FETCHES {
-        // Megabytes take their time on a busy machine.
+        // Megabytes take long on a busy machine.
         let settings = [
             ("REDIRECT_FETCH", fetch),
             ("REDIRECT_INIT_BUDGET_MS", "9000"),
@@ -511,12 +510,12 @@ async fn a_warm_function_and_a_cold_one_accept_the_same_data() {
     }
 }
 
-/// What LaunchDarkly has, and since when.
+/// The state of LaunchDarkly, with times.
 #[derive(Default)]
 struct Sequence {
     version: u64,
     second: u64,
-    /// Since when nobody may be on the new site; `None` while somebody may.
+    /// Since when nobody should get the new site; `None` while somebody should.
     off_since: Option<u64>,
     /// Since when the flag can be fetched; `None` while it cannot.
     answers_since: Option<u64>,
@@ -537,14 +536,14 @@ fn fail_at(dice: &mut Dice, service: &LaunchDarkly, path: &str) -> String {
 }
 
 impl Sequence {
-    /// One thing happens. Returns what, for the message of a failed test.
+    /// Makes one random change. Returns a description for the message of a failed test.
     fn step(&mut self, dice: &mut Dice, service: &LaunchDarkly) -> String {
         self.version += 1;
         self.second += one_of(dice, &[0, 1, 5, 20, 45, 61, 200]);
         match dice.below(12) {
             0..=3 => self.turn_on(dice, service),
             4 => {
-                service.set_flag(&naming(off(self.version), one_of(dice, &SEGMENTS), false));
+                service.set_flag(&with_rule(off(self.version), one_of(dice, &SEGMENTS), false));
                 self.off_since.get_or_insert(self.second);
                 "off".to_owned()
             }
@@ -581,10 +580,10 @@ impl Sequence {
         }
     }
 
-    /// The flag is on: for nobody, or for whoever its rule, its prerequisite and its fallthrough say.
+    /// Turns the flag on: for nobody, or by its rule, its prerequisite and its fallthrough.
     fn turn_on(&mut self, dice: &mut Dice, service: &LaunchDarkly) -> String {
         let for_nobody = dice.below(2) == 0;
-        let mut flag = naming(flag(self.version, !for_nobody), one_of(dice, &SEGMENTS), dice.below(4) == 0);
+        let mut flag = with_rule(flag(self.version, !for_nobody), one_of(dice, &SEGMENTS), dice.below(4) == 0);
         if for_nobody {
             flag["rules"][0]["variation"] = json!(1);
             self.off_since.get_or_insert(self.second);
@@ -598,14 +597,14 @@ impl Sequence {
         flag.to_string()
     }
 
-    fn must_be_home(&self) -> bool {
+    fn must_be_current(&self) -> bool {
         let since = self.off_since.zip(self.answers_since).map(|(off, answers)| off.max(answers));
         since.is_some_and(|since| self.second >= since + MAX_STALENESS)
     }
 }
 
 #[tokio::test]
-async fn off_or_at_0_percent_in_whatever_order_things_happen() {
+async fn off_or_at_0_percent_in_any_order_of_events() {
     const SEEDS: u64 = 16;
     const STEPS: u64 = 40;
     let mut promises = 0;
@@ -622,7 +621,7 @@ async fn off_or_at_0_percent_in_whatever_order_things_happen() {
             let address = one_of(&mut dice, &["/a", "/site/beta/a"]);
             let answered = site.visit(address, sequence.second).await;
             history.push(format!("second {}: {what}; {address}: {}", sequence.second, answered.summary()));
-            if sequence.must_be_home() {
+            if sequence.must_be_current() {
                 promises += 1;
                 assert_eq!(
                     answered.summary(),
@@ -634,5 +633,5 @@ async fn off_or_at_0_percent_in_whatever_order_things_happen() {
             }
         }
     }
-    assert!(promises > SEEDS * STEPS / 10, "the sequences hold the promise to account only {promises} times");
+    assert!(promises > SEEDS * STEPS / 10, "the sequences test the promise only {promises} times");
 }

@@ -1,9 +1,9 @@
-//! What each address answers, a line for each case: the rules about paths.
+//! The rules about paths: the answer to each address, one line per case.
 
 use redirect::redirect::Verdict::{Beta, Current, NoData};
 use redirect::redirect::{Paths, Preview, Redirect, Signals, Verdict, Visit};
 
-/// The answer as `status location`, followed by the cookies that it sets, or `pass-through`.
+/// The answer as `status location` and the cookies that it sets, or `pass-through`.
 fn answer(paths: [&str; 2], method: &str, address: &str, signals: Signals, verdict: Verdict) -> String {
     let (uri, query) = address.split_once('?').unwrap_or((address, ""));
     let paths = Paths::new(paths[0], paths[1]);
@@ -36,7 +36,7 @@ fn check_signals(current: &str, address: &str, signals: Signals, verdict: Verdic
 }
 
 #[test]
-fn the_verdict_chooses_the_site_and_the_path_stays() {
+fn the_verdict_chooses_the_site_and_the_path_is_kept() {
     check("GET", "/", Current, "302 /site/index.html");
     check("GET", "/", Beta, "302 /site/beta/index.html");
     check("GET", "/", NoData, "302 /site/index.html");
@@ -49,7 +49,7 @@ fn the_verdict_chooses_the_site_and_the_path_stays() {
 }
 
 #[test]
-fn only_get_and_head_may_become_a_get() {
+fn only_get_and_head_get_a_302() {
     check("HEAD", "/a", Current, "302 /site/a");
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "get", ""] {
         check(method, "/a", Beta, "307 /site/beta/a");
@@ -57,7 +57,7 @@ fn only_get_and_head_may_become_a_get() {
 }
 
 #[test]
-fn the_current_site_is_never_sent_to_beta() {
+fn a_page_of_the_current_site_is_never_redirected_to_beta() {
     for verdict in [Current, Beta, NoData] {
         check("GET", "/site", verdict, "302 /site/index.html");
         check("GET", "/site/?q", verdict, "302 /site/index.html?q");
@@ -68,7 +68,7 @@ fn the_current_site_is_never_sent_to_beta() {
 }
 
 #[test]
-fn whoever_is_on_beta_is_decided_again() {
+fn a_page_of_beta_is_decided_again() {
     for address in ["/site/beta", "/site/beta/"] {
         check("GET", address, Beta, "302 /site/beta/index.html");
         check("GET", address, Current, "302 /site/index.html");
@@ -84,7 +84,7 @@ fn whoever_is_on_beta_is_decided_again() {
 }
 
 #[test]
-fn the_current_site_is_not_reached_through_beta() {
+fn a_redirect_to_the_current_site_never_ends_on_beta() {
     check("GET", "/site/beta/beta/a", Current, "302 /site/a");
     check("GET", "/beta/beta/a?q", NoData, "302 /site/a?q");
     check("GET", "/beta", Current, "302 /site/index.html");
@@ -93,7 +93,7 @@ fn the_current_site_is_not_reached_through_beta() {
 }
 
 #[test]
-fn assets_of_beta_are_served_whoever_asks() {
+fn assets_of_beta_are_served_to_everyone() {
     for address in ["/site/beta/logo.svg", "/site/beta/a/style.css?v=2", "/site/beta/x.HTML.js"] {
         check("GET", address, Current, "pass-through");
     }
@@ -101,7 +101,7 @@ fn assets_of_beta_are_served_whoever_asks() {
 }
 
 #[test]
-fn a_prefix_is_whole_segments() {
+fn a_prefix_matches_whole_segments() {
     check("GET", "/sitemap.xml", Current, "302 /site/sitemap.xml");
     check("GET", "/site-map", Current, "302 /site/site-map");
     check("GET", "/Site/a", Current, "302 /site/Site/a");
@@ -188,7 +188,7 @@ fn at_the_root_only_pages_go_to_beta_and_everything_else_passes() {
 }
 
 #[test]
-fn at_the_root_the_way_home_sets_the_guard_and_stays_on_the_host() {
+fn at_the_root_a_redirect_from_beta_sets_the_guard_and_stays_on_the_host() {
     check_root("GET", "/beta/a/b.html?q", Current, "302 /a/b.html?q Guard");
     check_root("GET", "/beta/a/", Current, "302 /a/ Guard");
     check_root("GET", "/beta", Current, "302 / Guard");
@@ -210,7 +210,7 @@ fn at_the_root_the_way_home_sets_the_guard_and_stays_on_the_host() {
 }
 
 #[test]
-fn at_the_root_cookies_and_headers_keep_a_page_from_going_to_beta() {
+fn at_the_root_cookies_and_headers_prevent_a_redirect_to_beta() {
     let guarded = Signals { is_guarded: true, ..Signals::default() };
     let shown = Signals { preview: Preview::Shown, ..guarded };
     let subresource = Signals { is_subresource: true, ..Signals::default() };
@@ -223,7 +223,7 @@ fn at_the_root_cookies_and_headers_keep_a_page_from_going_to_beta() {
 }
 
 #[test]
-fn a_preview_shows_beta_whatever_the_verdict_and_ends_where_it_is() {
+fn a_preview_shows_beta_whatever_the_verdict_and_ends_at_the_same_page() {
     let preview = |preview| Signals { preview, ..Signals::default() };
     for verdict in [Current, Beta, NoData] {
         for (current, address, expected) in [
@@ -259,7 +259,7 @@ fn a_preview_shows_beta_whatever_the_verdict_and_ends_where_it_is() {
 }
 
 #[test]
-fn every_sample_page_of_beta_names_its_page_of_the_current_site_as_canonical() {
+fn every_sample_page_of_beta_has_its_current_page_as_canonical() {
     let site = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("site");
     let files = std::fs::read_dir(site.join("beta")).unwrap().map(|file| file.unwrap().path());
     let pages: Vec<_> = files.filter(|path| path.extension().is_some_and(|ending| ending == "html")).collect();

@@ -1,4 +1,4 @@
-//! What the tests share: a function with its Lambda and its LaunchDarkly, flags, and events.
+//! Shared by the tests: a function with its Lambda and its LaunchDarkly, flags, and events.
 
 use serde_json::{Value, json};
 use standins::{Data, Function, LaunchDarkly, RuntimeApi};
@@ -8,20 +8,20 @@ use std::time::{Duration, SystemTime};
 
 pub const KEY: &str = "sdk-00000000-1111-4222-8333-444444444444";
 
-/// A function, and the Lambda and the LaunchDarkly around it.
+/// A function with its Lambda and its LaunchDarkly.
 pub struct World {
     pub lambda: RuntimeApi,
     pub launchdarkly: LaunchDarkly,
     pub function: Function,
 }
 
-/// An answer, as a test looks at it.
+/// An answer, in the form that tests check.
 #[derive(Debug)]
 pub struct Answered {
     pub json: Value,
     pub is_error: bool,
     pub took: Duration,
-    /// The line of the decision.
+    /// The decision's log line.
     pub line: Value,
 }
 
@@ -40,14 +40,14 @@ impl Answered {
 }
 
 impl World {
-    /// A function that asks this LaunchDarkly; `settings` are variables of its environment.
+    /// A function that uses this LaunchDarkly; `settings` are its environment variables.
     pub async fn new(launchdarkly: LaunchDarkly, settings: &[(&str, &str)]) -> Self {
         let lambda = RuntimeApi::start().await.unwrap();
         let function = start(&lambda, &launchdarkly.uri(), settings);
         Self { lambda, launchdarkly, function }
     }
 
-    /// A viewer's visit, with Lambda's usual five seconds.
+    /// A viewer's visit, with Lambda's timeout of five seconds.
     pub async fn visit(&mut self, address: &str, ip: &str) -> Answered {
         self.send(&event(address, ip)).await
     }
@@ -56,7 +56,7 @@ impl World {
         self.send_at(event, SystemTime::now()).await
     }
 
-    /// An event that Lambda says arrived at that time.
+    /// An event that arrives at that time, by Lambda's deadline.
     pub async fn send_at(&mut self, event: &str, arrival: SystemTime) -> Answered {
         let deadline = arrival + Duration::from_secs(5);
         let before = decisions(&self.function.log());
@@ -65,7 +65,7 @@ impl World {
             outcome = self.lambda.invoke_with_deadline(event.to_owned(), deadline) => outcome.unwrap(),
             status = self.function.process.wait() => panic!("the function ended with {status:?}: {:?}", self.function.log()),
         };
-        // The line is written before the next event is asked for.
+        // The line is written before the next event is requested.
         self.lambda.idle().await;
         let count = |log: &[String]| decisions(log) > before;
         let log = self.function.log_when(count).await;
@@ -79,7 +79,7 @@ impl World {
         }
     }
 
-    /// The lines that are no decisions.
+    /// The log lines that are not decisions.
     pub fn messages(&self) -> Vec<String> {
         let log = self.function.log();
         log.into_iter().filter(|line| !line.contains("\"outcome\"")).collect()
@@ -90,7 +90,7 @@ fn decisions(log: &[String]) -> usize {
     log.iter().filter(|line| line.contains("\"outcome\"")).count()
 }
 
-/// A field of `redirect.toml` as it is checked in.
+/// A field of the repository's `redirect.toml`.
 pub fn field(name: &str) -> Option<String> {
     let line = include_str!("../../redirect.toml").lines().find_map(|line| {
         let rest = line.strip_prefix(name)?.trim_start();
@@ -99,14 +99,14 @@ pub fn field(name: &str) -> Option<String> {
     Some(line.trim().trim_matches('"').to_owned())
 }
 
-/// Starts the edge function that this test run built.
+/// Starts the edge function of this build.
 pub fn start(lambda: &RuntimeApi, launchdarkly: &str, settings: &[(&str, &str)]) -> Function {
     start_program(env!("CARGO_BIN_EXE_redirect"), lambda, launchdarkly, settings)
 }
 
 pub fn start_program(program: &str, lambda: &RuntimeApi, launchdarkly: &str, settings: &[(&str, &str)]) -> Function {
     let mut environment = vec![
-        // Long enough for a busy machine: a test that is about a budget sets its own.
+        // Long enough for a busy machine. A test of a budget sets its own.
         ("REDIRECT_FUNCTION_TIMEOUT_SECONDS", "30"),
         ("REDIRECT_INIT_BUDGET_MS", "9000"),
         ("REDIRECT_VIEWER_BUDGET_MS", "5000"),
@@ -120,14 +120,14 @@ pub fn start_program(program: &str, lambda: &RuntimeApi, launchdarkly: &str, set
     Function::start(program, lambda, environment).unwrap()
 }
 
-/// An environment with the flag `rebrand`, and that is all.
+/// An environment that has only the flag `rebrand`.
 pub async fn launchdarkly(flag: Value) -> LaunchDarkly {
     let mut data = Data::default();
     data.flags.insert("rebrand".to_owned(), flag);
     LaunchDarkly::start(KEY, data).await.unwrap()
 }
 
-/// `rebrand`, the same for everyone.
+/// `rebrand`, with the same variation for everyone.
 pub fn flag(version: u64, value: bool) -> Value {
     json!({
         "key": "rebrand", "version": version, "on": true, "prerequisites": [], "targets": [], "rules": [],

@@ -1,4 +1,4 @@
-//! Thousands of invocations, with flag changes and faults at random: no answer is lost and no memory.
+//! Thousands of invocations with random flag changes and faults: no answer is lost, and memory does not grow.
 //!
 //! `SOAK` is the number of invocations, `SOAK_SEED` the seed; `just soak` sets both.
 
@@ -9,7 +9,7 @@ use std::env;
 use std::fs;
 use std::time::{Duration, SystemTime};
 
-/// [SplitMix64](https://prng.di.unimi.it/splitmix64.c): small, and the same everywhere for a seed.
+/// [SplitMix64](https://prng.di.unimi.it/splitmix64.c): small, and the same on every machine for a seed.
 struct Dice(u64);
 
 impl Dice {
@@ -49,7 +49,7 @@ fn number(variable: &str, otherwise: u64) -> u64 {
 async fn soak() {
     let (times, seed) = (number("SOAK", 5_000), number("SOAK_SEED", 1));
     let mut dice = Dice(seed);
-    // Short budgets, so that a fault costs little time; the way through the code is the same.
+    // Short budgets, so that a fault costs little time; the code that runs is the same.
     let settings = [
         ("REDIRECT_VIEWER_BUDGET_MS", "20"),
         ("REDIRECT_BETWEEN_BUDGET_MS", "60"),

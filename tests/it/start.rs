@@ -1,4 +1,4 @@
-//! Settings and keys, right and wrong, and what a start says.
+//! Valid and invalid settings and keys, and the messages of a start.
 
 use crate::setup::{KEY, World, flag, launchdarkly, start};
 use flag_data::sdk_key::SdkKey;
@@ -16,7 +16,7 @@ fn check(field: &str, value: &str, expected: &str) {
 }
 
 #[test]
-fn a_wrong_setting_names_itself_its_value_and_what_would_be_right() {
+fn an_invalid_setting_is_reported_with_its_value_and_what_is_expected() {
     check("flag_key", "rebrand", "right");
     check("flag_key", "", "redirect.toml: flag_key is \"\"; expected a LaunchDarkly flag key");
     check("flag_key", "a/b", "flag_key is \"a/b\"");
@@ -90,12 +90,12 @@ fn a_wrong_setting_names_itself_its_value_and_what_would_be_right() {
 }
 
 #[test]
-fn a_function_whose_fetches_have_no_time_to_end_is_refused() {
+fn a_budget_without_time_for_fetches_is_rejected() {
     let no_time = |field: &str| field.ends_with("_budget_ms").then(|| "0".to_owned());
     let error = Settings::read(|field| no_time(field).or_else(|| crate::setup::field(field)), |_| None).unwrap_err();
     let expected = "between_budget_ms is \"0\"; expected more than 0";
     assert!(error.to_string().contains(expected), "{error}");
-    // The SDK streams and polls in its own time.
+    // The SDK streams and polls on its own schedule.
     for updates in ["streaming", "polling"] {
         let own = |field: &str| (field == "updates").then(|| updates.to_owned());
         let file = |field: &str| own(field).or_else(|| no_time(field)).or_else(|| crate::setup::field(field));
@@ -104,13 +104,13 @@ fn a_function_whose_fetches_have_no_time_to_end_is_refused() {
 }
 
 #[test]
-fn a_missing_setting_is_named() {
+fn a_missing_setting_is_reported() {
     let error = Settings::read(|_| None, |_| None).unwrap_err().to_string();
     assert!(error.contains("flag_key is missing"), "{error}");
 }
 
 #[test]
-fn a_wrong_key_is_refused_and_never_shown() {
+fn an_invalid_key_is_rejected_and_never_shown() {
     assert_eq!(SdkKey::parse(" \n").unwrap(), None);
     let key = SdkKey::parse(&format!("{KEY}\n")).unwrap().unwrap();
     assert_eq!(key.reveal(), KEY);
@@ -123,7 +123,7 @@ fn a_wrong_key_is_refused_and_never_shown() {
 }
 
 #[tokio::test]
-async fn a_start_that_fails_reports_lambda_why() {
+async fn a_failed_start_reports_the_reason_to_lambda() {
     let lambda = RuntimeApi::start().await.unwrap();
     let mut function = start(&lambda, "http://127.0.0.1:1", &[("REDIRECT_EVENTS", "some")]);
     let error = lambda.init_error().await;
@@ -134,7 +134,7 @@ async fn a_start_that_fails_reports_lambda_why() {
 }
 
 #[tokio::test]
-async fn the_environment_wins_over_what_was_compiled_in() {
+async fn environment_variables_override_compiled_in_settings() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[("REDIRECT_FLAG_KEY", "other")]).await;
     let answered = world.visit("/a", "192.0.2.1").await;
     assert_eq!(answered.summary(), "302 /site/a");
@@ -144,7 +144,7 @@ async fn the_environment_wins_over_what_was_compiled_in() {
 }
 
 #[tokio::test]
-async fn the_key_is_sent_as_it_is_and_never_logged() {
+async fn the_key_is_sent_unchanged_and_never_logged() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[("REDIRECT_FLUSH_AFTER_SECONDS", "0")]).await;
     world.visit("/a", "192.0.2.1").await;
     world.launchdarkly.asked("POST /bulk", 1).await;

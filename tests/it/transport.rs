@@ -1,4 +1,4 @@
-//! Connections that are not trusted again.
+//! Connections that are not reused.
 
 use crate::setup::{KEY, flag, launchdarkly};
 use bytes::Bytes;
@@ -24,13 +24,13 @@ async fn warm() -> (LaunchDarkly, Transport) {
     service.fail(Fault::None);
     assert_eq!(service.connections(), 2);
     assert!(transport.exchange(request(&service), 9_999).await.is_ok());
-    assert_eq!(service.connections(), 2, "a connection is used again");
+    assert_eq!(service.connections(), 2, "a connection is reused");
     service.fail(Fault::BlackHole);
     (service, transport)
 }
 
 #[tokio::test]
-async fn after_a_timeout_no_connection_is_used_again() {
+async fn after_a_timeout_no_connection_is_reused() {
     let (service, transport) = warm().await;
     let timed_out = transport.exchange(request(&service), 9_999).await;
     assert!(matches!(timed_out, Err(RequestError::TimedOut(_))));
@@ -40,7 +40,7 @@ async fn after_a_timeout_no_connection_is_used_again() {
 }
 
 #[tokio::test]
-async fn after_a_request_was_given_up_no_connection_is_used_again() {
+async fn after_an_abandoned_request_no_connection_is_reused() {
     let (service, transport) = warm().await;
     let given_up = tokio::time::timeout(Duration::from_millis(50), transport.exchange(request(&service), 9_999)).await;
     assert!(given_up.is_err());

@@ -1,4 +1,4 @@
-//! Who the visitor is: cookies, headers and preview links.
+//! How a visitor is identified: cookies, headers and preview links.
 
 use crate::setup::{KEY, World, event, field, flag, launchdarkly, start};
 use launchdarkly_server_sdk::{Context, Reference};
@@ -29,7 +29,7 @@ fn visitors() -> Visitors {
     Visitors::new(Arc::new(settings), PreviewToken::parse(TOKEN).unwrap().as_ref())
 }
 
-/// The preview's cookie, as it is sent back.
+/// The preview's cookie, as the browser sends it back.
 fn preview_cookie() -> String {
     visitors().set_cookie(&Cookie::Preview).split(';').next().unwrap().to_owned()
 }
@@ -44,7 +44,7 @@ fn header_map(headers: &[(&str, &str)]) -> Value {
     Value::Object(map)
 }
 
-/// What `look` sees of a request with this query and these headers.
+/// The result of `look` for a request with this query and these headers.
 fn seen<T>(query: &str, headers: &[(&str, &str)], look: impl FnOnce(&Viewer<'_>) -> T) -> T {
     seen_in(query, &header_map(headers), look)
 }
@@ -68,7 +68,7 @@ fn check_key(cookies: &[&str], expected: &str) {
 }
 
 #[test]
-fn the_first_valid_cookie_is_the_key_and_anything_else_is_none() {
+fn the_first_valid_cookie_is_the_key_and_invalid_ones_are_ignored() {
     check_key(&["id=a"], "a");
     check_key(&["x=1; id=GA1.1.12_3-4;y=2"], "GA1.1.12_3-4");
     check_key(&["x=1", "\t id=a \t; id=b"], "a");
@@ -251,7 +251,7 @@ fn event_with(address: &str, ip: &str, headers: &[(&str, &str)]) -> String {
 }
 
 impl World {
-    /// The answer as `302 /site/a`, followed by the cookies that it sets, without their attributes.
+    /// The answer as `302 /site/a` and the cookies that it sets, without their attributes.
     async fn answer(&mut self, address: &str, headers: &[(&str, &str)]) -> String {
         let answered = self.send(&event_with(address, "192.0.2.1", headers)).await;
         let cookies = answered.json["headers"]["set-cookie"].as_array().cloned().unwrap_or_default();
@@ -300,13 +300,13 @@ async fn a_visitor_with_a_cookie_sees_the_same_site_from_any_address() {
 }
 
 #[tokio::test]
-async fn an_id_is_given_only_at_an_entry_and_never_where_the_company_gives_it() {
+async fn an_id_is_set_only_at_an_entry_and_never_if_the_site_sets_it() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, ON).await;
     for address in ["/site/a", "/site/beta/a", "/site/beta/", "/site/beta/a/"] {
         let answered = world.send(&event(address, "192.0.2.1")).await;
         assert!(answered.json["headers"].get("set-cookie").is_none(), "{address}: {}", answered.json);
     }
-    // A POST from another site comes without the visitor's SameSite=Lax cookie.
+    // A POST from another site arrives without the visitor's SameSite=Lax cookie.
     let post = world.send(&event("/a", "192.0.2.1").replace("GET", "POST")).await;
     assert_eq!(post.summary(), "307 /site/beta/a");
     assert!(post.json["headers"].get("set-cookie").is_none(), "{}", post.json);
@@ -320,7 +320,7 @@ async fn an_id_is_given_only_at_an_entry_and_never_where_the_company_gives_it() 
 }
 
 #[tokio::test]
-async fn in_summary_no_id_leaves() {
+async fn in_summary_no_id_is_sent() {
     let settings = [ON, &[("REDIRECT_EVENTS", "summary")]].concat();
     let mut world = World::new(launchdarkly(flag(1, true)).await, &settings).await;
     assert_eq!(world.answer("/a", &[("cookie", "id=some-one")]).await, "302 /site/beta/a");
@@ -329,7 +329,7 @@ async fn in_summary_no_id_leaves() {
 }
 
 #[tokio::test]
-async fn rules_see_headers_and_launchdarkly_sees_their_names_alone() {
+async fn rules_see_headers_and_launchdarkly_sees_only_their_names() {
     let mut mobile = flag(1, false);
     mobile["trackEvents"] = json!(true);
     mobile["debugEventsUntilDate"] = json!(99_999_999_999_999_u64);
@@ -387,7 +387,7 @@ async fn a_preview_shows_beta_from_the_first_click_to_off() {
 }
 
 #[tokio::test]
-async fn a_wrong_link_is_as_if_it_were_not_there() {
+async fn an_invalid_link_is_ignored() {
     let mut world = World::new(launchdarkly(flag(1, false)).await, ON).await;
     let repeated = format!("redirect-preview={TOKEN}&redirect-preview={TOKEN}");
     let [short, long] = [format!("redirect-preview={}", &TOKEN[1..]), format!("redirect-preview={TOKEN}0")];
@@ -403,7 +403,7 @@ async fn a_wrong_link_is_as_if_it_were_not_there() {
 }
 
 #[tokio::test]
-async fn a_token_that_cannot_be_one_ends_the_start_and_is_not_shown() {
+async fn an_invalid_token_ends_the_start_and_is_not_shown() {
     for wrong in ["0123456789abcde", &"a".repeat(129), "0123456789 abcdef", "0123456789abcd\u{e9}f"] {
         let lambda = RuntimeApi::start().await.unwrap();
         let mut function = start(&lambda, "http://127.0.0.1:1", &[("REDIRECT_PREVIEW_TOKEN", wrong)]);
@@ -428,7 +428,7 @@ const ROOT: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn at_the_root_pages_lead_to_beta_and_back_and_nobody_circles() {
+async fn at_the_root_pages_redirect_to_beta_and_back_without_a_loop() {
     let [mut beta, mut current] =
         [World::new(launchdarkly(flag(1, true)).await, ROOT).await, World::new(launchdarkly(off()).await, ROOT).await];
     let document = ("sec-fetch-dest", "document");
@@ -441,11 +441,11 @@ async fn at_the_root_pages_lead_to_beta_and_back_and_nobody_circles() {
     assert_eq!((home.summary().as_str(), &home.line["message"]), ("302 /a/?q", &json!("302 to /")));
     let guard = &home.json["headers"]["set-cookie"][0]["value"];
     assert_eq!(guard, "redirect-guard=1; Max-Age=60; Path=/; Secure; HttpOnly; SameSite=Lax");
-    // An environment that disagrees keeps them at home, but for a preview.
+    // An environment that disagrees keeps them on the current site, except for a preview.
     let (guard, cookie) = (("cookie", "redirect-guard=1"), preview_cookie());
     assert_eq!(beta.answer("/a/?q", &[guard]).await, "pass-through");
     assert_eq!(beta.answer("/a", &[("cookie", "redirect-guard=")]).await, "302 /beta/a");
-    // One that has the token before would show the preview again.
+    // An environment that has the previous token would show the preview again.
     let outdated = [("cookie", "redirect-preview=x")];
     assert_eq!(current.answer("/beta/a", &outdated).await, "302 /a redirect-guard=1 redirect-preview=");
     assert_eq!(current.answer("/a", &[guard, ("cookie", &cookie)]).await, "302 /beta/a");
@@ -454,7 +454,7 @@ async fn at_the_root_pages_lead_to_beta_and_back_and_nobody_circles() {
 }
 
 #[tokio::test]
-async fn at_the_root_every_failure_passes() {
+async fn at_the_root_requests_pass_on_every_failure() {
     let broken = launchdarkly(flag(1, true)).await;
     broken.fail(Fault::Status(503, None));
     let settings = [ROOT, &[("REDIRECT_INIT_BUDGET_MS", "500"), ("REDIRECT_VIEWER_BUDGET_MS", "500")]].concat();
@@ -496,7 +496,7 @@ async fn at_the_root_only_a_navigation_from_outside_is_a_visit() {
 }
 
 #[tokio::test]
-async fn the_sample_events_with_cookies_mean_what_their_names_say() {
+async fn the_sample_events_with_cookies_match_their_names() {
     let mut world = World::new(launchdarkly(flag(1, false)).await, ON).await;
     for (name, expected) in [
         ("visitor-cookie", "302 /site/pricing.html"),

@@ -1,7 +1,7 @@
-"""Builds and packs the function in two folders: the same inputs must give the same bytes. In the second, also a build
-whose redirect.toml wants a feature that it does not have, which must end with an error that says so.
+"""Builds and packs the function in two folders: the same inputs must give the same bytes. In the second folder, also
+builds with a redirect.toml that needs a missing feature, which must fail with an error that names the feature.
 
-Leaves target/edge/redirect.zip, which the tests of the carrier run. The key is nobody's.
+Leaves target/edge/redirect.zip, which the tests of the carrier run. The key belongs to nobody.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PACKAGE = Path("target/edge/redirect.zip")
 
 
 def flag_data() -> Path:
-    """The repository's flag as packaged data, of today: older data would yield to the default."""
+    """The repository's flag as packaged data, with today's date: older data would not be used."""
     data = json.loads((ROOT / "src/flags/offline-flags.json").read_text())
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     path = ROOT / "target" / "packaged-flags.json"
@@ -52,14 +52,14 @@ def copy_of_the_tree(folder: Path) -> None:
 
 
 def dependencies_of_the_build(folder: Path) -> None:
-    """What comes from the registry is the same file for both; cargo builds again whatever has a path in its name."""
+    """Files from the registry are the same for both; cargo rebuilds everything that depends on a path."""
     for part in ("release", "x86_64-unknown-linux-gnu"):
         if (ROOT / "target" / part).exists():
             shutil.copytree(ROOT / "target" / part, folder / "target" / part)
 
 
 def refusal(folder: Path, source: str) -> str:
-    """What cargo says of that source without its feature; only the build script runs, as the rest is built."""
+    """Cargo's error for that source without its feature; only the build script runs, because the rest is built."""
     settings = folder / "redirect.toml"
     settings.write_text(re.sub("^source = .*", f'source = "{source}"', settings.read_text(), flags=re.MULTILINE))
     just = ["just", "--justfile", str(folder / "justfile"), "--evaluate", "static"]
@@ -80,7 +80,7 @@ def main() -> int:
         there = package(Path(elsewhere), flags)
         refusals = {source: refusal(Path(elsewhere), source) for source in ("dynamodb", "redis")}
     if here != there:
-        print(f"The package depends on the folder it is made in: {here} here, {there} elsewhere", file=sys.stderr)
+        print(f"The package depends on the folder it is built in: {here} here, {there} elsewhere", file=sys.stderr)
         return 1
     for source, said in refusals.items():
         expected = f'redirect.toml: source is "{source}"; expected a build with it: '
@@ -88,7 +88,7 @@ def main() -> int:
         if expected not in said:
             print(f"No {expected!r} in: {said}", file=sys.stderr)
             return 1
-    print(f"Twice the same package: {here}")
+    print(f"Both packages are the same: {here}")
     return 0
 
 

@@ -1,7 +1,7 @@
 """LaunchDarkly's Python SDK with its DynamoDB integration.
 
 dynamodb.py fill URI TABLE PREFIX STREAM      fills the store from a LaunchDarkly at STREAM
-dynamodb.py evaluate URI TABLE PREFIX FLAG N  prints the variations of N contexts, from the store alone
+dynamodb.py evaluate URI TABLE PREFIX FLAG N  prints the variations of N contexts, only from the store
 """
 
 import json

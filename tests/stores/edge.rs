@@ -1,4 +1,4 @@
-//! The function of this crate with a store as its source: the real binary, with no LaunchDarkly in reach.
+//! The real binary with a store as its source, without LaunchDarkly.
 
 use crate::databases::config;
 use flag_data::items::{Everything, Stored};
@@ -9,12 +9,12 @@ use standins::servers;
 use standins::{Aws, Data, DynamoDbFault, Edge};
 use std::time::Duration;
 
-/// The function of this build with settings of its own.
+/// The function of this build, with these settings.
 pub(crate) async fn start(settings: &[(&'static str, &str)]) -> Edge {
     Edge::start(env!("CARGO_BIN_EXE_redirect"), settings).await
 }
 
-/// What flag-sync writes.
+/// Writes what flag-sync writes.
 async fn fill(store: &impl Store, data: Data) {
     let stored = |items: serde_json::Map<String, Value>| {
         items.into_iter().map(|(key, item)| (key, Stored::parse(item.to_string()))).collect()
@@ -32,7 +32,7 @@ async fn filled(table: &str) -> DynamoDb {
 pub(crate) const IN_TIME: (&str, &str) = ("REDIRECT_INIT_BUDGET_MS", "2000");
 
 #[tokio::test]
-async fn a_table_in_the_region_of_the_function_is_asked_once_per_level() {
+async fn the_table_in_the_functions_region_is_read_once_per_level() {
     let table = servers::new_table().await;
     filled(&table).await;
     let proxy = Aws::start().await.unwrap();
@@ -54,7 +54,7 @@ async fn a_table_in_the_region_of_the_function_is_asked_once_per_level() {
     assert_eq!((&line["source"], &line["data"]), (&json!("dynamodb"), &json!("fresh")));
     assert!(line["synced_age_ms"].as_u64().unwrap() < 60_000, "{line}");
     let nearest = ("BatchGetItem".to_owned(), "eu-central-1".to_owned());
-    assert_eq!(proxy.seen(), [nearest.clone(), nearest], "the flag; then what it names, at once");
+    assert_eq!(proxy.seen(), [nearest.clone(), nearest], "the flag; then all its references");
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn another_region_answers_when_the_nearest_does_not() {
 }
 
 #[tokio::test]
-async fn a_change_reaches_the_function_and_an_outage_does_not_hurt_it() {
+async fn a_change_reaches_the_function_and_an_outage_does_not_affect_it() {
     let table = servers::new_table().await;
     let store = filled(&table).await;
     let proxy = Aws::start().await.unwrap();
@@ -129,7 +129,7 @@ async fn a_store_that_is_not_initialized_is_not_trusted() {
 }
 
 #[tokio::test]
-async fn a_store_that_was_not_synchronized_for_long_is_logged() {
+async fn a_store_that_has_not_been_synchronized_for_long_is_logged() {
     let table = servers::new_table().await;
     let store = DynamoDb::new(&table, config(&servers::dynamodb_uri()));
     let flags = rebrand().flags.into_iter();
@@ -173,7 +173,7 @@ async fn redis_is_a_source_too() {
 }
 
 #[tokio::test]
-async fn a_wrong_setting_names_itself_and_hides_a_password() {
+async fn an_invalid_setting_is_reported_without_its_password() {
     for (settings, expected) in [
         (vec![("REDIRECT_SOURCE", "etcd")], "REDIRECT_SOURCE is \"etcd\"; expected one of"),
         (vec![("REDIRECT_SOURCE", "dynamodb")], "store_table is \"\"; expected the name of the table"),

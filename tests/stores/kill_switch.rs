@@ -1,5 +1,5 @@
-//! The kill switch with a store as the source: turning the flag off brings everyone back, whatever the store holds of
-//! what the flag refers to. The same lines as in `tests/it/kill_switch.rs`, where a store can have them.
+//! The kill switch with a store as the source: turning the flag off brings everyone back, whatever the store has of the
+//! flag's references. The same cases as in `tests/it/kill_switch.rs`, as far as a store can have them.
 
 use crate::databases::config;
 use crate::edge::{self, IN_TIME};
@@ -10,7 +10,7 @@ use standins::samples::segment;
 use standins::{Aws, DynamoDbFault, Edge, servers};
 use std::collections::HashMap;
 
-/// `rebrand`, the same for everyone.
+/// `rebrand`, with the same variation for everyone.
 fn flag(version: u64, on: bool, value: bool) -> Value {
     json!({
         "key": "rebrand", "version": version, "on": on, "prerequisites": [], "targets": [], "rules": [],
@@ -18,14 +18,14 @@ fn flag(version: u64, on: bool, value: bool) -> Value {
     })
 }
 
-fn naming(mut flag: Value) -> Value {
+fn with_rule(mut flag: Value) -> Value {
     flag["rules"] = json!([{"id": "r", "variation": 0, "trackEvents": false, "clauses": [
         {"attribute": "", "op": "segmentMatch", "values": ["testers"], "negate": false},
     ]}]);
     flag
 }
 
-fn needing(mut flag: Value, key: &str, needed: &str) -> Value {
+fn with_prerequisite(mut flag: Value, key: &str, needed: &str) -> Value {
     flag["key"] = json!(key);
     flag["prerequisites"] = json!([{"key": needed, "variation": 0}]);
     flag
@@ -42,13 +42,13 @@ fn rebrand(flag: &Value) -> Everything {
     holding(&[("rebrand", flag.to_string())], &[])
 }
 
-/// What the store holds before and after, and whether a member of the segment still sees the new site.
+/// The store's content before and after, and whether a member of the segment still sees the new site.
 fn lines() -> Vec<(&'static str, Everything, Everything, bool)> {
     let on_for_all = || rebrand(&flag(1, true, true));
     let testers = || ("testers", segment("testers", 1, &["192.0.2.200"]).to_string());
-    let known = || holding(&[("rebrand", naming(flag(1, true, true)).to_string())], &[testers()]);
-    let off = || ("rebrand", naming(flag(2, false, true)).to_string());
-    let at_0_percent = || ("rebrand", naming(flag(2, true, false)).to_string());
+    let known = || holding(&[("rebrand", with_rule(flag(1, true, true)).to_string())], &[testers()]);
+    let off = || ("rebrand", with_rule(flag(2, false, true)).to_string());
+    let at_0_percent = || ("rebrand", with_rule(flag(2, true, false)).to_string());
     vec![
         ("off", on_for_all(), rebrand(&flag(2, false, true)), false),
         ("off, a segment is missing", on_for_all(), holding(&[off()], &[]), false),
@@ -58,8 +58,8 @@ fn lines() -> Vec<(&'static str, Everything, Everything, bool)> {
             on_for_all(),
             holding(
                 &[
-                    ("rebrand", needing(flag(2, false, true), "rebrand", "base").to_string()),
-                    ("base", needing(flag(2, true, true), "base", "rebrand").to_string()),
+                    ("rebrand", with_prerequisite(flag(2, false, true), "rebrand", "base").to_string()),
+                    ("base", with_prerequisite(flag(2, true, true), "base", "rebrand").to_string()),
                 ],
                 &[],
             ),
@@ -70,8 +70,8 @@ fn lines() -> Vec<(&'static str, Everything, Everything, bool)> {
             on_for_all(),
             holding(
                 &[
-                    ("rebrand", needing(flag(2, true, true), "rebrand", "base").to_string()),
-                    ("base", needing(flag(2, true, true), "base", "rebrand").to_string()),
+                    ("rebrand", with_prerequisite(flag(2, true, true), "rebrand", "base").to_string()),
+                    ("base", with_prerequisite(flag(2, true, true), "base", "rebrand").to_string()),
                 ],
                 &[],
             ),
@@ -114,7 +114,7 @@ fn text_flag() -> Value {
     text
 }
 
-/// A page of neither site and one of the new one, for a viewer: whether they see the new site.
+/// Whether a viewer sees the new site, at a page outside both sites and at a page of the new one.
 async fn sees_beta(edge: &Edge, client_ip: &str) -> (bool, bool) {
     let entry = edge.visit("/a", client_ip).await;
     let page = edge.visit("/site/beta/a", client_ip).await;
@@ -124,7 +124,7 @@ async fn sees_beta(edge: &Edge, client_ip: &str) -> (bool, bool) {
 async fn check(store: &impl Store, edge: &Edge, what: &str, after: &Everything, member: bool) {
     assert_eq!(sees_beta(edge, "192.0.2.1").await, (true, true), "{what}: before");
     store.replace(after).await.unwrap();
-    // The refresh comes after the response of this visit.
+    // The refresh follows the response of this visit.
     edge.visit("/a", "192.0.2.1").await;
     assert_eq!(sees_beta(edge, "192.0.2.1").await, (false, false), "{what}");
     assert_eq!(sees_beta(edge, "192.0.2.200").await, (member, member), "{what}: a member");
@@ -133,7 +133,7 @@ async fn check(store: &impl Store, edge: &Edge, what: &str, after: &Everything, 
 const CONCURRENCY: (&str, &str) = ("REDIRECT_REFRESH_AFTER_SECONDS", "0");
 
 #[tokio::test]
-async fn redis_holds_nothing_up() {
+async fn redis_does_not_delay_the_kill_switch() {
     for (what, before, after, member) in lines() {
         let prefix = servers::unique("kill-switch");
         let store = Redis::new(servers::redis_url()).unwrap().prefix(&prefix);
@@ -151,7 +151,7 @@ async fn redis_holds_nothing_up() {
 }
 
 #[tokio::test]
-async fn dynamodb_holds_nothing_up() {
+async fn dynamodb_does_not_delay_the_kill_switch() {
     for (what, before, after, member) in lines() {
         let (table, store) = new_store().await;
         store.replace(&before).await.unwrap();
@@ -179,16 +179,16 @@ async fn start(table: &str, uri: &str, regions: &str) -> Edge {
 }
 
 #[tokio::test]
-async fn a_table_that_gives_the_flag_and_then_fails_holds_nothing_up() {
+async fn a_table_that_fails_after_the_flag_does_not_delay_the_kill_switch() {
     for fault in [DynamoDbFault::Hang, DynamoDbFault::Refuse, DynamoDbFault::Cut] {
         let (table, store) = new_store().await;
         let testers = ("testers", segment("testers", 1, &["192.0.2.200"]).to_string());
-        let known = holding(&[("rebrand", naming(flag(1, true, true)).to_string())], std::slice::from_ref(&testers));
+        let known = holding(&[("rebrand", with_rule(flag(1, true, true)).to_string())], std::slice::from_ref(&testers));
         store.replace(&known).await.unwrap();
         let proxy = Aws::start().await.unwrap();
         let edge = start(&table, &proxy.uri(), "eu-central-1").await;
         assert_eq!(sees_beta(&edge, "192.0.2.1").await, (true, true), "{fault:?}");
-        let at_0_percent = holding(&[("rebrand", naming(flag(2, true, false)).to_string())], &[testers]);
+        let at_0_percent = holding(&[("rebrand", with_rule(flag(2, true, false)).to_string())], &[testers]);
         store.replace(&at_0_percent).await.unwrap();
         // The flag is read in one request, its segment in the next.
         proxy.fail("BatchGetItem", 1, usize::MAX, fault);
@@ -199,7 +199,7 @@ async fn a_table_that_gives_the_flag_and_then_fails_holds_nothing_up() {
 }
 
 #[tokio::test]
-async fn a_replica_that_is_not_initialized_is_passed_over_for_the_next() {
+async fn a_replica_that_is_not_initialized_is_skipped() {
     let (table, store) = new_store().await;
     store.replace(&rebrand(&flag(1, true, true))).await.unwrap();
     let proxy = Aws::start().await.unwrap();

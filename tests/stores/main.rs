@@ -1,5 +1,5 @@
-//! The function with a flag store as its source: the real binary, a real Redis and a DynamoDB emulator, and no
-//! LaunchDarkly within reach.
+//! The function with a flag store as its source: the real binary, a real Redis and a DynamoDB emulator, without
+//! LaunchDarkly.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)] // A test fails by panicking.
 

@@ -1,4 +1,4 @@
-// Package stackdriver has as much of the exporter as the Relay Proxy needs to compile.
+// Package stackdriver has the parts of the exporter that the Relay Proxy needs to compile.
 package stackdriver
 
 import (

@@ -1,5 +1,5 @@
-// LaunchDarkly's Node SDK with its DynamoDB integration: dynamodb.cjs MODE URI TABLE PREFIX ..., see run.cjs. The newest
-// that npm has is for version 6 of the SDK, which has users where later ones have contexts.
+// LaunchDarkly's Node SDK with its DynamoDB integration: dynamodb.cjs MODE URI TABLE PREFIX ..., see run.cjs. The
+// newest integration on npm is for version 6 of the SDK, which has users instead of contexts.
 const { init } = require('launchdarkly-node-server-sdk');
 const { DynamoDBFeatureStore } = require('launchdarkly-node-server-sdk-dynamodb');
 const { run } = require('./run.cjs');

@@ -1,6 +1,6 @@
-// What a program with LaunchDarkly's SDK does with a store:
+// Uses a store as programs with LaunchDarkly's SDK do:
 //   fill STREAM      fills it from a LaunchDarkly at STREAM
-//   evaluate FLAG N  prints the variations of N contexts, from the store alone
+//   evaluate FLAG N  prints the variations of N contexts, only from the store
 const quiet = { error: console.error, warn() {}, info() {}, debug() {} };
 
 async function main(init, featureStore, context, mode, rest) {
@@ -23,7 +23,7 @@ async function main(init, featureStore, context, mode, rest) {
   }
 }
 
-// `context` makes what the SDK evaluates for from a key.
+// `context` makes the SDK's context, or user, for a key.
 exports.run = ({ init, featureStore, context, mode, rest }) => {
   main(init, featureStore, context, mode, rest).then(
     () => process.exit(0),

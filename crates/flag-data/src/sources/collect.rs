@@ -4,7 +4,7 @@
 use super::SourceError;
 use crate::items::{Item, ItemKey, ItemKind, Items};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -40,8 +40,8 @@ struct State {
     answers: HashMap<ItemKey, Answer>,
     /// The size of the items of earlier levels.
     bytes: usize,
-    /// The sizes of the items of the current level, also of those that did not fit.
-    level: BTreeMap<ItemKey, usize>,
+    /// The sizes of the items of the current level by name, also of those that did not fit.
+    level: Vec<(ItemKey, usize)>,
     time_to_live: Option<Duration>,
     synced: Option<SystemTime>,
 }
@@ -102,7 +102,8 @@ impl Collection {
     pub(super) fn answer(&self, wanted: &ItemKey, answer: Answer) {
         let mut state = self.state.lock();
         if let Ok(Some(item)) = &answer {
-            state.level.insert(wanted.clone(), item.json().len());
+            let place = state.level.partition_point(|(before, _)| before < wanted);
+            state.level.insert(place, (wanted.clone(), item.json().len()));
         }
         state.answers.insert(wanted.clone(), answer);
         state.drop_what_does_not_fit();
