@@ -285,10 +285,12 @@ impl Shared {
         let is_off =
             items.get(ItemKind::Flag, &self.settings.flag_key).is_some_and(|flag| flag.references().is_empty());
         if is_off {
-            let mut kept = Items::clone(&known);
-            kept.flags.extend(items.flags);
-            kept.segments.extend(items.segments);
-            items = kept;
+            for (key, flag) in &known.flags {
+                items.flags.entry(key.clone()).or_insert_with(|| flag.clone());
+            }
+            for (key, segment) in &known.segments {
+                items.segments.entry(key.clone()).or_insert_with(|| segment.clone());
+            }
         }
         *known = Arc::new(items);
     }

@@ -13,6 +13,7 @@ use scopeguard::ScopeGuard;
 use std::collections::HashMap;
 use std::error::Error;
 use std::iter;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -71,8 +72,9 @@ impl Transport {
     ) -> Result<Response<Vec<u8>>, RequestError> {
         let inner = &self.0;
         let client = inner.client(request.uri())?;
-        let response = async {
-            let (head, mut chunks) = client(request).await.map_err(failed)?.into_parts();
+        let response = client(request);
+        let read = pin!(async {
+            let (head, mut chunks) = response.await.map_err(failed)?.into_parts();
             let mut body = Vec::new();
             while let Some(chunk) = chunks.next().await {
                 let chunk = chunk.map_err(failed)?;
@@ -82,8 +84,8 @@ impl Transport {
                 body.extend_from_slice(&chunk);
             }
             Ok(Response::from_parts(head, body))
-        };
-        inner.in_time(&client, response).await
+        });
+        inner.in_time(&client, read).await
     }
 }
 
@@ -93,7 +95,7 @@ impl HttpTransport for Transport {
         let inner = self.0.clone();
         let response = async move {
             let client = inner.client(request.uri())?;
-            inner.in_time(&client, async { client(request).await.map_err(failed) }).await
+            inner.in_time(&client, client(request).map_err(failed)).await
         };
         Box::pin(response.map_err(TransportError::new))
     }
@@ -105,7 +107,7 @@ impl Inner {
     async fn in_time<T>(
         &self,
         client: &Client,
-        response: impl Future<Output = Result<T, RequestError>>,
+        response: impl Future<Output = Result<T, RequestError>> + Unpin,
     ) -> Result<T, RequestError> {
         let suspect = scopeguard::guard((), |()| {
             self.pool.lock().take_if(|pool| Arc::ptr_eq(&pool.client, client));
