@@ -13,7 +13,6 @@ use scopeguard::ScopeGuard;
 use std::collections::HashMap;
 use std::error::Error;
 use std::iter;
-use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -72,8 +71,9 @@ impl Transport {
     ) -> Result<Response<Vec<u8>>, RequestError> {
         let inner = &self.0;
         let client = inner.client(request.uri())?;
+        let suspect = inner.suspect(&client);
         let response = client(request);
-        let read = pin!(async {
+        let read = async {
             let (head, mut chunks) = response.await.map_err(failed)?.into_parts();
             let mut body = Vec::new();
             while let Some(chunk) = chunks.next().await {
@@ -84,8 +84,11 @@ impl Transport {
                 body.extend_from_slice(&chunk);
             }
             Ok(Response::from_parts(head, body))
-        });
-        inner.in_time(&client, read).await
+        };
+        let response = tokio::time::timeout(inner.timeout, read).await;
+        let response = response.map_err(|_| RequestError::TimedOut(inner.timeout))?;
+        ScopeGuard::into_inner(suspect);
+        response
     }
 }
 
@@ -95,28 +98,21 @@ impl HttpTransport for Transport {
         let inner = self.0.clone();
         let response = async move {
             let client = inner.client(request.uri())?;
-            inner.in_time(&client, client(request).map_err(failed)).await
+            let suspect = inner.suspect(&client);
+            let response = tokio::time::timeout(inner.timeout, client(request)).await;
+            let response = response.map_err(|_| RequestError::TimedOut(inner.timeout))?;
+            ScopeGuard::into_inner(suspect);
+            response.map_err(failed)
         };
         Box::pin(response.map_err(TransportError::new))
     }
 }
 
 impl Inner {
-    /// Awaits a response within the timeout. When it is given up, by its timeout or because nobody waits for it any
-    /// longer, the pool is not used again: an HTTP/2 connection survives a canceled request, also a dead one.
-    async fn in_time<T>(
-        &self,
-        client: &Client,
-        response: impl Future<Output = Result<T, RequestError>> + Unpin,
-    ) -> Result<T, RequestError> {
-        let suspect = scopeguard::guard((), |()| {
-            self.pool.lock().take_if(|pool| Arc::ptr_eq(&pool.client, client));
-        });
-        let Ok(response) = tokio::time::timeout(self.timeout, response).await else {
-            return Err(RequestError::TimedOut(self.timeout));
-        };
-        ScopeGuard::into_inner(suspect);
-        response
+    /// When this is dropped, because the request was given up by its timeout or nobody waits for it any longer, the pool
+    /// is not used again: an HTTP/2 connection survives a canceled request, also a dead one.
+    fn suspect(&self, client: &Client) -> ScopeGuard<(), impl FnOnce(())> {
+        scopeguard::guard((), move |()| drop(self.pool.lock().take_if(|pool| Arc::ptr_eq(&pool.client, client))))
     }
 
     /// The client of the pool. The pool is a new one when the host was not called for long, by the clock that sees a
