@@ -164,7 +164,7 @@ impl Redirect {
     /// None: text is always JSON.
     pub fn to_json(&self, cookies: &[String]) -> serde_json::Result<Box<RawValue>> {
         // Only a few values vary. A serializer would take several times as long.
-        let status = if self.status == 307 { "307" } else { "302" };
+        let status = self.status.to_string();
         let location = serde_json::to_string(&self.location)?;
         let mut set_cookie = String::new();
         for cookie in cookies {
@@ -178,7 +178,7 @@ impl Redirect {
         }
         let parts = [
             r#"{"status":""#,
-            status,
+            &status,
             r#"","headers":{"location":[{"key":"Location","value":"#,
             &location,
             r#"}],"cache-control":[{"key":"Cache-Control","value":"no-store"}]"#,

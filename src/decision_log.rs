@@ -12,7 +12,7 @@ const MAX_SYNC_AGE_MS: u64 = 3_600_000;
 /// A decision, for the log. Fields that do not apply are left out.
 #[derive(Debug, Default, Serialize)]
 pub struct DecisionLine {
-    /// A warning if the decision is not the one that current flag data would give.
+    /// A warning if something is wrong, such as old flag data; an error for an event that is not CloudFront's.
     pub level: Level,
     /// The answer in words, and the problem, if there is one.
     pub message: String,
@@ -23,7 +23,7 @@ pub struct DecisionLine {
     /// The HTTP status of a redirect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// The value of the flag; absent if it was not evaluated.
+    /// Whether the flag is true for the visitor; absent if it was not evaluated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variation: Option<bool>,
     /// Why the flag has that value.
@@ -85,7 +85,7 @@ impl DecisionLine {
             }
             // Offline mode has no other data, so it is not a problem there.
             (None, DataState::Bundled) if evaluation.source != "bundled" => {
-                self.warn("the flag data is that of the package");
+                self.warn("using the flag data of the package");
             }
             _ => {}
         }

@@ -77,7 +77,7 @@ impl Repeats {
 }
 
 impl log::Log for Lines {
-    /// The crate's macros check the level that `init` sets.
+    /// The macros of the `log` crate check the level that `init` sets.
     fn enabled(&self, _: &log::Metadata<'_>) -> bool {
         true
     }

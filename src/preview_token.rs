@@ -9,7 +9,7 @@ pub const PREVIEW_TOKEN_VARIABLE: &str = "REDIRECT_PREVIEW_TOKEN";
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{PREVIEW_TOKEN_VARIABLE} is not a preview token (its value is not shown); expected 16 to 128 letters, digits, '.', \
-     '_' and '-'; just preview-link makes one"
+     '_' and '-'. Run `just preview-link` to make one"
 )]
 pub struct PreviewTokenError;
 

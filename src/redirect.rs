@@ -2,8 +2,8 @@
 //! CloudFront Function in cloudformation/edge.yaml, which replaces this function while it is not attached.
 //!
 //! Pure: no I/O, no clock, no environment. Nothing that a viewer sends can lead a redirect out of the two sites' paths,
-//! put a header into the response, or send them in a circle: a path of the current site is never redirected, except to
-//! its own index page, and a path of beta only to the current site. In root mode, pages of the current site are redirected
+//! put a header into the response, or send them in a circle: without a preview, a path of the current site is never
+//! redirected, except to its own index page, and a path of beta only to the current site. In root mode, pages of the current site are redirected
 //! to beta, so a redirect from beta back to the current site sets a guard cookie that keeps the viewer there.
 
 use std::fmt::Write as _;
@@ -16,7 +16,8 @@ const INDEX: &str = "index.html";
 /// <https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/cloudfront-limits.html>
 const MAX_LOCATION: usize = 8_192 - "https://".len() - 253;
 
-/// Paths that a site must serve itself, such as a certificate authority's challenge.
+/// Paths that a site must serve itself, such as a certificate authority's challenge. They matter in root mode, where pages
+/// of the current site can be redirected.
 /// <https://www.rfc-editor.org/rfc/rfc8615>
 const WELL_KNOWN: &str = "/.well-known";
 
@@ -171,7 +172,7 @@ pub struct Visit<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// Served as it is for everyone.
+    /// Served as it is for everyone; only a link that ends a preview redirects it.
     Served,
     /// A page of the current site, which is served as it is unless the request is a preview link.
     CurrentPage,

@@ -223,7 +223,7 @@ impl Given<'_> {
             return Ok(names);
         }
         Err(self.refuse(format!(
-            "names of request headers with commas between them, such as user-agent,accept-language; none of {}",
+            "a comma-separated list of request headers, such as user-agent,accept-language; none of {}",
             REFUSED_HEADERS.join(", ")
         )))
     }
@@ -267,7 +267,7 @@ impl Given<'_> {
         if regions.iter().all(|region| region.contains('-') && region.chars().all(fits)) {
             return Ok(regions);
         }
-        Err(self.refuse("names of AWS Regions with commas between them, such as us-east-1,eu-central-1"))
+        Err(self.refuse("a comma-separated list of AWS Regions, such as us-east-1,eu-central-1"))
     }
 
     /// A password belongs in the environment: the file is checked in.
@@ -338,7 +338,7 @@ impl Settings {
             (None, Some(value)) => Ok(Given { field, is_of_environment: false, value }),
             (None, None) => {
                 let given = Given { field, is_of_environment: false, value: String::new() };
-                Err(given.fault("is missing", "every field of the file that comes with redirect"))
+                Err(given.fault("is missing", "redirect.toml to set every field"))
             }
         };
         let settings = Self::parse(&given)?;
@@ -368,7 +368,7 @@ impl Settings {
             return Some(("function_timeout_seconds", expected));
         }
         if is_fetched_here && viewer_budget.is_zero() && between_budget.is_zero() {
-            let expected = "more than 0, because viewer_budget_ms is 0 too and no fetch would ever have time to end";
+            let expected = "more than 0, because viewer_budget_ms is 0 too and no fetch could ever finish";
             return Some(("between_budget_ms", expected.to_owned()));
         }
         // If beta were above the current site, each page of the current site would be a page of beta too.

@@ -72,7 +72,7 @@ async fn edge() -> Result<Arc<Edge>, Error> {
     let token = PreviewToken::parse(&token)?;
     if key.is_none() && settings.source == Source::LaunchDarkly {
         let what =
-            "offline mode, because there is no SDK key: the flag data is that of the repository, no events are sent";
+            "offline mode, because there is no SDK key: using the flag data of the repository, sending no events";
         log::message(Level::Info, what);
     }
     let clock = Clock::of_function(settings.function_timeout);

@@ -201,7 +201,7 @@ pub fn is_id(text: &str) -> bool {
     (1..=128).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
-/// A random UUID, or `None` if the system has no random numbers: most libraries panic then.
+/// A random UUID, or `None` if the system's random number generator fails, where most libraries panic.
 fn new_id() -> Option<String> {
     let mut bytes = [0; 16];
     SystemRandom::new().fill(&mut bytes).ok()?;

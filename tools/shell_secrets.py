@@ -27,6 +27,6 @@ def preview_token() -> str:
     if token and not re.fullmatch(r"[A-Za-z0-9._-]{16,128}", token):
         raise Failure(
             f"{TOKEN_VARIABLE} is not a valid preview token. Set 16 to 128 letters, digits, '.', '_' and '-', or unset "
-            "it; just preview-link makes one."
+            "it; run `just preview-link` to make one."
         )
     return token

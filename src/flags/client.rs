@@ -1,6 +1,6 @@
 //! LaunchDarkly's SDK clients: how one is configured and started.
 
-use super::events::{EventSender, processor};
+use super::events::{EventTransport, processor};
 use super::snapshot::{Data, Snapshot};
 use crate::settings::{Events, Settings, Updates};
 use bytes::Bytes;
@@ -39,7 +39,7 @@ impl Decider {
         settings: &Settings,
         key: Option<&SdkKey>,
         data: Data,
-        events: Option<&EventSender>,
+        events: Option<&EventTransport>,
     ) -> Result<Self, StartError> {
         let snapshot = Snapshot::default();
         snapshot.set(data.clone());
@@ -54,7 +54,7 @@ pub(super) fn client(
     settings: &Settings,
     key: Option<&SdkKey>,
     store: &PersistentDataStoreBuilder,
-    events: Option<&EventSender>,
+    events: Option<&EventTransport>,
 ) -> Result<Client, StartError> {
     let mut endpoints = ServiceEndpointsBuilder::new();
     endpoints
@@ -116,7 +116,7 @@ impl<T: HttpTransport> HttpTransport for UpdatesTransport<T> {
                     }
                     *response.status_mut() = StatusCode::BAD_REQUEST;
                 }
-                None if before.is_some() => log::warn!("flag data is fetched again"),
+                None if before.is_some() => log::warn!("fetching flag data works again"),
                 None => {}
             }
             Ok(response)

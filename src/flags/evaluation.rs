@@ -64,12 +64,12 @@ pub enum DataState {
 }
 
 /// The value of the flag and LaunchDarkly's reason for it, or why there is no value.
-pub(super) type Outcome = Result<(bool, Reason), EvalError>;
+pub(super) type FlagResult = Result<(bool, Reason), EvalError>;
 
-/// What an outcome means for a viewer. Without data nobody is moved. Every other error means the current site: the flag
+/// What a result means for a viewer. Without data nobody is moved. Every other error means the current site: the flag
 /// cannot show anyone the new one.
-pub(super) fn verdict(outcome: Outcome) -> Verdict {
-    match outcome {
+pub(super) fn verdict(result: FlagResult) -> Verdict {
+    match result {
         Ok((true, _)) => Verdict::Beta,
         Err(EvalError::ClientNotReady) => Verdict::NoData,
         Ok((false, _)) | Err(_) => Verdict::Current,
@@ -77,7 +77,7 @@ pub(super) fn verdict(outcome: Outcome) -> Verdict {
 }
 
 /// Evaluates the flag. A client that sends events records one.
-pub(super) fn evaluate(client: &Client, context: &Context, flag_key: &str) -> Outcome {
+pub(super) fn evaluate(client: &Client, context: &Context, flag_key: &str) -> FlagResult {
     let detail = client.bool_variation_detail(context, flag_key, false);
     let reason = match detail.reason {
         SdkReason::Off => Reason::Off,
@@ -93,7 +93,7 @@ pub(super) fn evaluate(client: &Client, context: &Context, flag_key: &str) -> Ou
 /// Evaluates the flag with a client that sends events, but without an event. The SDK offers that for all flags together
 /// only.
 /// <https://launchdarkly.com/docs/sdk/features/all-flags>
-pub(super) fn evaluate_without_event(client: &Client, context: &Context, flag_key: &str) -> Outcome {
+pub(super) fn evaluate_without_event(client: &Client, context: &Context, flag_key: &str) -> FlagResult {
     if !client.initialized() {
         return Err(EvalError::ClientNotReady);
     }

@@ -17,8 +17,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How many events the SDK keeps before it drops more, so that many make a flush due at once. The SDK allocates memory for
-/// all of them when it starts, three times over.
+/// The size of the SDK's event buffer. A full buffer makes a flush due, because the SDK drops further events. The SDK
+/// allocates the buffer when it starts, three times over.
 const CAPACITY: usize = 300;
 
 /// The SDK's own timer would fire when a frozen environment thaws, while a viewer waits. This is longer than an environment
@@ -30,7 +30,7 @@ const NEVER: Duration = Duration::from_secs(86_400 * 365);
 const PAYLOAD_ID: &str = "x-launchdarkly-payload-id";
 
 /// The SDK's event processor with this transport.
-pub(super) fn processor(sender: &EventSender) -> EventProcessorBuilder<EventSender> {
+pub(super) fn processor(sender: &EventTransport) -> EventProcessorBuilder<EventTransport> {
     let mut builder = EventProcessorBuilder::new();
     builder.capacity(CAPACITY).flush_interval(NEVER).transport(sender.clone());
     builder
@@ -38,7 +38,7 @@ pub(super) fn processor(sender: &EventSender) -> EventProcessorBuilder<EventSend
 
 /// The transport of the SDK's event sender. It records whether events arrived, which `flush_blocking` does not return.
 #[derive(Clone)]
-pub(super) struct EventSender {
+pub(super) struct EventTransport {
     transport: Transport,
     setting: Events,
     flush: Arc<Mutex<Flush>>,
@@ -54,7 +54,7 @@ struct Flush {
     problem: Option<Problem>,
 }
 
-/// Why events were not delivered, and how long LaunchDarkly asks not to be called, at least.
+/// Why events were not delivered, and the least time that LaunchDarkly asks us to wait.
 type Problem = (String, Option<Duration>);
 
 impl Flush {
@@ -78,7 +78,7 @@ impl Flush {
     }
 }
 
-impl EventSender {
+impl EventTransport {
     /// The part of a batch that may be sent: with `summary` the counts alone. Index events carry the context; so do feature
     /// and debug events, which a flag can request.
     fn allowed(&self, request: Request<Option<Bytes>>) -> Option<Request<Option<Bytes>>> {
@@ -111,7 +111,7 @@ fn accepted() -> Response<ByteStream> {
     response
 }
 
-impl HttpTransport for EventSender {
+impl HttpTransport for EventTransport {
     fn request(&self, request: Request<Option<Bytes>>) -> ResponseFuture {
         let Some(request) = self.allowed(request) else {
             return Box::pin(async { Ok(accepted()) });
@@ -144,7 +144,7 @@ impl HttpTransport for EventSender {
 
 /// Sends the SDK's events when they are due, and logs whether they arrived.
 pub(super) struct Delivery {
-    sender: EventSender,
+    sender: EventTransport,
     clock: Clock,
     flush_after: Duration,
     schedule: Mutex<Schedule>,
@@ -162,11 +162,11 @@ impl Delivery {
     pub(super) fn new(clock: &Clock, settings: &Settings, transport: Transport) -> Self {
         let backoff = Backoff::new(clock.clone(), settings.max_staleness);
         let schedule = Mutex::new(Schedule { waiting: None, backoff, logged: None });
-        let sender = EventSender { transport, setting: settings.events, flush: Arc::default() };
+        let sender = EventTransport { transport, setting: settings.events, flush: Arc::default() };
         Self { sender, clock: clock.clone(), flush_after: settings.flush_after, schedule }
     }
 
-    pub(super) fn sender(&self) -> &EventSender {
+    pub(super) fn sender(&self) -> &EventTransport {
         &self.sender
     }
 
@@ -189,8 +189,8 @@ impl Delivery {
         self.schedule.lock().waiting.is_some()
     }
 
-    /// The SDK's `flush_blocking` returns true even if nothing was delivered, and waits forever with a timeout of zero. Its
-    /// `close` may hang and is never called.
+    /// Sends the waiting events within `budget`, which must not be zero: the SDK's `flush_blocking` would wait forever. It
+    /// returns true even if nothing was delivered. The SDK's `close` may hang and is never called.
     pub(super) async fn flush(&self, client: &Client, budget: Duration) {
         self.sender.flush.lock().begins();
         let is_in_time = client.flush_blocking(budget).await;
@@ -216,7 +216,7 @@ impl Delivery {
         schedule.waiting = None;
         schedule.backoff.failed(wait);
         if schedule.logged.as_ref() != Some(&why) {
-            log::error!("events not delivered: {why}. The SDK drops them after two attempts");
+            log::error!("events not delivered: {why}");
             schedule.logged = Some(why);
         }
     }

@@ -54,7 +54,7 @@ impl FailingReferences {
             if collection.is_resting(&key) {
                 self.references.insert(key, failing);
             } else {
-                log::warn!("{} is fetched again, or no longer needed", named(&key));
+                log::warn!("{} can be fetched again, or is no longer needed", named(&key));
             }
         }
     }

@@ -16,7 +16,7 @@ pub use package::offline;
 use crate::settings::{DEADLINE_RESERVE, Events, Settings, Updates};
 use crate::visitor::Visitor;
 use client::Decider;
-use evaluation::Outcome;
+use evaluation::FlagResult;
 use events::Delivery;
 use flag_data::clock::Clock;
 use flag_data::items::{Item, ItemKind};
@@ -48,8 +48,8 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// Starts the client and fetches its first data from `source`, within `init_budget_ms`. Without a key no events are
-    /// sent.
+    /// Starts the client and fetches its first data, within `init_budget_ms`: from `source`, or by the SDK if that streams or
+    /// polls. Without a key no events are sent.
     ///
     /// # Errors
     /// [`StartError`]. A source that is out of reach is not an error.
@@ -155,14 +155,14 @@ impl Flags {
     }
 
     /// Evaluates the flag for a visitor, from the data in memory. Only a visit makes an event.
-    pub fn evaluate(&self, visitor: &Visitor<'_>, is_visit: bool) -> Evaluation {
+    pub fn evaluate(&self, visitor: &Visitor<'_>, is_entry: bool) -> Evaluation {
         let data = self.snapshot.data();
         let age = data.age(&self.clock);
         let state = self.state(&data, age);
         let outcome = match visitor.context() {
             _ if state == DataState::Default => Err(EvalError::ClientNotReady),
-            _ if data.negated.is_some() => Err(EvalError::MalformedFlag),
-            Ok(context) => self.decide(context, is_visit),
+            _ if data.missing_under_negation.is_some() => Err(EvalError::MalformedFlag),
+            Ok(context) => self.decide(context, is_entry),
             Err(_) => Err(EvalError::Exception),
         };
         Evaluation {
@@ -190,15 +190,15 @@ impl Flags {
         }
     }
 
-    fn decide(&self, context: Context, is_visit: bool) -> Outcome {
+    fn decide(&self, context: Context, is_entry: bool) -> FlagResult {
         let decider = self.decider.lock().clone();
         let sends_events = self.reporter.is_none() && self.settings.events != Events::Off;
-        if sends_events && !is_visit {
+        if sends_events && !is_entry {
             return evaluation::evaluate_without_event(&decider.client, &context, &self.settings.flag_key);
         }
         let result = evaluation::evaluate(&decider.client, &context, &self.settings.flag_key);
         match &self.reporter {
-            Some(reporter) if is_visit => reporter.evaluated(context, decider.data.clone()),
+            Some(reporter) if is_entry => reporter.evaluated(context, decider.data.clone()),
             None if sends_events => self.delivery.evaluated(1),
             _ => {}
         }

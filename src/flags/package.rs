@@ -1,14 +1,14 @@
 //! Flag data that comes with the function: that of offline mode, and that of the package, which is the last resort.
 
+use super::snapshot::{Data, Origin};
 use chrono::{DateTime, FixedOffset};
-use flag_data::sources::{Bundled, Collection, FlagSource, Resolved, SourceError};
+use flag_data::sources::{Bundled, Collection, FlagSource, SourceError};
 use futures_util::FutureExt;
 use once_cell::sync::OnceCell;
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 const OFFLINE_FLAGS: &str = include_str!("offline-flags.json");
 
@@ -21,7 +21,7 @@ pub fn offline() -> Bundled {
 pub(super) struct Package {
     path: Option<PathBuf>,
     /// Read on first use, which most environments never have. A failed read is retried.
-    contents: OnceCell<Option<(Resolved, SystemTime)>>,
+    contents: OnceCell<Option<Data>>,
 }
 
 impl Package {
@@ -31,11 +31,11 @@ impl Package {
         Self { path: root.map(|root| PathBuf::from(root).join("flags.json")), contents: OnceCell::new() }
     }
 
-    /// The data and when it was fetched; `None` when the package has none.
+    /// The data, dated by when it was fetched; `None` if the package has none.
     ///
     /// # Errors
     /// A file that is there but cannot be read.
-    pub(super) fn read(&self, flag_key: &str) -> Result<Option<&(Resolved, SystemTime)>, SourceError> {
+    pub(super) fn read(&self, flag_key: &str) -> Result<Option<&Data>, SourceError> {
         let contents = self.contents.get_or_try_init(|| {
             let Some(path) = &self.path else { return Ok(None) };
             let what = path.display().to_string();
@@ -49,7 +49,7 @@ impl Package {
     }
 }
 
-fn parse(json: &str, what: &str, flag_key: &str) -> Result<(Resolved, SystemTime), SourceError> {
+fn parse(json: &str, what: &str, flag_key: &str) -> Result<Data, SourceError> {
     #[derive(Deserialize)]
     struct Dated<'a> {
         fetched_at: &'a str,
@@ -61,5 +61,5 @@ fn parse(json: &str, what: &str, flag_key: &str) -> Result<(Resolved, SystemTime
     let collection = Collection::new(flag_key, Arc::default(), BTreeSet::new());
     // A read from memory is ready at once.
     Bundled::new(json, what).fetch(&collection).now_or_never().unwrap_or(Ok(()))?;
-    Ok((collection.resolve().unwrap_or_default(), fetched_at.into()))
+    Ok(Data::new(collection.resolve().unwrap_or_default(), Origin::Package(fetched_at.into())))
 }

@@ -7,10 +7,10 @@ use crate::settings::Settings;
 use flag_data::backoff::Backoff;
 use flag_data::clock::{Clock, Moment};
 use flag_data::items::{ItemKey, ItemKind, Items};
-use flag_data::sources::{Collection, FlagSource, Resolved, SourceError};
+use flag_data::sources::{Collection, FlagSource, SourceError};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 /// Fetches flag data: at the cold start, on arrival of a request when the data is stale, and after a response when it
@@ -62,16 +62,7 @@ struct Logged {
     fetch: Option<SourceError>,
     package: Option<String>,
     time_to_live: Option<Duration>,
-    negated: Option<ItemKey>,
-}
-
-/// Who waits for a fetch.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Waiting {
-    /// A viewer, so references that failed last time are not requested again.
-    Viewer,
-    /// No viewer.
-    Nobody,
+    missing_under_negation: Option<ItemKey>,
 }
 
 impl Refresher {
@@ -105,7 +96,7 @@ impl Refresher {
 
     /// The fetch of the cold start, for at most `init_budget_ms`.
     pub(super) async fn start(&self) {
-        let attempt = self.shared.begin(Waiting::Nobody);
+        let attempt = self.shared.begin(false);
         self.wait(attempt, self.shared.settings.init_budget).await;
         self.shared.fall_back();
     }
@@ -130,7 +121,7 @@ impl Refresher {
             && self.attempt.lock().is_none()
         {
             let begun = Instant::now();
-            let attempt = shared.begin(Waiting::Viewer);
+            let attempt = shared.begin(true);
             self.wait(attempt, shared.settings.viewer_budget).await;
             waited = Some(begun.elapsed());
         }
@@ -148,7 +139,7 @@ impl Refresher {
                 && shared.backoff.lock().allows()
                 && !budget.is_zero() =>
             {
-                shared.begin(Waiting::Nobody)
+                shared.begin(false)
             }
             None => return,
         };
@@ -193,8 +184,8 @@ impl Shared {
         }
     }
 
-    fn begin(self: &Arc<Self>, waiting: Waiting) -> Attempt {
-        let resting = self.failing.lock().resting(waiting == Waiting::Viewer);
+    fn begin(self: &Arc<Self>, is_viewer_waiting: bool) -> Attempt {
+        let resting = self.failing.lock().resting(is_viewer_waiting);
         let known = self.known.lock().clone();
         let collection = Arc::new(Collection::new(&self.settings.flag_key, known, resting));
         let asked = self.clock.now();
@@ -216,28 +207,30 @@ impl Shared {
         self.clock.since(asked) > 2 * self.settings.request_timeout()
     }
 
-    /// Applies the items that have arrived. A flag with an unknown reference becomes pending instead.
-    fn apply(&self, collection: &Collection, asked: Moment) {
-        let Some(resolved) = collection.resolve() else { return };
+    /// Applies the items that have arrived, and returns them. A flag with an unknown reference becomes pending instead.
+    fn apply(&self, collection: &Collection, asked: Moment) -> Option<Arc<Items>> {
+        let resolved = collection.resolve()?;
         self.backoff.lock().succeeded();
         if self.logged.lock().fetch.take().is_some() {
-            log::warn!("flag data is fetched again");
+            log::warn!("fetching flag data works again");
         }
         self.check_time_to_live(resolved.time_to_live);
         let before = self.snapshot.data();
-        let data = data(&resolved, Origin::Source(asked));
+        let data = Data::new(resolved, Origin::Source(asked));
+        let items = data.items.clone();
         let pending = self.pending.lock().take();
         let since = match (pending, before.origin) {
             (Some(pending), _) => pending.since,
             (None, Some(Origin::Source(fetched))) => fetched,
             (None, _) => asked,
         };
-        if resolved.unknown.is_subset(&before.unknown) {
+        if data.unknown.is_subset(&before.unknown) {
             self.replace(data);
         } else {
             *self.pending.lock() = Some(Pending { since, data });
             self.end_pending();
         }
+        Some(items)
     }
 
     /// Applies a flag that has waited for a reference for `max_staleness_seconds`. The SDK treats the reference as missing.
@@ -246,7 +239,7 @@ impl Shared {
         let ended = self.pending.lock().take_if(has_ended);
         if let Some(Pending { data, .. }) = ended {
             log::warn!(
-                "flag {:?} is evaluated without {}, which could not be fetched for {:?}",
+                "flag {:?} is evaluated without {}, which has not been available for {:?}",
                 self.settings.flag_key,
                 listed(&data.unknown),
                 self.settings.max_staleness
@@ -256,8 +249,8 @@ impl Shared {
     }
 
     fn replace(&self, data: Data) {
-        let logged = std::mem::replace(&mut self.logged.lock().negated, data.negated.clone());
-        if let Some(segment) = data.negated.as_ref().filter(|_| logged != data.negated) {
+        let logged = std::mem::replace(&mut self.logged.lock().missing_under_negation, data.missing_under_negation.clone());
+        if let Some(segment) = data.missing_under_negation.as_ref().filter(|_| logged != data.missing_under_negation) {
             log::error!(
                 "flag {:?} shows everyone the current site: {} is missing or a big segment, and the result of a negated \
                  clause depends on it. Create the segment again or change the clause",
@@ -270,9 +263,8 @@ impl Shared {
 
     /// Applies a finished fetch, keeps copies of its items, and records which references failed.
     fn finish(&self, collection: &Collection, asked: Moment) {
-        self.apply(collection, asked);
-        if let Some(resolved) = collection.resolve() {
-            self.keep(resolved.items);
+        if let Some(items) = self.apply(collection, asked) {
+            self.keep(items);
         }
         if !self.was_frozen(asked) {
             self.failing.lock().record(collection);
@@ -280,11 +272,11 @@ impl Shared {
     }
 
     /// Keeps items as last known copies. A flag that is off has no references, so those of before are kept for later.
-    fn keep(&self, mut items: Items) {
+    fn keep(&self, mut items: Arc<Items>) {
         let mut known = self.known.lock();
-        let is_off =
-            items.get(ItemKind::Flag, &self.settings.flag_key).is_some_and(|flag| flag.references().is_empty());
-        if is_off {
+        let flag = items.get(ItemKind::Flag, &self.settings.flag_key);
+        if flag.is_some_and(|flag| flag.references().is_empty()) {
+            let items = Arc::make_mut(&mut items);
             for (key, flag) in &known.flags {
                 items.flags.entry(key.clone()).or_insert_with(|| flag.clone());
             }
@@ -292,7 +284,7 @@ impl Shared {
                 items.segments.entry(key.clone()).or_insert_with(|| segment.clone());
             }
         }
-        *known = Arc::new(items);
+        *known = items;
     }
 
     fn failed(&self, error: &SourceError) {
@@ -319,34 +311,24 @@ impl Shared {
 
     /// Uses the package's data if there is none in memory, and drops it once it is older than `bundled_max_age_hours`.
     fn fall_back(&self) {
-        let too_old = |made: &SystemTime| made.elapsed().is_ok_and(|age| age > self.settings.bundled_max_age);
+        let is_too_old = |origin| match origin {
+            Some(Origin::Package(made)) => made.elapsed().is_ok_and(|age| age > self.settings.bundled_max_age),
+            Some(Origin::Source(_)) | None => false,
+        };
         match self.snapshot.data().origin {
-            Some(Origin::Package(made)) if too_old(&made) => self.snapshot.set(Data::default()),
+            origin if is_too_old(origin) => self.snapshot.set(Data::default()),
             None => match self.package.read(&self.settings.flag_key) {
-                Ok(Some((resolved, made))) if !too_old(made) => {
-                    self.replace(data(resolved, Origin::Package(*made)));
-                }
+                Ok(Some(data)) if !is_too_old(data.origin) => self.replace(data.clone()),
                 Ok(_) => {}
                 Err(error) => {
                     let text = error.to_string();
                     let logged = self.logged.lock().package.replace(text.clone());
                     if logged.as_ref() != Some(&text) {
-                        log::error!("flag data of the package not used: {text}");
+                        log::error!("flag data of the package cannot be used: {text}");
                     }
                 }
             },
             Some(_) => {}
         }
-    }
-}
-
-/// Fetched items, as the SDK evaluates them.
-fn data(resolved: &Resolved, origin: Origin) -> Data {
-    Data {
-        items: Arc::new(resolved.items.clone()),
-        origin: Some(origin),
-        synced: resolved.synced,
-        unknown: Arc::new(resolved.unknown.clone()),
-        negated: resolved.negated.clone(),
     }
 }

@@ -5,7 +5,7 @@
 //! evaluates each visit again between invocations, from the same data. It starts after the first response.
 
 use super::client::{StartError, client};
-use super::events::EventSender;
+use super::events::EventTransport;
 use super::snapshot::{Data, Snapshot};
 use crate::settings::Settings;
 use flag_data::sdk_key::SdkKey;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub(super) struct Reporter {
     settings: Arc<Settings>,
     key: SdkKey,
-    events: EventSender,
+    events: EventTransport,
     client: OnceCell<Client>,
     /// The data of the evaluation that is reported.
     snapshot: Snapshot,
@@ -28,7 +28,7 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    pub(super) fn new(settings: Arc<Settings>, key: SdkKey, events: EventSender) -> Self {
+    pub(super) fn new(settings: Arc<Settings>, key: SdkKey, events: EventTransport) -> Self {
         let (client, snapshot, waiting) = (OnceCell::new(), Snapshot::default(), Mutex::default());
         Self { settings, key, events, client, snapshot, waiting }
     }

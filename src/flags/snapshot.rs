@@ -2,6 +2,7 @@
 
 use flag_data::clock::{Clock, Moment};
 use flag_data::items::{Item, ItemKey, ItemKind, Items};
+use flag_data::sources::Resolved;
 use launchdarkly_server_sdk::{
     AllData, DataKind, PersistentDataStore, PersistentDataStoreFactory, PersistentStoreError, SerializedItem,
 };
@@ -29,10 +30,17 @@ pub(super) struct Data {
     /// References that count as missing because they could not be fetched.
     pub(super) unknown: Arc<BTreeSet<ItemKey>>,
     /// A missing segment that a negated clause depends on, so that the SDK's result cannot be trusted.
-    pub(super) negated: Option<ItemKey>,
+    pub(super) missing_under_negation: Option<ItemKey>,
 }
 
 impl Data {
+    /// Fetched items, as the SDK evaluates them.
+    pub(super) fn new(resolved: Resolved, origin: Origin) -> Self {
+        let Resolved { items, synced, unknown, missing_under_negation, .. } = resolved;
+        let (items, unknown) = (Arc::new(items), Arc::new(unknown));
+        Self { items, origin: Some(origin), synced, unknown, missing_under_negation }
+    }
+
     /// How old the data is; `None` when there is none.
     pub(super) fn age(&self, clock: &Clock) -> Option<Duration> {
         self.origin.map(|origin| match origin {

@@ -35,7 +35,7 @@ impl Backoff {
         self.wait = None;
     }
 
-    /// It failed; `wait` is how long the server asks not to be called, at least.
+    /// It failed; `wait` is the least time that the server asks us to wait.
     pub fn failed(&mut self, wait: Option<Duration>) {
         let step = Self::FIRST.saturating_mul(1 << self.failures.min(6)).min(Self::MAX_STEP).min(self.max);
         self.failures = self.failures.saturating_add(1);

@@ -18,7 +18,7 @@ struct Deadlines {
     first: AtomicU64,
     /// That of the current invocation.
     latest: AtomicU64,
-    /// Whether it was still to come when the invocation arrived.
+    /// Whether it was in the future when the invocation arrived.
     is_credible: AtomicBool,
     /// The function's timeout, if it is known: a deadline less that is when its event arrived.
     timeout: Option<Duration>,

@@ -100,7 +100,7 @@ impl Model {
     }
 }
 
-/// Reads what matters of an item, which the SDK must be able to read too unless it is a tombstone. So a malformed one is
+/// Reads an item's model. The SDK must be able to read the item too, unless it is a tombstone, so that a malformed one is
 /// reported by name when it arrives and not at each decision.
 fn read(kind: ItemKind, json: &str) -> serde_json::Result<Model> {
     let model: Model = serde_json::from_str(json)?;
@@ -112,9 +112,8 @@ fn read(kind: ItemKind, json: &str) -> serde_json::Result<Model> {
     Ok(model)
 }
 
-/// A flag that is off without what the SDK cannot read of it: nothing in a flag may hold up its being switched off. All
-/// that counts then is its off variation; where that cannot be read either, there is none. Other SDKs read a null as
-/// off.
+/// A flag that is off, reduced to the fields that the SDK can read, so that a malformed field cannot keep a flag on. Only
+/// its off variation counts then; if that is unreadable too, it has none. Other SDKs read a null `on` as off.
 fn switched_off(kind: ItemKind, json: &str) -> Option<(String, Model)> {
     let flag: Map<String, Value> = serde_json::from_str(json).ok().filter(|_| kind == ItemKind::Flag)?;
     if !matches!(flag.get("on")?, Value::Bool(false) | Value::Null) {

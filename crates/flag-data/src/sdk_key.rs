@@ -27,7 +27,7 @@ impl SdkKey {
         if text.is_empty() {
             Ok(None)
         } else if !text.chars().all(|c| c.is_ascii_graphic()) {
-            Err(SdkKeyError("has characters that no key has"))
+            Err(SdkKeyError("contains characters that are not allowed in a key"))
         } else if text.starts_with("mob-") {
             Err(SdkKeyError("is a mobile key"))
         } else if text.starts_with("api-") {
@@ -37,7 +37,7 @@ impl SdkKey {
         }
     }
 
-    /// The key itself, for an `Authorization` header and nothing else.
+    /// The key itself, for LaunchDarkly's SDK, an `Authorization` header, or to compile it in. Never log it.
     pub fn reveal(&self) -> &str {
         &self.0
     }

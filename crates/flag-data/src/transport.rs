@@ -50,12 +50,13 @@ pub enum RequestError {
     TimedOut(Duration),
     #[error("the connection failed: {0}")]
     Failed(String),
-    #[error("the answer has more than {0} bytes")]
+    #[error("the answer is larger than {0} bytes")]
     TooLarge(usize),
 }
 
 impl Transport {
-    /// A transport whose requests take at most `timeout` from first to last byte.
+    /// A transport whose requests take at most `timeout`: to the last byte of the body, or to the headers if the SDK sends
+    /// them, which ignores bodies.
     pub fn new(clock: Clock, timeout: Duration) -> Self {
         Self(Arc::new(Inner { clock, timeout, connector: OnceLock::new(), pool: Mutex::default() }))
     }
@@ -136,8 +137,8 @@ impl Inner {
     }
 }
 
-/// As the SDK's own, which would make another one, without any session, for each pool. With Nagle's algorithm, as the
-/// SDK's has it, the first request would wait until the server has acknowledged the handshake: a round trip.
+/// Configured like the SDK's connector, but shared by all pools, so that TLS sessions survive. Without Nagle's algorithm,
+/// which the SDK leaves on: the first request would wait for a round trip until the server acknowledges the handshake.
 fn connector() -> HttpsConnector<HttpConnector> {
     let mut tcp = HttpConnector::new();
     tcp.set_nodelay(true);

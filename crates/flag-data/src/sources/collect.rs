@@ -8,14 +8,14 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// The most that is kept of a flag and its references, as JSON. The function has 128 MB.
+/// The largest size of a flag with its references, as JSON. A Lambda function may have only 128 MB.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 
-/// The largest reference that is kept: a segment of 60,000 addresses fits. The flag itself may be larger: nothing but
-/// the flag being out of reach may hold up the kill switch.
+/// The largest size of a reference: a segment of 60,000 addresses fits. The flag itself may be larger, because nothing but
+/// the flag being out of reach may delay the kill switch.
 const MAX_REFERENCE_BYTES: usize = 1024 * 1024;
 
-/// The most items that a flag may need, itself included.
+/// The largest number of items of a flag, itself included.
 const MAX_ITEMS: usize = 500;
 
 /// An item, `None` if it does not exist, or why it was not read.
@@ -55,7 +55,7 @@ pub struct Resolved {
     pub unknown: BTreeSet<ItemKey>,
     /// A segment that is missing, or a big one, although the result of a negated clause depends on it. To the SDK every
     /// context is a non-member of such a segment, so the clause would match everyone.
-    pub negated: Option<ItemKey>,
+    pub missing_under_negation: Option<ItemKey>,
     /// How long the source may serve the same data again, if it is known (LaunchDarkly's TTL setting).
     pub time_to_live: Option<Duration>,
     /// When flag-sync last succeeded, if the source is a store that it fills.
@@ -163,7 +163,8 @@ impl Collection {
         state.answers.get(&self.flag)?.as_ref().ok()?;
         let mut resolved = Resolved { time_to_live: state.time_to_live, synced: state.synced, ..Resolved::default() };
         let mut bytes = 0;
-        // Whether a negated clause depends on an item; one that was seen without is seen again.
+        // Whether a negated clause depends on an item. An item that was first reached without one is visited again if a
+        // negated clause reaches it later.
         let mut seen: HashMap<ItemKey, bool> = HashMap::new();
         let mut queue = VecDeque::from([(self.flag.clone(), false)]);
         while let Some((wanted, negated)) = queue.pop_front() {
@@ -184,7 +185,7 @@ impl Collection {
             let is_kept = resolved.items.get(*kind, key).is_some();
             let item = item.filter(|item| is_kept || bytes + item.json().len() <= MAX_BYTES);
             if negated && *kind == ItemKind::Segment && item.is_none_or(|segment| segment.is_big) {
-                resolved.negated.get_or_insert_with(|| wanted.clone());
+                resolved.missing_under_negation.get_or_insert_with(|| wanted.clone());
             }
             if let Some(item) = item {
                 if !is_kept {

@@ -1,4 +1,4 @@
-//! Where flag data comes from. Nothing else in the program knows.
+//! Where flag data comes from.
 
 mod collect;
 mod launchdarkly;
@@ -49,7 +49,7 @@ pub enum SourceError {
     Status { uri: String, status: u16 },
     #[error("{what} cannot be read: {why}")]
     Malformed { what: String, why: String },
-    #[error("{what} has more than {limit} bytes")]
+    #[error("{what} is larger than {limit} bytes")]
     TooLarge { what: String, limit: usize },
     #[cfg(any(feature = "dynamodb", feature = "redis"))]
     #[error(transparent)]

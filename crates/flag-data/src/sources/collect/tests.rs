@@ -100,7 +100,7 @@ fn what_is_too_much_is_the_same_in_whatever_order_it_arrives() {
             answer(&collection, ItemKind::Segment, &with(segment(key, &[]), "salt", "x".repeat(size)));
         }
         assert_eq!(keys(&collection.resolve().unwrap()).1, "s5 s6", "{sizes:?}");
-        assert!(collection.failures().iter().all(|(_, error)| error.to_string().contains("has more than 4194304")));
+        assert!(collection.failures().iter().all(|(_, error)| error.to_string().contains("is larger than 4194304")));
     }
 }
 
@@ -140,6 +140,6 @@ async fn a_missing_or_big_segment_under_a_negated_clause_is_noticed_however_deep
         ("in two clauses", both, segment("s", &[]), Some("t")),
     ] {
         let resolved = collected(&[top], &[segment]).await.unwrap();
-        assert_eq!(resolved.negated.map(|(_, key)| key).as_deref(), expected, "{what}");
+        assert_eq!(resolved.missing_under_negation.map(|(_, key)| key).as_deref(), expected, "{what}");
     }
 }
