@@ -249,7 +249,8 @@ impl Shared {
     }
 
     fn replace(&self, data: Data) {
-        let logged = std::mem::replace(&mut self.logged.lock().missing_under_negation, data.missing_under_negation.clone());
+        let logged =
+            std::mem::replace(&mut self.logged.lock().missing_under_negation, data.missing_under_negation.clone());
         if let Some(segment) = data.missing_under_negation.as_ref().filter(|_| logged != data.missing_under_negation) {
             log::error!(
                 "flag {:?} shows everyone the current site: {} is missing or a big segment, and the result of a negated \
