@@ -74,8 +74,8 @@ pub enum Log {
 /// Declares the settings: name, type, field of `redirect.toml`, and the parser that checks it.
 macro_rules! settings {
     ($($name:ident: $type:ty = $field:literal, $parser:expr;)*) => {
-        /// The checked settings. `redirect.toml` documents each field.
-        #[derive(Clone, Debug)]
+        /// The checked settings. `redirect.toml` documents each field. No `Debug`: the address of a Redis may hold a password.
+        #[derive(Clone)]
         #[allow(missing_docs)]
         pub struct Settings {
             $(pub $name: $type,)*
