@@ -56,24 +56,19 @@ const QUIET: Duration = Duration::from_secs(600);
 const MAX_REMEMBERED: usize = 100;
 
 /// The messages of the SDK that were logged within the last ten minutes, and when.
-#[derive(Default)]
-struct Repeats(BTreeMap<String, Instant>);
+static LOGGED: Mutex<BTreeMap<String, Instant>> = Mutex::new(BTreeMap::new());
 
-static REPEATS: Mutex<Repeats> = Mutex::new(Repeats(BTreeMap::new()));
-
-impl Repeats {
-    /// Whether to log a message: not if it was logged within the last ten minutes.
-    fn is_due(&mut self, text: &str, now: Instant) -> bool {
-        self.0.retain(|_, logged| now.duration_since(*logged) < QUIET);
-        if self.0.contains_key(text) {
-            return false;
-        }
-        if self.0.len() >= MAX_REMEMBERED {
-            self.0.clear();
-        }
-        self.0.insert(text.to_owned(), now);
-        true
+/// Whether to log a message: not if it was logged within the last ten minutes.
+fn is_due(logged: &mut BTreeMap<String, Instant>, text: &str, now: Instant) -> bool {
+    logged.retain(|_, time| now.duration_since(*time) < QUIET);
+    if logged.contains_key(text) {
+        return false;
     }
+    if logged.len() >= MAX_REMEMBERED {
+        logged.clear();
+    }
+    logged.insert(text.to_owned(), now);
+    true
 }
 
 impl log::Log for Lines {
@@ -93,7 +88,7 @@ impl log::Log for Lines {
             _ => record.args().to_string(),
         };
         // The SDK repeats itself at every evaluation or flush.
-        if !record.target().starts_with("launchdarkly") || REPEATS.lock().is_due(&text, Instant::now()) {
+        if !record.target().starts_with("launchdarkly") || is_due(&mut LOGGED.lock(), &text, Instant::now()) {
             message(level, &text);
         }
     }
@@ -107,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_repeated_message_is_logged_every_ten_minutes() {
-        let mut repeats = Repeats::default();
+        let mut logged = BTreeMap::new();
         let start = Instant::now();
         for (seconds, text, expected) in [
             (0, "a", true),
@@ -118,12 +113,16 @@ mod tests {
             (601, "a", false),
             (1_200, "a", true),
         ] {
-            assert_eq!(repeats.is_due(text, start + Duration::from_secs(seconds)), expected, "{text} at {seconds}");
+            assert_eq!(
+                is_due(&mut logged, text, start + Duration::from_secs(seconds)),
+                expected,
+                "{text} at {seconds}"
+            );
         }
         for number in 0..1_000 {
             let (text, now) = (format!("message {number}"), start + Duration::from_secs(2_000));
-            assert!(repeats.is_due(&text, now) && !repeats.is_due(&text, now), "{text}");
+            assert!(is_due(&mut logged, &text, now) && !is_due(&mut logged, &text, now), "{text}");
         }
-        assert!(repeats.0.len() <= MAX_REMEMBERED);
+        assert!(logged.len() <= MAX_REMEMBERED);
     }
 }

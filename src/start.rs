@@ -144,7 +144,7 @@ pub fn settings(environment: impl Fn(&str) -> Option<String>) -> Result<Settings
 #[cfg(feature = "regional")]
 pub async fn flush_at_shutdown(edge: Arc<Edge>) {
     let budget = std::time::Duration::from_millis(400);
-    lambda_runtime::spawn_graceful_shutdown_handler(move || async move { edge.flags().flush_all(budget).await }).await;
+    lambda_runtime::spawn_graceful_shutdown_handler(move || async move { edge.flags().flush(budget).await }).await;
 }
 
 /// Makes the standard streams blocking. The runtime that this process replaced may have made them non-blocking, and then a

@@ -185,10 +185,6 @@ impl Delivery {
         schedule.backoff.allows() && schedule.waiting.is_some_and(is_due)
     }
 
-    pub(super) fn has_events(&self) -> bool {
-        self.schedule.lock().waiting.is_some()
-    }
-
     /// Sends the waiting events within `budget`, which must not be zero: the SDK's `flush_blocking` would wait forever. It
     /// returns true even if nothing was delivered. The SDK's `close` may hang and is never called.
     pub(super) async fn flush(&self, client: &Client, budget: Duration) {

@@ -139,14 +139,8 @@ impl Flags {
         }
     }
 
-    /// Sends all events, when the environment is shut down.
-    pub async fn flush_all(&self, budget: Duration) {
-        if self.delivery.has_events() {
-            self.flush(budget).await;
-        }
-    }
-
-    async fn flush(&self, budget: Duration) {
+    /// Sends the events, if there are any.
+    pub async fn flush(&self, budget: Duration) {
         let decider = self.decider.lock().clone();
         let client = self.reporter.as_ref().map_or(Some(&decider.client), Reporter::client);
         if let Some(client) = client {
