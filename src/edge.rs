@@ -43,13 +43,17 @@ impl Edge {
         &self.flags
     }
 
+    /// Records the deadline of an invocation, in milliseconds since 1970.
+    pub fn begin(&self, deadline_ms: u64) {
+        self.clock.invocation(deadline_ms);
+    }
+
     /// Answers an event.
     ///
     /// # Errors
     /// Only for a payload that is not a CloudFront event: every viewer gets an answer.
     pub async fn handle(&self, event: LambdaEvent<Box<RawValue>>) -> Result<Box<RawValue>, Diagnostic> {
         let started = Instant::now();
-        self.clock.invocation(event.context.deadline);
         let mut line = DecisionLine {
             request_id: event.context.request_id,
             cold_start: self.is_cold.swap(false, Ordering::Relaxed),

@@ -15,8 +15,8 @@ use flag_data::stores::DynamoDb;
 #[cfg(feature = "redis")]
 use flag_data::stores::Redis;
 use flag_data::transport::Transport;
-use lambda_runtime::tower::util::MapFutureLayer;
-use lambda_runtime::{Error, Runtime, service_fn};
+use lambda_runtime::tower::util::{MapFutureLayer, MapRequestLayer};
+use lambda_runtime::{Error, LambdaInvocation, Runtime, service_fn};
 use lambda_runtime_api_client::Client;
 use lambda_runtime_api_client::body::Body;
 use std::env;
@@ -45,10 +45,15 @@ pub async fn edge_or_report() -> Arc<Edge> {
 /// # Errors
 /// Lambda's Runtime API is out of reach.
 pub async fn serve(edge: Arc<Edge>) -> Result<(), Error> {
-    let handling = edge.clone();
+    let (handling, beginning) = (edge.clone(), edge.clone());
     let handler = service_fn(move |event| {
         let edge = handling.clone();
         async move { edge.handle(event).await }
+    });
+    // Here and not in the handler, which a payload that is not JSON never reaches.
+    let begin = MapRequestLayer::new(move |invocation: LambdaInvocation| {
+        beginning.begin(invocation.context.deadline);
+        invocation
     });
     // This layer wraps the service that posts the response. Lambda may freeze the environment once the next event is
     // requested, and this work ends before that.
@@ -61,7 +66,7 @@ pub async fn serve(edge: Arc<Edge>) -> Result<(), Error> {
             sent
         }
     });
-    Runtime::new(handler).layer(after_response).run().await
+    Runtime::new(handler).layer(after_response).layer(begin).run().await
 }
 
 /// Reads the settings and starts the flags.

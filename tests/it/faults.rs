@@ -276,6 +276,19 @@ async fn a_connection_is_reused_unless_it_was_idle_for_more_than_ten_seconds() {
 }
 
 #[tokio::test]
+async fn a_payload_that_is_not_json_has_its_own_time_for_a_refresh() {
+    let world = World::new(launchdarkly(flag(1, true)).await, &[("REDIRECT_REFRESH_AFTER_SECONDS", "0")]).await;
+    let soon = SystemTime::now() + Duration::from_millis(100);
+    world.lambda.invoke_with_deadline(event("/a", "192.0.2.1"), soon).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    world.lambda.idle().await;
+    let before = world.launchdarkly.count("GET");
+    assert!(world.lambda.invoke("not json".to_owned()).await.unwrap().is_error);
+    world.lambda.idle().await;
+    assert_eq!(world.launchdarkly.count("GET"), before + 1, "fetched after the response");
+}
+
+#[tokio::test]
 async fn ten_minutes_that_only_the_deadlines_show_make_data_stale() {
     let mut world = World::new(launchdarkly(flag(1, true)).await, &[]).await;
     check(&world.visit("/a", "192.0.2.1").await, "before", "302 /site/beta/a", "fresh");
