@@ -75,6 +75,7 @@ fn modules_import_each_other_in_one_direction() {
         ("src", ["crate::", "redirect::"], "edge", "flags"),
         ("src/flags", ["super::", "crate::flags::"], "refresh", "snapshot"),
         ("crates/flag-data/src", ["crate::", "flag_data::"], "sources", "items"),
+        ("crates/flag-data/src/sources", ["super::", "crate::sources::"], "collect", "error"),
         ("crates/flag-sync/src", ["crate::", "super::"], "writer", "comparison"),
         ("crates/preview/src", ["crate::", "super::"], "cloudfront", "distribution"),
         ("crates/standins/src", ["crate::", "super::"], "launchdarkly", "serve"),

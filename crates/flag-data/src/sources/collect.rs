@@ -1,7 +1,7 @@
 //! One fetch: from a flag's key to the flag and its references (prerequisites, and the segments of rules), level by
 //! level; and what to evaluate from when only a part of it arrived.
 
-use super::SourceError;
+use super::error::SourceError;
 use crate::items::{Item, ItemKey, ItemKind, Items};
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap, VecDeque};

@@ -17,8 +17,7 @@ pub struct StoreSource<S> {
 }
 
 impl<S: Store> StoreSource<S> {
-    /// A source that asks the replicas in this order, and gets an answer from one of them within `budget` if there is
-    /// one to be had.
+    /// A source that asks the replicas in this order. Each has its share of `budget` before the next one is asked too.
     pub fn new(name: &'static str, replicas: Vec<S>, budget: Duration) -> Self {
         let patience = budget / u32::try_from(replicas.len().max(1)).unwrap_or(u32::MAX);
         Self { name, replicas, patience }
