@@ -66,8 +66,10 @@ mod tests {
                 assert!((f64::from(step) / 2.0..=f64::from(step)).contains(&wait), "{wait} for {step}");
                 assert!(!backoff.allows());
             }
-            backoff.failed(Some(HOUR));
-            assert_eq!(backoff.wait.unwrap().1, Duration::from_secs(max.max(1)));
+            for asked in [HOUR, Duration::MAX] {
+                backoff.failed(Some(asked));
+                assert_eq!(backoff.wait.unwrap().1, Duration::from_secs(max.max(1)));
+            }
             backoff.succeeded();
             assert!(backoff.allows());
         }
